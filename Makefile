@@ -1,0 +1,93 @@
+# Everything that is done here by hand or in CI. Needs GNU make and Python >= 3.11 with venv and pip; no root.
+#
+#   PYTHON=python3.12 make venv    another interpreter
+#   make unit ARGS='-k cursor -x'  arguments for pytest
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest
+LOCKED := $(VENV)/.locked
+INSTALLED := $(VENV)/.installed
+# Wheels only: what is built from source is built with tools that no lock holds. Synapse has no wheel for macOS, and is
+# built there (needs Rust).
+WHEELS := $(if $(filter Linux,$(shell uname -s)),--only-binary :all:)
+# A tier counts when it holds tests. The first two always have to.
+TIERS := tests/unit tests/integration $(patsubst %/,%,$(sort $(dir $(wildcard tests/chaos/test_*.py))))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help venv up demo test unit integration chaos bench lint type wheel lock ci clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# ── set up ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+venv: $(INSTALLED) ## set up .venv with the locked dependencies and this checkout
+
+# From nothing each time, so that what left the lock leaves the environment.
+$(LOCKED): requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or later is needed, and $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.11")'
+	@echo "Setting up $(VENV) ($$(grep -c '==' $<) locked packages, about a minute)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes $(WHEELS) -r $<
+	@touch $@
+
+$(INSTALLED): $(LOCKED) pyproject.toml src/aiagentchat/__init__.py
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# ── use ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+up: $(INSTALLED) ## start homeserver and daemon in the foreground, for use (Ctrl-C stops both)
+	@$(BIN)/cchat up $(ARGS)
+
+demo: $(INSTALLED) ## run the main job once, visibly, in a home of its own
+	@$(BIN)/python scripts/demo.py $(ARGS)
+
+# ── test ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+test: $(INSTALLED) ## all tests, the ones against a real Synapse included, with branch coverage
+	@for tier in $(TIERS); do ls $$tier/test_*.py >/dev/null || exit; done
+	$(PYTEST) --cov=aiagentchat $(TIERS) $(ARGS)
+
+unit: $(INSTALLED) ## the tests without sockets: seconds
+	$(PYTEST) tests/unit $(ARGS)
+
+integration: $(INSTALLED) ## a real Synapse, real daemon and command processes
+	$(PYTEST) tests/integration $(ARGS)
+
+chaos: $(INSTALLED) ## faults, seeded and replayable
+	$(PYTEST) tests/chaos $(ARGS)
+
+bench: $(INSTALLED) ## measure; each file of bench/ prints its table
+	@ls bench/bench_*.py >/dev/null
+	@for file in bench/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" $(ARGS) || exit; done
+
+# ── check ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+lint: $(INSTALLED) ## ruff (rules and format) and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: $(INSTALLED) ## mypy --strict on source, tests and scripts
+	$(BIN)/mypy
+
+wheel: $(INSTALLED) ## build sdist and wheel, and use the wheel from outside the checkout
+	$(BIN)/python scripts/check_wheel.py
+
+ci: lint type test wheel ## lint, type, test, wheel: what continuous integration runs
+
+# ── keep ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+lock: $(LOCKED) ## lock the dependencies anew (ARGS=--upgrade: at their newest versions)
+	$(BIN)/python scripts/lock.py $(ARGS)
+
+clean: ## remove all that was made here; homes elsewhere stay
+	rm -rf $(VENV) dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,329 @@
+"""`AgentHost`: the agents of one daemon. It is the one interface that the gateway reaches, and takes in all events.
+
+Owns which agents are in use and what is pending; delegates rooms to `space.manager`, inboxes to `agents.inbox`,
+sessions to `agents.sessions`. Nothing is kept, and nothing runs, for an agent that is not asked for.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from aiagentchat.agents.answers import Answers
+from aiagentchat.agents.heartbeat import check_roster_has_room
+from aiagentchat.agents.inbox import Inbox, Reader, RoomInbox
+from aiagentchat.agents.messages import parse_message
+from aiagentchat.agents.sessions import Sessions
+from aiagentchat.errors import AiAgentChatError, MatrixError, MatrixNotFoundError, RoomEncryptedError
+from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.matrix.events import EventBatch, RoomEvent
+from aiagentchat.model import AgentKind, AgentName, DirectoryEntry, EventId, Message, Reach, RoomAlias, RoomId, UserId
+from aiagentchat.space.content import Card
+from aiagentchat.space.directory import DirectoryView
+from aiagentchat.space.manager import SpaceManager
+from aiagentchat.space.names import Naming
+
+log = logging.getLogger(__name__)
+
+_SEEN_EVENTS = 10_000
+_EPHEMERAL_JITTER_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """An agent after its boot. `registered` False: the Space is not to be had, and it is listed once it is."""
+
+    name: AgentName
+    user_id: UserId
+    room_id: RoomId
+    alias: RoomAlias
+    registered: bool
+
+
+class HostedAgent:
+    """An agent in use: its room, once verified, and its inbox, once asked for."""
+
+    def __init__(self, name: AgentName) -> None:
+        self.name = name
+        self.room_id: RoomId | None = None
+        self.inbox: Inbox | None = None
+        self.streams = 0
+        self.status_line = ""
+        self.lock = asyncio.Lock()
+
+
+class AgentHost:
+    """Boots agents, keeps their sessions and inboxes, and sorts every event that arrives.
+
+    Args:
+        jitter: seconds to wait before an ephemeral agent boots, a function for tests' sake.
+    """
+
+    def __init__(
+        self,
+        manager: SpaceManager,
+        sessions: Sessions,
+        naming: Naming,
+        *,
+        jitter: random.Random | None = None,
+    ) -> None:
+        self.manager = manager
+        self.sessions = sessions
+        self.naming = naming
+        self.answers = Answers()
+        self.encrypted: set[RoomId] = set()
+        self.pending: dict[AgentName, Card] = {}
+        self.pending_changed = asyncio.Event()
+        self.skipped_events = 0
+        self._jitter = jitter or random.Random()
+        self._agents: dict[AgentName, HostedAgent] = {}
+        self._rooms: dict[RoomId, AgentName] = {}
+        self._seen: dict[EventId, None] = {}
+        self._expulsions: set[asyncio.Task[None]] = set()
+        self._booting = 0
+
+    # --- boot
+
+    async def boot(
+        self, name: AgentName, *, kind: AgentKind = "persistent", description: str | None = None, reach: Reach = "none"
+    ) -> Attached:
+        """Bring an agent into being or back: its room, its place in the Space. Idempotent; opens no session.
+
+        `description` None: as it was. Without the Space the agent's own room works, and it is listed later.
+
+        Raises:
+            NameTakenError: another live daemon hosts this name. AiAgentChatError: its own room is not to be had.
+        """
+        check_roster_has_room(self.sessions.online(), name)
+        await self.manager.refuse_name_of_live_daemon(name)
+        known = self.manager.directory.card(name)
+        if kind == "ephemeral" and known is None:
+            await self._spread_out()
+        async with self._booting_one():
+            room_id = await self.ready(name)
+        if known is not None:
+            kind = known.kind
+        card = Card(
+            name=name,
+            room_id=room_id,
+            alias=self.naming.alias(name),
+            kind=kind,
+            description=known.description if description is None and known is not None else description or "",
+            reach=reach,
+            daemon=self.naming.daemon,
+            encrypted=room_id in self.encrypted,
+        )
+        registered = await self._register(card)
+        return Attached(name, self.naming.user(name), room_id, self.naming.alias(name), registered)
+
+    async def _spread_out(self) -> None:
+        """Sleep a random 0–2 s, so that many that start at once do not arrive at once; not when booted alone."""
+        if self._booting:
+            await asyncio.sleep(self._jitter.uniform(0, _EPHEMERAL_JITTER_S))
+
+    @asynccontextmanager
+    async def _booting_one(self) -> AsyncIterator[None]:
+        self._booting += 1
+        try:
+            yield
+        finally:
+            self._booting -= 1
+
+    async def _register(self, card: Card) -> bool:
+        try:
+            await self.manager.register_in_space(card)
+        except AiAgentChatError as error:
+            log.warning("%s is not listed yet: %s", card.name, error.message)
+            self.pending[card.name] = card
+            self.pending_changed.set()
+            return False
+        self.pending.pop(card.name, None)
+        return True
+
+    async def register_pending(self) -> bool:
+        """List the agents that could not be listed before; return whether all are now."""
+        for card in list(self.pending.values()):
+            await self._register(card)
+        return not self.pending
+
+    async def ready(self, name: AgentName) -> RoomId:
+        """Return the agent's room, verified and mended once in this daemon's life."""
+        agent = self._agent(name)
+        async with agent.lock:
+            if agent.room_id is None:
+                room = await self.manager.find_or_create_agent_room(name)
+                self._rooms[room.room_id] = name
+                agent.room_id = room.room_id
+                if room.encrypted:
+                    await self._mark_encrypted(room.room_id)
+            return agent.room_id
+
+    async def retire(self, name: AgentName) -> None:
+        """Close an agent's sessions and drop what is held for it; an ephemeral one is taken off the list as well."""
+        self.sessions.end(name)
+        self.pending.pop(name, None)
+        card = self.manager.directory.card(name)
+        if card is not None and card.kind == "ephemeral" and card.daemon == self.naming.daemon:
+            await self.manager.unregister(name)
+        agent = self._agents.get(name)
+        if agent is not None and agent.streams == 0:
+            del self._agents[name]
+
+    # --- what the gateway asks
+
+    def is_known(self, name: AgentName) -> bool:
+        """Whether this daemon hosts an agent of this name, online or not."""
+        card = self.manager.directory.card(name)
+        return name in self._agents or (card is not None and card.daemon == self.naming.daemon)
+
+    def owner_of(self, room_id: RoomId) -> AgentName | None:
+        """Return the agent whose room this is."""
+        return self._rooms.get(room_id) or self.manager.directory.agent_of_room(room_id)
+
+    async def who(self) -> DirectoryView:
+        """Return the directory, with what this daemon knows of its own agents besides."""
+        view = await self.manager.list_agents(self.sessions.online())
+        return replace(view, entries=tuple(self._with_local(entry) for entry in view.entries))
+
+    def _with_local(self, entry: DirectoryEntry) -> DirectoryEntry:
+        name = AgentName(entry.name)
+        agent = self._agents.get(name)
+        seen = self.sessions.last_seen_ms(name)
+        encrypted = entry.encrypted or entry.room_id in self.encrypted
+        if agent is None and seen is None and encrypted == entry.encrypted:
+            return entry
+        reach: Reach = entry.reach
+        if entry.status == "online" and agent is not None:
+            reach = "push" if agent.streams else "poll"
+        status_line = agent.status_line if agent is not None and entry.status == "online" else ""
+        return replace(entry, reach=reach, status_line=status_line, encrypted=encrypted, last_seen_ts=seen)
+
+    async def inbox(self, name: AgentName) -> Inbox:
+        """Return the agent's inbox, opened when it is first asked for."""
+        room_id = await self.ready(name)
+        agent = self._agent(name)
+        async with agent.lock:
+            user, client = self.naming.user(name), self.manager.client_of(name)
+            if agent.inbox is None:
+                agent.inbox = Inbox(RoomInbox(client, Reader(user, room_id, is_own_room=True), self.naming))
+            broadcast = self.manager.broadcast_id
+            if broadcast is not None and not agent.inbox.has_broadcast and self.manager.directory.card(name):
+                reader = Reader(user, broadcast, is_own_room=False)
+                agent.inbox.add_broadcast(RoomInbox(client, reader, self.naming))
+            return agent.inbox
+
+    @asynccontextmanager
+    async def streaming(self, name: AgentName) -> AsyncIterator[None]:
+        """Count a standing stream of the agent: it is how a message reaches it at once."""
+        agent = self._agent(name)
+        agent.streams += 1
+        try:
+            yield
+        finally:
+            agent.streams -= 1
+
+    async def set_status(self, name: AgentName, line: str | None, typing_s: float | None) -> None:
+        """Write the agent's presence line when it changed, and show or end its typing in its own room."""
+        agent, user, client = self._agent(name), self.naming.user(name), self.manager.client_of(name)
+        if typing_s is not None:
+            await client.set_typing(await self.ready(name), user, typing_s)
+        if line is not None and line != agent.status_line:
+            await client.set_presence(user, "online", line)
+            agent.status_line = line
+
+    def encrypted_rooms(self) -> list[str]:
+        """Return the encrypted rooms that this daemon knows of, by their agent where they have one."""
+        listed = self.manager.directory.encrypted_agents()
+        named = {str(self.owner_of(room_id) or room_id) for room_id in self.encrypted}
+        return sorted(named | set(listed))
+
+    def lost_anchors(self) -> list[str]:
+        """Return the agents whose cursor named an event that is gone."""
+        return sorted(name for name, agent in self._agents.items() if agent.inbox and agent.inbox.anchor_lost)
+
+    def require_clear(self, room_id: RoomId) -> None:
+        """Raise `RoomEncryptedError` where a room is encrypted."""
+        if room_id in self.encrypted:
+            raise RoomEncryptedError(
+                f"the room {room_id} is encrypted, and nothing is sent in clear into it",
+                hint="end-to-end encryption is not supported: make a new room ('cchat status' says how)",
+            )
+
+    # --- what arrives
+
+    async def take(self, batch: EventBatch) -> None:
+        """Sort a batch of events. Each is taken once, by its event id."""
+        self.skipped_events += batch.skipped
+        for event in batch.events:
+            if event.event_id in self._seen:
+                continue
+            await self._take_event(event)
+            self._seen[event.event_id] = None
+            if len(self._seen) > _SEEN_EVENTS:
+                del self._seen[next(iter(self._seen))]
+
+    async def _take_event(self, event: RoomEvent) -> None:
+        manager = self.manager
+        agent = self.owner_of(event.room_id)
+        if event.room_id == manager.space_id:
+            manager.directory.apply(event)
+        elif agent is None and event.room_id != manager.broadcast_id:
+            self._refuse_strange_room(event)
+            return
+        if event.type == "m.room.encryption" and event.state_key == "":
+            await self._mark_encrypted(event.room_id)
+        message = parse_message(event, self.naming, manager.broadcast_id)
+        if message is not None:
+            self._hand_out(message, agent)
+
+    def _hand_out(self, message: Message, agent: AgentName | None) -> None:
+        self.answers.note(message)
+        targets = self._agents.values() if message.broadcast else [self._agents[agent]] if agent in self._agents else []
+        for hosted in targets:
+            if hosted.inbox is not None:
+                hosted.inbox.offer(message)
+
+    async def _mark_encrypted(self, room_id: RoomId) -> None:
+        """Remember that a room is encrypted, in the agent's card too, so that every directory says so."""
+        self.encrypted.add(room_id)
+        name = self.owner_of(room_id)
+        card = None if name is None else self.manager.directory.card(name)
+        if card is not None and not card.encrypted and card.room_id == room_id:
+            self.pending[card.name] = card.model_copy(update={"encrypted": True})
+            self.pending_changed.set()
+
+    def _refuse_strange_room(self, event: RoomEvent) -> None:
+        """Have an agent leave a room that it did not make: anyone on a server can invite anyone."""
+        if event.type != "m.room.member" or event.content.get("membership") not in ("invite", "join"):
+            return
+        agent = self.naming.agent_of(event.state_key or "")
+        user = self.naming.daemon if event.state_key == self.naming.daemon else None
+        ours = self.naming.agent_of(event.sender) is not None or event.sender == self.naming.daemon
+        if (agent is None and user is None) or ours:
+            return
+        task = asyncio.create_task(self._leave_if_strange(agent, event.room_id), name=f"leave {event.room_id}")
+        self._expulsions.add(task)
+        task.add_done_callback(self._expulsions.discard)
+
+    async def _leave_if_strange(self, agent: AgentName | None, room_id: RoomId) -> None:
+        client: MatrixClient
+        try:
+            if agent is None:
+                client = self.manager.client_of_daemon
+            else:
+                client = self.manager.client_of(agent)
+                try:
+                    if await client.resolve_room_alias(self.naming.alias(agent)) == room_id:
+                        return
+                except MatrixNotFoundError:
+                    log.debug("%s has no room yet", agent)
+            await client.leave_room(room_id)
+        except MatrixError as error:
+            log.info("a strange room was not left: %s", error.message, extra={"room_id": room_id})
+        except AiAgentChatError as error:
+            log.warning("a strange room was not left: %s", error.message, extra={"room_id": room_id})
+
+    def _agent(self, name: AgentName) -> HostedAgent:
+        return self._agents.setdefault(name, HostedAgent(name))

@@ -1,0 +1,143 @@
+"""Between Matrix events and messages, both ways. Pure."""
+
+import html
+import json
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+from markdown_it import MarkdownIt
+
+from aiagentchat.errors import BodyTooLargeError, InvalidRequestError
+from aiagentchat.matrix.events import RoomEvent
+from aiagentchat.model import CONTENT_LIMIT_BYTES, EventId, EventRef, Message, RoomId, Sender, UserId
+from aiagentchat.space.content import HOPS, IN_REPLY_TO, InReplyTo, parse_content
+from aiagentchat.space.names import Naming
+
+MESSAGE_TYPES = ("m.room.message", "m.sticker")
+"""Event types that are messages to an agent."""
+
+MOST_HOPS = 1_000_000
+_QUOTE_CHARACTERS = 300
+_markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
+
+
+def parse_sender(user_id: UserId, naming: Naming) -> Sender:
+    """Return who a user is. Only this daemon can write as a user of its exclusive namespace: those are agents."""
+    agent = naming.agent_of(user_id)
+    if agent is not None:
+        return Sender(user_id, agent, "agent")
+    localpart = user_id[1:].split(":", 1)[0]
+    return Sender(user_id, localpart, "daemon" if user_id == naming.daemon else "person")
+
+
+def parse_message(event: RoomEvent, naming: Naming, broadcast: RoomId | None) -> Message | None:
+    """Return the message in an event, or None where it is none (state, redacted, no body). Never raises."""
+    content = event.content
+    if event.type not in MESSAGE_TYPES or event.state_key is not None or not isinstance(content.get("body"), str):
+        return None
+    msgtype = content.get("msgtype", "m.sticker" if event.type == "m.sticker" else "")
+    body: str = content["body"]
+    if msgtype not in ("m.text", "m.notice", "m.emote"):
+        body = f"[{str(msgtype).removeprefix('m.') or 'attachment'}] {body}"
+    relation = content.get("m.relates_to")
+    relation = relation if isinstance(relation, dict) else {}
+    is_thread = relation.get("rel_type") == "m.thread" and isinstance(relation.get("event_id"), str)
+    hops = content.get(HOPS)
+    is_html = content.get("format") == "org.matrix.custom.html" and isinstance(content.get("formatted_body"), str)
+    return Message(
+        event_id=event.event_id,
+        room_id=event.room_id,
+        sender=parse_sender(event.sender, naming),
+        ts=event.ts,
+        body=body,
+        format="html" if is_html else "plain",
+        in_reply_to=_parse_in_reply_to(content, relation, event.room_id),
+        thread=EventId(relation["event_id"]) if is_thread else None,
+        broadcast=event.room_id == broadcast,
+        hops=hops if isinstance(hops, int) and not isinstance(hops, bool) and 0 <= hops <= MOST_HOPS else 0,
+    )
+
+
+def _parse_in_reply_to(content: dict[str, Any], relation: dict[str, Any], room_id: RoomId) -> EventRef | None:
+    ours = parse_content(InReplyTo, content.get(IN_REPLY_TO))
+    if ours is not None:
+        return EventRef(RoomId(ours.room_id), EventId(ours.event_id))
+    reply = relation.get("m.in_reply_to")
+    if isinstance(reply, dict) and isinstance(reply.get("event_id"), str):
+        return EventRef(room_id, EventId(reply["event_id"]))
+    return None
+
+
+def render_message(body: str, fmt: str) -> dict[str, Any]:
+    """Return the content of a new message; `fmt` "plain" or "markdown".
+
+    Raises:
+        InvalidRequestError: the body is empty, or holds what no JSON text can.
+    """
+    if not body.strip():
+        raise InvalidRequestError("the message is empty; nothing was sent")
+    try:
+        body.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError("the message is not valid Unicode text; nothing was sent") from None
+    if "\x00" in body:
+        raise InvalidRequestError("the message holds a NUL character; nothing was sent")
+    content: dict[str, Any] = {"msgtype": "m.text", "body": body, "m.mentions": {}}
+    if fmt == "markdown":
+        rendered = _markdown.render(body).strip()
+        content |= {"format": "org.matrix.custom.html", "formatted_body": rendered}
+    return content
+
+
+def add_reply(content: dict[str, Any], parent: Message) -> dict[str, Any]:
+    """Return content that answers `parent` in the room where it stands, in its thread if it has one."""
+    relation: dict[str, Any] = {"m.in_reply_to": {"event_id": parent.event_id}}
+    if parent.thread is not None:
+        relation |= {"rel_type": "m.thread", "event_id": parent.thread, "is_falling_back": False}
+    return content | {
+        "m.relates_to": relation,
+        "m.mentions": {"user_ids": [parent.sender.user_id]},
+        HOPS: next_hops(parent),
+    }
+
+
+def add_answer(content: dict[str, Any], parent: Message) -> dict[str, Any]:
+    """Return content that answers `parent` in the asker's own room: named for programs, quoted for who looks on."""
+    quoted = parent.body[:_QUOTE_CHARACTERS] + ("…" if len(parent.body) > _QUOTE_CHARACTERS else "")
+    own = content.get("formatted_body") or html.escape(content["body"], quote=False).replace("\n", "<br>")
+    quote = html.escape(quoted, quote=False).replace("\n", "<br>")
+    return content | {
+        IN_REPLY_TO: {"room_id": parent.room_id, "event_id": parent.event_id},
+        HOPS: next_hops(parent),
+        "format": "org.matrix.custom.html",
+        "formatted_body": f"<blockquote>{quote}</blockquote>{own}",
+    }
+
+
+def next_hops(parent: Message) -> int:
+    """Return the hops of an answer: a person's message starts the count anew."""
+    return min(parent.hops + 1, MOST_HOPS) if parent.sender.kind == "agent" else 1
+
+
+def check_size(content: dict[str, Any]) -> None:
+    """Raise `BodyTooLargeError` where the content is larger than what every homeserver takes."""
+    size = len(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
+    if size > CONTENT_LIMIT_BYTES:
+        raise BodyTooLargeError(
+            f"the message makes an event of {size} bytes; the limit is {CONTENT_LIMIT_BYTES}. Nothing was sent",
+            hint="send it in parts, or put it into a file and send its path",
+        )
+
+
+def transaction_id(sender: UserId, key: str) -> str:
+    """Return a transaction id for one message of one sender.
+
+    The sender is part of it, since Synapse shares an application service's transaction ids among all its users.
+    """
+    return sha256(f"{sender}\0{key}".encode()).hexdigest()[:40]
+
+
+def mark_late(message: Message, session_began_ms: int | None) -> Message:
+    """Return the message, marked `late` where it was stored before the session began, or there is no session."""
+    return replace(message, late=session_began_ms is None or message.ts < session_began_ms)

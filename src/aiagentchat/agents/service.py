@@ -1,0 +1,139 @@
+"""`AgentService`: everything that can be asked of a daemon's agents, an operation each. The gateway adds only HTTP.
+
+`agent` None is the operator. Reader ids are whatever tells one reader from another.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiagentchat.agents.host import AgentHost, Attached
+from aiagentchat.agents.mail import Draft, Mail, Sent
+from aiagentchat.agents.messages import mark_late
+from aiagentchat.agents.readers import Readers
+from aiagentchat.errors import InvalidRequestError, NotFoundError
+from aiagentchat.model import AgentKind, AgentName, EventId, Message, RoomId
+from aiagentchat.space.directory import DirectoryView
+
+LAST_READ = "last"
+"""In place of an event id to answer: the message that was acknowledged last."""
+
+
+class AgentService:
+    """The operations."""
+
+    def __init__(self, host: AgentHost, mail: Mail) -> None:
+        self._host = host
+        self._mail = mail
+        self._readers = Readers()
+
+    async def require_agent(self, name: AgentName) -> None:
+        """Raise `AgentNotFoundError` where there is no agent of this name."""
+        if not self._host.is_known(name):
+            await self._host.manager.find_agent_room(name)
+
+    def touch(self, agent: AgentName) -> None:
+        """Open or renew the agent's timed session: it has just done something."""
+        self._host.sessions.renew(agent)
+
+    async def who(self) -> DirectoryView:
+        """Return the directory."""
+        return await self._host.who()
+
+    async def send(self, agent: AgentName | None, draft: Draft) -> tuple[EventId, RoomId]:
+        """Send a message; see `Mail.send`."""
+        if draft.reply_to == LAST_READ:
+            if agent is None:
+                raise InvalidRequestError("the operator has no inbox: name the message to answer")
+            last = await (await self._host.inbox(agent)).last_acknowledged()
+            if last is None:
+                raise NotFoundError("nothing was read yet that could be answered", hint="name the message to answer")
+            draft = Draft(draft.body, draft.key, draft.to, last, draft.format)
+        return await self._mail.send(self._mail.speaker(agent), draft)
+
+    async def read(
+        self, agent: AgentName, *, limit: int, wait_s: float, reader_id: str, label: str, peek: bool
+    ) -> list[Message]:
+        """Return unread messages, waiting up to `wait_s` seconds for one. Acknowledges nothing.
+
+        Raises:
+            ReaderBusyError: another reads; `peek` looks all the same.
+        """
+        inbox = await self._host.inbox(agent)
+        if peek:
+            return self._late(agent, await inbox.unread(limit))
+        self._readers.claim(agent, reader_id, label, standing=wait_s > 0)
+        messages: list[Message] = []
+        try:
+            messages = await (inbox.wait_unread(limit, wait_s) if wait_s > 0 else inbox.unread(limit))
+        finally:
+            self._readers.release(agent, reader_id)
+            if messages:
+                self._readers.claim(agent, reader_id, label, standing=False)
+        return self._late(agent, messages)
+
+    @asynccontextmanager
+    async def follow(
+        self, agent: AgentName, *, reader_id: str, label: str
+    ) -> AsyncIterator[AsyncGenerator[Message, None]]:
+        """Give a stream of unread and then new messages, and hold the reader's slot while it stands."""
+        inbox = await self._host.inbox(agent)
+        self._readers.claim(agent, reader_id, label, standing=True)
+        try:
+            async with self._host.streaming(agent):
+                yield self._marked(agent, inbox.follow())
+        finally:
+            self._readers.release(agent, reader_id)
+
+    async def _marked(self, agent: AgentName, messages: AsyncGenerator[Message, None]) -> AsyncGenerator[Message, None]:
+        async for message in messages:
+            yield mark_late(message, self._host.sessions.began_ms(agent))
+
+    def _late(self, agent: AgentName, messages: list[Message]) -> list[Message]:
+        return [mark_late(message, self._host.sessions.began_ms(agent)) for message in messages]
+
+    async def history(self, agent: AgentName, *, before: EventId, limit: int) -> list[Message]:
+        """Return messages that stand before an event; see `Mail.history`."""
+        return await self._mail.history(agent, before, limit)
+
+    async def acknowledge(
+        self, agent: AgentName, event_ids: frozenset[EventId], *, reader_id: str
+    ) -> frozenset[EventId]:
+        """Acknowledge messages; return those that are or were in the inbox of this daemon's life."""
+        inbox = await self._host.inbox(agent)
+        known = await inbox.acknowledge(event_ids)
+        self._readers.confirm(agent, reader_id)
+        return known
+
+    async def sent(self, agent: AgentName | None, *, to: AgentName | None, limit: int) -> list[Sent]:
+        """Return own messages and how far they came; see `Mail.sent`."""
+        return await self._mail.sent(self._mail.speaker(agent), to=to, limit=limit)
+
+    async def find(self, agent: AgentName | None, event_id: EventId) -> Message:
+        """Return a message; see `Mail.find`."""
+        return await self._mail.find(self._mail.speaker(agent), event_id)
+
+    async def answer_to(self, agent: AgentName | None, event_id: EventId, wait_s: float) -> Message | None:
+        """Return what answers a message, within `wait_s` seconds; see `Mail.answer_to`."""
+        return await self._mail.answer_to(self._mail.speaker(agent), event_id, wait_s)
+
+    async def attach(self, name: AgentName, *, kind: AgentKind, description: str | None) -> Attached:
+        """Boot an agent; see `AgentHost.boot`."""
+        return await self._host.boot(name, kind=kind, description=description)
+
+    @asynccontextmanager
+    async def held_session(self, name: AgentName) -> AsyncIterator[asyncio.Event]:
+        """Hold a session of an agent; gives an event that is set when somebody else ends it."""
+        session_id, ended = self._host.sessions.hold(name)
+        try:
+            yield ended
+        finally:
+            self._host.sessions.release(name, session_id)
+
+    async def detach(self, name: AgentName) -> None:
+        """End an agent's sessions; see `AgentHost.retire`."""
+        await self._host.retire(name)
+
+    async def set_status(self, agent: AgentName, line: str | None, typing_s: float | None) -> None:
+        """Say what the agent is doing."""
+        await self._host.set_status(agent, line, typing_s)

@@ -1,0 +1,1 @@
+"""The daemon: wires all layers together in `daemon.main`, watches over them, and says how they are."""

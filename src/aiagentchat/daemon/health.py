@@ -1,0 +1,182 @@
+"""How the daemon is: named conditions with a remedy each, and the same in figures for Prometheus.
+
+Conditions are computed when asked for, from what the parts know; nothing is kept here but what nobody else owns.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from aiagentchat.agents.heartbeat import Heartbeat
+from aiagentchat.agents.host import AgentHost
+from aiagentchat.config import Settings
+from aiagentchat.errors import AiAgentChatError
+from aiagentchat.gateway.schemas import Condition, HealthAnswer
+from aiagentchat.matrix.appservice import AppserviceReceiver
+from aiagentchat.matrix.client import MatrixClient
+
+_PROBE_CACHED_S = 1.0
+_LEASE_LAPSES_S = 75.0
+
+
+@dataclass(frozen=True, slots=True)
+class SystemInfo:
+    """What does not change while the daemon runs."""
+
+    homeserver_url: str
+    server_name: str
+    operator: str
+    mode: str
+    listening: str
+
+
+class Health:
+    """Answers `/health` and `/metrics`.
+
+    Args:
+        probe: a client with a short deadline, to ask the homeserver whether it is there.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        info: SystemInfo,
+        host: AgentHost,
+        heartbeat: Heartbeat,
+        receiver: AppserviceReceiver,
+        probe: MatrixClient,
+    ) -> None:
+        self._settings = settings
+        self._info = info
+        self._host = host
+        self._heartbeat = heartbeat
+        self._receiver = receiver
+        self._probe = probe
+        self._probed: tuple[float, str] | None = None
+        self._started_at = time.monotonic()
+        self.ping_failure = "the homeserver has not pinged the daemon yet"
+        self.operator_failure = ""
+
+    async def report(self) -> HealthAnswer:
+        """Return all conditions, and what `cchat status` shows."""
+        conditions = [
+            await self._homeserver(),
+            self._space(),
+            self._transport(),
+            self._lease(),
+            self._operator(),
+            self._pending(),
+            self._encrypted(),
+            self._cursors(),
+        ]
+        status: Literal["ok", "degraded"] = "ok" if all(condition.ok for condition in conditions) else "degraded"
+        return HealthAnswer(status=status, conditions=conditions, system=self._system(status))
+
+    def _system(self, status: str) -> dict[str, object]:
+        manager, paths = self._host.manager, self._settings.paths
+        password = paths.operator_password
+        return {
+            "homeserver_url": self._info.homeserver_url,
+            "server_name": self._info.server_name,
+            "space_alias": self._settings.space_alias,
+            "space_id": manager.space_id,
+            "broadcast_id": manager.broadcast_id,
+            "operator": self._info.operator,
+            "password_file": str(password) if password.exists() else None,
+            "mode": self._info.mode,
+            "agents": sorted(self._host.sessions.online()),
+            "health": status,
+            "daemon_pid": os.getpid(),
+            "listening": self._info.listening,
+        }
+
+    async def _homeserver(self) -> Condition:
+        if self._probed is None or time.monotonic() - self._probed[0] > _PROBE_CACHED_S:
+            failure = ""
+            try:
+                await self._probe.versions()
+            except AiAgentChatError as error:
+                failure = error.message
+            self._probed = (time.monotonic(), failure)
+        failure = self._probed[1]
+        remedy = (
+            "" if not failure else "start it ('cchat up' for the embedded one) or mend its network; the daemon waits"
+        )
+        return Condition(name="homeserver", ok=not failure, detail=failure or self._info.homeserver_url, remedy=remedy)
+
+    def _space(self) -> Condition:
+        manager = self._host.manager
+        ok = manager.space_id is not None and not manager.unavailable
+        return Condition(
+            name="space",
+            ok=ok,
+            detail=str(manager.space_id) if ok else manager.unavailable,
+            remedy=""
+            if ok
+            else f"agents work in their own rooms; {manager.daemon_user} must be able to join the Space",
+        )
+
+    def _transport(self) -> Condition:
+        failure = self.ping_failure
+        detail = failure or f"{self._receiver.transactions} transactions taken"
+        remedy = "" if not failure else "see that the homeserver can reach the url in the registration file"
+        return Condition(name="transport", ok=not failure, detail=detail, remedy=remedy)
+
+    def _lease(self) -> Condition:
+        refreshed_at = self._heartbeat.lease_refreshed_at or self._started_at
+        age_s = time.monotonic() - refreshed_at
+        ok = age_s < _LEASE_LAPSES_S
+        remedy = "" if ok else "other daemons see this one's agents as offline until the homeserver answers again"
+        return Condition(name="lease", ok=ok, detail=f"refreshed {age_s:.0f} s ago", remedy=remedy)
+
+    def _operator(self) -> Condition:
+        failure = self.operator_failure
+        remedy = "" if not failure else "'cchat up' logs the operator's device in again"
+        return Condition(name="operator", ok=not failure, detail=failure or self._info.operator, remedy=remedy)
+
+    def _pending(self) -> Condition:
+        names = sorted(self._host.pending)
+        detail = f"not listed in the Space yet: {', '.join(names[:20])}" if names else "all agents are listed"
+        remedy = "" if not names else "nothing to do: it is tried again until it holds"
+        return Condition(name="registration", ok=not names, detail=detail, remedy=remedy)
+
+    def _encrypted(self) -> Condition:
+        rooms = self._host.encrypted_rooms()
+        detail = f"encrypted: {', '.join(rooms[:20])}" if rooms else "no room is encrypted"
+        remedy = ""
+        if rooms:
+            remedy = (
+                "encryption cannot be switched off in a room, and nothing is sent in clear into one that has it: "
+                "remove the room's alias in Element, switch encryption by default off on the homeserver, and restart; the "
+                "daemon makes a new room under the alias"
+            )
+        return Condition(name="encryption", ok=not rooms, detail=detail, remedy=remedy)
+
+    def _cursors(self) -> Condition:
+        names = self._host.lost_anchors()
+        detail = f"the history that held the cursor was purged: {', '.join(names)}" if names else "every cursor holds"
+        remedy = "" if not names else "nothing to do: what is left of the room is handed out"
+        return Condition(name="cursors", ok=not names, detail=detail, remedy=remedy)
+
+    def metrics(self) -> str:
+        """Return the figures in Prometheus' text format."""
+        stats = self._host.manager.client_of_daemon.stats
+        figures: dict[str, tuple[str, str, float]] = {
+            "homeserver_requests_total": ("counter", "Requests to the homeserver, retries included.", stats.requests),
+            "homeserver_retries_total": ("counter", "Requests that were repeated.", stats.retries),
+            "transactions_total": ("counter", "Pushed transactions taken in.", self._receiver.transactions),
+            "events_skipped_total": (
+                "counter",
+                "Entries of transactions that were no events.",
+                self._host.skipped_events,
+            ),
+            "agents_online": ("gauge", "Agents that have a session.", len(self._host.sessions.online())),
+            "agents_pending": ("gauge", "Agents not listed in the Space yet.", len(self._host.pending)),
+            "uptime_seconds": ("gauge", "Seconds since the daemon started.", time.monotonic() - self._started_at),
+        }
+        lines = []
+        for name, (kind, text, value) in figures.items():
+            metric = f"aiagentchat_{name}"
+            lines += [f"# HELP {metric} {text}", f"# TYPE {metric} {kind}", f"{metric} {value:.15g}"]
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,278 @@
+"""The daemon's wiring, in one place: builds every layer, runs the loops, and shuts down in order.
+
+Appservice mode. The commands `cchat daemon` and `cchat up` call `run_daemon`.
+"""
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+
+from aiagentchat.agents.heartbeat import Heartbeat
+from aiagentchat.agents.host import AgentHost
+from aiagentchat.agents.mail import Mail, Speaker
+from aiagentchat.agents.service import AgentService
+from aiagentchat.agents.sessions import Sessions
+from aiagentchat.config import Settings, read_private
+from aiagentchat.daemon.health import Health, SystemInfo
+from aiagentchat.daemon.lock import DaemonLock
+from aiagentchat.errors import AiAgentChatError, InvalidRequestError, MatrixUnauthorizedError
+from aiagentchat.gateway.api import Gateway
+from aiagentchat.gateway.credentials import Credentials
+from aiagentchat.matrix.appservice import AppserviceReceiver, Registration, read_registration
+from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.matrix.events import EventSource
+from aiagentchat.model import AgentName, RoomAlias, UserId
+from aiagentchat.space.directory import Directory
+from aiagentchat.space.manager import SpaceManager, SpaceSettings
+from aiagentchat.space.names import Naming
+
+log = logging.getLogger(__name__)
+
+_PROBE_DEADLINE_S = 2.0
+_GOODBYE_S = 2.0
+_LONGEST_RETRY_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Homeserver:
+    """Where the homeserver is, and how the daemon is registered with it."""
+
+    url: str
+    server_name: str
+    registration: Registration
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """One daemon's layers, wired."""
+
+    registration: Registration
+    receiver: AppserviceReceiver
+    client: MatrixClient
+    operator: MatrixClient | None
+    manager: SpaceManager
+    sessions: Sessions
+    heartbeat: Heartbeat
+    host: AgentHost
+    health: Health
+    gateway: Gateway
+
+
+def find_homeserver(settings: Settings) -> Homeserver:
+    """Return the configured homeserver: its URL, and the registration file.
+
+    Raises:
+        InvalidRequestError: something is missing; the hint says what to set.
+    """
+    path = settings.paths.homeserver / "registration.yaml"
+    registration = read_registration(path if not settings.registration else type(path)(settings.registration))
+    if not settings.homeserver_url:
+        raise InvalidRequestError(
+            "no homeserver is configured", hint="'cchat up' starts one; for your own, set AIAGENTCHAT_HOMESERVER_URL"
+        )
+    return Homeserver(settings.homeserver_url, settings.server_name, registration)
+
+
+async def run_daemon(
+    settings: Settings,
+    homeserver: Homeserver,
+    *,
+    stop: asyncio.Event,
+    agents: tuple[AgentName, ...] = (),
+    on_ready: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Run until `stop` is set, then shut down within 5 s.
+
+    Args:
+        agents: online as long as the daemon runs. on_ready: called once, when the Space is there.
+
+    The homeserver may be down, at the start or later: the daemon stays up, says so, and recovers by itself.
+
+    Raises:
+        AlreadyRunningError: a daemon runs on this home. InvalidRequestError: the configuration cannot be used.
+    """
+    lock = DaemonLock(settings.paths.daemon_lock)
+    try:
+        async with _wired(settings, homeserver) as parts:
+            work = asyncio.create_task(_run_loops(parts, agents, on_ready))
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            await _shut_down(parts)
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            if work.done() and not work.cancelled() and (fault := work.exception()) is not None:
+                raise fault
+    finally:
+        lock.release()
+
+
+@asynccontextmanager
+async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_Parts]:
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=64), cookie_jar=aiohttp.DummyCookieJar())
+        )
+        naming = Naming(homeserver.server_name, homeserver.registration.sender_localpart)
+        request_s = settings.deadline_s * 0.9  # so that the reason arrives before the gateway's own deadline
+        client = MatrixClient(homeserver.url, homeserver.registration.as_token, session, timeout_s=request_s)
+        probe = MatrixClient(homeserver.url, "", session, timeout_s=_PROBE_DEADLINE_S)
+        operator_id, operator = _operator(settings, homeserver.url, session, request_s)
+        manager = SpaceManager(
+            client,
+            operator,
+            naming,
+            SpaceSettings(
+                alias=RoomAlias(settings.space_alias),
+                policy=settings.space_policy,
+                operator=operator_id,
+                people=tuple(UserId(person) for person in settings.people),
+            ),
+            Directory(naming, ttl_s=settings.directory_ttl_s),
+        )
+        sessions = Sessions(ttl_s=settings.session_ttl_s, server_now_ms=client.server_now_ms)
+        heartbeat = Heartbeat(client, naming.daemon, sessions, lambda: manager.space_id)
+        host = AgentHost(manager, sessions, naming)
+        receiver = AppserviceReceiver(homeserver.registration)
+        info = SystemInfo(homeserver.url, homeserver.server_name, str(operator_id or ""), "appservice", settings.listen)
+        health = Health(settings, info, host, heartbeat, receiver, probe)
+        speaker = Speaker(operator_id, operator, None) if operator_id is not None and operator is not None else None
+        gateway = Gateway(
+            AgentService(host, Mail(host, speaker)),
+            Credentials(settings.paths),
+            health=health.report,
+            metrics=health.metrics,
+            deadline_s=settings.deadline_s,
+        )
+        await receiver.start()
+        stack.push_async_callback(receiver.stop)
+        await gateway.start(settings.paths.socket, settings.listen)
+        stack.push_async_callback(gateway.stop)
+        yield _Parts(
+            homeserver.registration,
+            receiver,
+            client,
+            operator,
+            manager,
+            sessions,
+            heartbeat,
+            host,
+            health,
+            gateway,
+        )
+
+
+def _operator(
+    settings: Settings, url: str, session: aiohttp.ClientSession, timeout_s: float
+) -> tuple[UserId | None, MatrixClient | None]:
+    """Return the operator and a client of their device, where this home has one."""
+    text = read_private(settings.paths.operator_device)
+    if text is None:
+        return None, None
+    try:
+        device = json.loads(text)
+        user_id, token = UserId(device["user_id"]), str(device["access_token"])
+    except (ValueError, KeyError, TypeError):
+        raise InvalidRequestError(
+            f"{settings.paths.operator_device} cannot be read", hint="remove it; 'cchat up' makes it anew"
+        ) from None
+    return user_id, MatrixClient(url, token, session, timeout_s=timeout_s)
+
+
+async def _run_loops(
+    parts: _Parts, agents: tuple[AgentName, ...], on_ready: Callable[[], Awaitable[None]] | None
+) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_take_events(parts.receiver, parts.host), name="events")
+        group.create_task(parts.heartbeat.run_lease(), name="lease")
+        group.create_task(parts.heartbeat.run_roster(), name="roster")
+        group.create_task(_ping_until_answered(parts), name="ping")
+        group.create_task(_keep_registered(parts, on_ready), name="registration")
+        for agent in agents:
+            parts.sessions.hold(agent)
+            group.create_task(_boot_until_it_holds(parts.host, agent), name=f"boot {agent}")
+
+
+async def _take_events(source: EventSource, host: AgentHost) -> None:
+    async for batch in source.batches():
+        try:
+            await host.take(batch)
+        except Exception:  # the supervisor of events: one that we cannot handle must not stop all that follow
+            log.exception("events could not be taken in")
+
+
+async def _ping_until_answered(parts: _Parts) -> None:
+    """Have the homeserver flush what it held back while the receiver was down; it would wait up to 512 s by itself."""
+    async for _ in _retries():
+        try:
+            await parts.client.ping_appservice(parts.registration.id)
+        except AiAgentChatError as error:
+            parts.health.ping_failure = error.message
+        else:
+            parts.health.ping_failure = ""
+            return
+
+
+async def _keep_registered(parts: _Parts, on_ready: Callable[[], Awaitable[None]] | None) -> None:
+    """Find or create the Space, then list whoever could not be listed; each until it holds."""
+    async for _ in _retries():
+        if await _ensure_space(parts):
+            break
+    if on_ready is not None:
+        await on_ready()
+    while True:
+        await parts.host.pending_changed.wait()
+        parts.host.pending_changed.clear()
+        async for _ in _retries():
+            if await parts.host.register_pending():
+                break
+
+
+async def _ensure_space(parts: _Parts) -> bool:
+    parts.health.operator_failure = ""
+    try:
+        await parts.manager.find_or_create_space()
+    except MatrixUnauthorizedError as error:
+        parts.health.operator_failure = error.message
+    except AiAgentChatError as error:
+        log.warning("the Space is not to be had: %s", error.message)
+    else:
+        parts.sessions.changed.set()  # a roster from before a crash is replaced, even by an empty one
+        await parts.host.register_pending()
+        return True
+    return False
+
+
+async def _boot_until_it_holds(host: AgentHost, agent: AgentName) -> None:
+    async for _ in _retries():
+        try:
+            await host.boot(agent)
+        except AiAgentChatError as error:
+            log.warning("%s is not up: %s", agent, error.message)
+        else:
+            return
+
+
+async def _retries() -> AsyncIterator[None]:
+    """Yield at once, and then after growing waits, for as long as the caller goes on."""
+    wait_s = 0.5
+    while True:
+        yield
+        await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))
+        wait_s = min(_LONGEST_RETRY_S, wait_s * 2)
+
+
+async def _shut_down(parts: _Parts) -> None:
+    """End streams and sessions, and say goodbye on the homeserver if it answers soon."""
+    await parts.gateway.stop()
+    try:
+        async with asyncio.timeout(_GOODBYE_S):
+            await parts.heartbeat.resign()
+    except (TimeoutError, AiAgentChatError):
+        log.warning("the homeserver did not take the goodbye; the lease lapses by itself")

@@ -1,0 +1,226 @@
+"""The gateway as an aiohttp application: listens, checks every request, and turns errors into problems.
+
+Every request carries a credential, on the unix socket too. An unexpected `Host`, or any `Origin`, is refused: a page
+in the person's browser is no client.
+"""
+
+import asyncio
+import ipaddress
+import json
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from aiagentchat.agents.service import AgentService
+from aiagentchat.config import ensure_private_dir
+from aiagentchat.errors import (
+    OUTCOMES,
+    AiAgentChatError,
+    BodyTooLargeError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    NotFoundError,
+    RefusedError,
+    UnauthenticatedError,
+)
+from aiagentchat.gateway.credentials import Credentials
+from aiagentchat.gateway.openapi import render_openapi
+from aiagentchat.gateway.routes import ROUTES
+from aiagentchat.gateway.routing import Call, Caller, Route
+from aiagentchat.gateway.schemas import HealthAnswer, Problem
+from aiagentchat.model import AgentName, parse_agent_name, visible
+
+log = logging.getLogger(__name__)
+
+_BODY_LIMIT_BYTES = 512 * 1024
+_HOSTS_OF_SOCKET = frozenset({"localhost", "aiagentchat"})
+
+
+class Gateway:
+    """The local API of one daemon.
+
+    Args:
+        deadline_s: seconds after which a request that does not wait on purpose fails.
+        health, metrics: what those two routes answer.
+    """
+
+    def __init__(
+        self,
+        service: AgentService,
+        credentials: Credentials,
+        *,
+        health: Callable[[], Awaitable[HealthAnswer]],
+        metrics: Callable[[], str],
+        deadline_s: float,
+    ) -> None:
+        self.service = service
+        self.credentials = credentials
+        self.health = health
+        self.metrics = metrics
+        self.deadline_s = deadline_s
+        self.closing = asyncio.Event()
+        self.openapi = render_openapi(ROUTES)
+        self._hosts = set(_HOSTS_OF_SOCKET)
+        self._socket: Path | None = None
+        app = web.Application(middlewares=[self._problems], client_max_size=_BODY_LIMIT_BYTES)
+        for route in ROUTES:
+            app.router.add_route(route.method, route.path, self._handler(route))
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+
+    async def start(self, socket: Path, listen: str = "") -> str:
+        """Listen on the socket (mode 0600), and on `HOST:PORT` where given; return the TCP address, or "".
+
+        Raises:
+            InvalidRequestError: `listen` is no loopback address. OSError: it is taken.
+        """
+        ensure_private_dir(socket.parent)
+        await self._runner.setup()
+        await self._listen_on_socket(socket)
+        if not listen:
+            return ""
+        host, port = parse_listen(listen)
+        site = web.TCPSite(self._runner, host, port)
+        await site.start()
+        assert site._server is not None  # noqa: SLF001 - aiohttp tells a port that was 0 nowhere else
+        bound = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]  # noqa: SLF001
+        self._hosts |= {f"{name}:{bound}" for name in ("localhost", "127.0.0.1", "[::1]")}
+        return f"{host}:{bound}"
+
+    async def _listen_on_socket(self, socket: Path) -> None:
+        # Bound under another name and moved into place: it is never there with other rights, nor refused while an
+        # old one is replaced.
+        temporary = socket.with_name(f".{socket.name}.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            await web.UnixSite(self._runner, str(temporary)).start()
+        finally:
+            os.umask(before)
+        temporary.rename(socket)
+        self._socket = socket
+
+    async def stop(self) -> None:
+        """End the streams and stop listening."""
+        self.closing.set()
+        await self._runner.cleanup()
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
+
+    def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            caller = self._authenticate(request)
+            query = _validate(route.query, dict(request.query)) if route.query is not None else None
+            body = _validate(route.body, await _read_json(request)) if route.body is not None else None
+            call = Call(self, caller, request, query, body)
+            if caller.agent is not None and route.path != "/agents":
+                await self._note_presence(caller.agent)
+            if route.waits:
+                answer = await route.handler(call)
+            else:
+                async with asyncio.timeout(self.deadline_s):
+                    answer = await route.handler(call)
+            if isinstance(answer, BaseModel):
+                return web.Response(
+                    body=answer.__pydantic_serializer__.to_json(answer), content_type="application/json"
+                )
+            return answer
+
+        return handle
+
+    def _authenticate(self, request: web.Request) -> Caller:
+        if "Origin" in request.headers or request.headers.get("Host", "") not in self._hosts:
+            raise RefusedError("requests with an Origin, or for another Host, are refused")
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme != "Bearer" or not token:
+            raise UnauthenticatedError("a request needs a credential", hint="send it as 'Authorization: Bearer …'")
+        holder = self.credentials.verify(token)
+        acting_as = request.headers.get("AIAgentChat-As", "")
+        if holder.agent is None:
+            agent = parse_agent_name(acting_as) if acting_as else None
+        elif acting_as not in ("", holder.agent):
+            raise RefusedError(f"this credential is {holder.agent}'s and cannot act as {visible(acting_as)[:80]}")
+        else:
+            agent = holder.agent
+        return Caller(agent, is_operator=holder.agent is None)
+
+    async def _note_presence(self, agent: AgentName) -> None:
+        """The agent did something, which renews its timed session; a name that is not hosted here is refused."""
+        await self.service.require_agent(agent)
+        if self.credentials.is_detached(agent):
+            self.service.touch(agent)
+
+    @web.middleware
+    async def _problems(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except AiAgentChatError as error:
+            return _problem(error)
+        except TimeoutError:
+            return _problem(DeadlineExceededError(f"not done within {self.deadline_s:g} s; it may still take effect"))
+        except web.HTTPRequestEntityTooLarge:
+            return _problem(BodyTooLargeError(f"the request is larger than {_BODY_LIMIT_BYTES} bytes"))
+        except web.HTTPNotFound:
+            return _problem(NotFoundError("there is no such route", hint="GET /openapi.json lists them"))
+        except web.HTTPException as error:
+            return _problem(InvalidRequestError(error.reason or "the request cannot be taken"), status=error.status)
+        except ConnectionResetError:  # the client went away in the middle of an answer
+            raise
+        except Exception:  # the supervisor of handlers: a fault in one request must not end the daemon
+            log.exception("a request failed: %s %s", request.method, request.path)
+            return _problem(AiAgentChatError("something went wrong inside the daemon", hint="see daemon.log"))
+
+
+def parse_listen(listen: str) -> tuple[str, int]:
+    """Return host and port of `HOST:PORT`.
+
+    Raises:
+        InvalidRequestError: it is something else, or not a loopback address.
+    """
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise InvalidRequestError(f"listen = {listen!r} is not HOST:PORT", hint="for example 127.0.0.1:7480")
+    try:
+        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise InvalidRequestError(f"listen = {listen!r} is not a loopback address", hint="use 127.0.0.1:PORT")
+    return host, int(port)
+
+
+def _validate(model: type[BaseModel], data: Any) -> BaseModel:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the request"
+        raise InvalidRequestError(f"{visible(where)[:100]}: {first['msg']}", hint="see GET /openapi.json") from None
+
+
+async def _read_json(request: web.Request) -> Any:
+    try:
+        return json.loads(await request.read())
+    except (ValueError, RecursionError):
+        raise InvalidRequestError("the body is not JSON") from None
+
+
+def _problem(error: AiAgentChatError, *, status: int | None = None) -> web.Response:
+    status = status or OUTCOMES[error.code].http_status
+    problem = Problem(
+        type=f"urn:aiagentchat:{error.code}",
+        title=error.code.replace("_", " "),
+        status=status,
+        detail=error.message,
+        code=error.code,
+        hint=error.hint,
+        retryable=error.retryable,
+    )
+    return web.Response(body=problem.model_dump_json(), status=status, content_type="application/problem+json")

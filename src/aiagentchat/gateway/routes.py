@@ -1,0 +1,188 @@
+"""The route table, and a handler each: check who may, ask `agents.service`, answer."""
+
+import asyncio
+import json
+import uuid
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from aiagentchat.agents.mail import Draft
+from aiagentchat.errors import RefusedError
+from aiagentchat.gateway.routing import Call, Route
+from aiagentchat.gateway.schemas import (
+    AckAnswer,
+    AckBody,
+    AttachAnswer,
+    AttachBody,
+    Done,
+    HealthAnswer,
+    NoQuery,
+    ReadAnswer,
+    ReadQuery,
+    SendAnswer,
+    SendBody,
+    SentAnswer,
+    SentItem,
+    SentQuery,
+    StatusBody,
+    WhoAnswer,
+)
+from aiagentchat.gateway.sse import EventStream, message_data
+from aiagentchat.model import EventId, new_session_name, parse_agent_name
+
+
+async def _who(call: Call) -> WhoAnswer:
+    view = await call.gateway.service.who()
+    return WhoAnswer.model_construct(agents=list(view.entries), skipped=view.skipped, unavailable=view.unavailable)
+
+
+async def _send(call: Call) -> SendAnswer:
+    body: SendBody = call.body
+    draft = Draft(
+        body=body.body,
+        key=body.key or uuid.uuid4().hex,
+        to=parse_agent_name(body.to) if body.to is not None else None,
+        reply_to=EventId(body.reply_to) if body.reply_to is not None else None,
+        format=body.format,
+    )
+    event_id, room_id = await call.gateway.service.send(call.caller.agent, draft)
+    return SendAnswer(event_id=event_id, room_id=room_id, state="stored")
+
+
+async def _read(call: Call) -> ReadAnswer:
+    query: ReadQuery = call.query
+    service = call.gateway.service
+    if query.before is not None:
+        messages = await service.history(call.agent, before=EventId(query.before), limit=query.limit)
+    else:
+        messages = await service.read(
+            call.agent,
+            limit=query.limit,
+            wait_s=query.wait,
+            reader_id=call.reader_id,
+            label=call.reader_label,
+            peek=query.peek,
+        )
+    return ReadAnswer.model_construct(messages=messages)
+
+
+async def _ack(call: Call) -> AckAnswer:
+    body: AckBody = call.body
+    event_ids = frozenset(EventId(event_id) for event_id in body.event_ids)
+    known = await call.gateway.service.acknowledge(call.agent, event_ids, reader_id=call.reader_id)
+    return AckAnswer(acknowledged=sorted(known))
+
+
+async def _events(call: Call) -> web.StreamResponse:
+    service = call.gateway.service
+    following = service.follow(call.agent, reader_id=call.reader_id, label=call.reader_label)
+    async with following as messages, EventStream(call.request, call.gateway.closing) as stream:
+
+        async def pump() -> None:
+            async for message in messages:
+                await stream.send("message", message_data(message), event_id=message.event_id)
+
+        await stream.run(pump())
+    return stream.response
+
+
+async def _sent(call: Call) -> SentAnswer:
+    query: SentQuery = call.query
+    service, agent = call.gateway.service, call.caller.agent
+    if query.event_id is not None:
+        answer = await service.answer_to(agent, EventId(query.event_id), query.wait)
+        message = await service.find(agent, EventId(query.event_id))
+        item = SentItem.model_construct(
+            message=message, state="stored" if answer is None else "answered", to=None, answer=answer
+        )
+        return SentAnswer.model_construct(messages=[item])
+    to = parse_agent_name(query.to) if query.to is not None else None
+    items = [
+        SentItem.model_construct(message=sent.message, state=sent.state, to=sent.to, answer=sent.answer)
+        for sent in await service.sent(agent, to=to, limit=query.limit)
+    ]
+    return SentAnswer.model_construct(messages=items)
+
+
+async def _attach(call: Call) -> BaseModel | web.StreamResponse:
+    body: AttachBody = call.body
+    if body.name is None:
+        name, kind = new_session_name(), body.kind or "ephemeral"
+    else:
+        name, kind = parse_agent_name(body.name), body.kind or "persistent"
+    if not call.caller.is_operator and call.caller.agent != name:
+        raise RefusedError("an agent's credential attaches that agent alone; a new name takes the operator's")
+    gateway = call.gateway
+    async with asyncio.timeout(gateway.deadline_s):
+        attached = await gateway.service.attach(name, kind=kind, description=body.description)
+    token = gateway.credentials.issue(name, detached=not body.held)
+    answer = AttachAnswer(
+        name=name,
+        user_id=attached.user_id,
+        room_id=attached.room_id,
+        alias=attached.alias,
+        token=token,
+        registered=attached.registered,
+    )
+    if not body.held:
+        gateway.service.touch(name)
+        return answer
+    async with gateway.service.held_session(name) as ended, EventStream(call.request, gateway.closing) as stream:
+        await stream.send("attached", answer.model_dump_json())
+        await stream.run(ended.wait())
+        await stream.send("ended", json.dumps({"name": name}))
+    return stream.response
+
+
+async def _detach(call: Call) -> Done:
+    name = parse_agent_name(call.request.match_info["name"])
+    if not call.caller.is_operator and call.caller.agent != name:
+        raise RefusedError("an agent's credential detaches that agent alone")
+    await call.gateway.service.require_agent(name)
+    call.gateway.credentials.revoke(name)
+    await call.gateway.service.detach(name)
+    return Done()
+
+
+async def _status(call: Call) -> Done:
+    body: StatusBody = call.body
+    await call.gateway.service.set_status(call.agent, body.line, body.typing_s)
+    return Done()
+
+
+async def _health(call: Call) -> HealthAnswer:
+    return await call.gateway.health()
+
+
+async def _metrics(call: Call) -> web.StreamResponse:
+    return web.Response(text=call.gateway.metrics(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+async def _openapi(call: Call) -> web.StreamResponse:
+    return web.json_response(call.gateway.openapi)
+
+
+ROUTES = (
+    Route("GET", "/who", _who, "The directory.", WhoAnswer, NoQuery),
+    Route("POST", "/send", _send, "Send a message.", SendAnswer, NoQuery, SendBody),
+    Route("GET", "/read", _read, "The own inbox, or history; acknowledges nothing.", ReadAnswer, ReadQuery, waits=True),
+    Route("POST", "/ack", _ack, "Move the own cursor forward.", AckAnswer, NoQuery, AckBody),
+    Route(
+        "GET",
+        "/events",
+        _events,
+        "The own inbox as server-sent events: what is unread, then what comes.",
+        None,
+        NoQuery,
+        waits=True,
+        media_type="text/event-stream",
+    ),
+    Route("GET", "/sent", _sent, "Own messages: stored, read, answered.", SentAnswer, SentQuery, waits=True),
+    Route("POST", "/agents", _attach, "Attach an agent; boots it if needed.", AttachAnswer, NoQuery, AttachBody, True),
+    Route("DELETE", "/agents/{name}", _detach, "Detach an agent.", Done, NoQuery),
+    Route("PUT", "/status", _status, "What the agent is doing.", Done, NoQuery, StatusBody),
+    Route("GET", "/health", _health, "Named conditions, each with a remedy.", HealthAnswer, NoQuery),
+    Route("GET", "/metrics", _metrics, "Prometheus metrics.", None, NoQuery, media_type="text/plain"),
+    Route("GET", "/openapi.json", _openapi, "This document.", None, NoQuery),
+)

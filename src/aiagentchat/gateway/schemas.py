@@ -1,0 +1,178 @@
+"""The bodies, queries and answers of the gateway as pydantic models; `gateway.openapi` publishes them.
+
+Unknown fields and wrong types are refused.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from aiagentchat.agents.service import LAST_READ
+from aiagentchat.model import AgentKind, DirectoryEntry, Message
+
+MOST_WAIT_S = 3600.0
+MOST_LIMIT = 500
+
+_EventId = Annotated[str, StringConstraints(pattern=r"^\$.{1,254}$")]
+_Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+_Wait = Annotated[float, Field(ge=0, le=MOST_WAIT_S, description="Seconds to wait.")]
+_Limit = Annotated[int, Field(ge=1, le=MOST_LIMIT)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _Query(BaseModel):
+    """Queries come as text, so numbers are read from it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SendBody(_Strict):
+    """A message. Without `to` and `reply_to` it goes to the broadcast room."""
+
+    body: Annotated[str, StringConstraints(max_length=200_000)]
+    to: _Name | None = Field(None, description="Name of the agent.")
+    format: Literal["plain", "markdown"] = "plain"
+    reply_to: _EventId | Literal["last"] | None = Field(
+        None, description=f'What this answers; "{LAST_READ}": the message acknowledged last.'
+    )
+    key: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
+        None, description="The same key of the same sender in the same room is the same message, however often sent."
+    )
+
+
+class AckBody(_Strict):
+    """Messages to acknowledge."""
+
+    event_ids: Annotated[list[_EventId], Field(min_length=1, max_length=MOST_LIMIT)]
+
+
+class AttachBody(_Strict):
+    """An agent to attach. Without a name: an ephemeral one, `session-` and six hex digits."""
+
+    name: _Name | None = None
+    kind: AgentKind | None = Field(None, description="Default: persistent with a name, ephemeral without.")
+    description: Annotated[str, StringConstraints(max_length=500)] | None = None
+    held: bool = Field(False, description="Keep the connection open: the session lasts as long as it stands.")
+
+
+class StatusBody(_Strict):
+    """What the agent is doing. What is left out stays as it is."""
+
+    line: Annotated[str, StringConstraints(max_length=200)] | None = None
+    typing_s: Annotated[float, Field(ge=0, le=120)] | None = Field(
+        None, description="Seconds to show typing; 0 ends it."
+    )
+
+
+class NoQuery(_Query):
+    """This route takes no query."""
+
+
+class ReadQuery(_Query):
+    """What to read of the own inbox; with `before`, history instead."""
+
+    wait: _Wait = 0.0
+    limit: _Limit = 100
+    before: _EventId | None = None
+    peek: bool = Field(False, description="Look without being the inbox's reader.")
+
+
+class SentQuery(_Query):
+    """Which own messages; with `event_id`, one message and what answers it."""
+
+    to: _Name | None = None
+    limit: _Limit = 20
+    event_id: _EventId | None = None
+    wait: _Wait = 0.0
+
+
+class WhoAnswer(_Strict):
+    """The directory. `skipped`: entries of the Space that could not be used. `unavailable`: why it is empty."""
+
+    agents: list[DirectoryEntry]
+    skipped: int
+    unavailable: str
+
+
+class SendAnswer(_Strict):
+    """The message is stored on the homeserver."""
+
+    event_id: str
+    room_id: str
+    state: Literal["stored"]
+
+
+class ReadAnswer(_Strict):
+    """Messages: unread ones in order, or history."""
+
+    messages: list[Message]
+
+
+class AckAnswer(_Strict):
+    """Which of the ids were messages of the inbox; others were acknowledged long before, or never there."""
+
+    acknowledged: list[str]
+
+
+class AttachAnswer(_Strict):
+    """The agent is there. With `held`, the same as the first server-sent event of the stream."""
+
+    name: str
+    user_id: str
+    room_id: str
+    alias: str
+    token: str = Field(description="The agent's gateway credential.")
+    registered: bool = Field(description="False: the Space is not to be had; it is listed once it is.")
+
+
+class SentItem(_Strict):
+    """A message of one's own, how far it came, and what answers it."""
+
+    message: Message
+    state: Literal["stored", "read", "answered"]
+    to: str | None
+    answer: Message | None
+
+
+class SentAnswer(_Strict):
+    """Newest first."""
+
+    messages: list[SentItem]
+
+
+class Done(_Strict):
+    """It is done."""
+
+    done: Literal[True] = True
+
+
+class Condition(_Strict):
+    """One thing that must hold for the daemon to be healthy, and what to do when it does not."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str
+
+
+class HealthAnswer(_Strict):
+    """`ok` where every condition holds, else `degraded`. `system`: what `cchat status` shows."""
+
+    status: Literal["ok", "degraded"]
+    conditions: list[Condition]
+    system: dict[str, Any]
+
+
+class Problem(_Strict):
+    """An error, `application/problem+json` (RFC 9457). `code` is stable."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str
+    retryable: bool

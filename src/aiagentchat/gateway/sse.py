@@ -1,0 +1,74 @@
+"""Server-sent events: one stream to one client, with pings, ended by either side or by the gateway's closing."""
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+
+from aiagentchat.model import Message
+
+PING_S = 15.0
+"""A comment is sent this often, so that both sides see a connection that is dead."""
+
+
+def message_data(message: Message) -> str:
+    """Return a message as its one line of JSON."""
+    return json.dumps(asdict(message), ensure_ascii=False, separators=(",", ":"))
+
+
+class EventStream:
+    """The response side of a stream. Use as a context manager; `response` is what the handler returns."""
+
+    def __init__(self, request: web.Request, closing: asyncio.Event) -> None:
+        self._request = request
+        self._closing = closing
+        self._writing = asyncio.Lock()
+        self.response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+
+    async def __aenter__(self) -> Self:
+        await self.response.prepare(self._request)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    async def send(self, event: str, data: str, *, event_id: str = "") -> None:
+        """Send one event; `data` is a single line."""
+        identity = f"id: {event_id}\n" if event_id else ""
+        await self._write(f"{identity}event: {event}\ndata: {data}\n\n")
+
+    async def run(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do `work`, with pings beside it, until it ends, the client goes, or the gateway closes."""
+        tasks = [
+            asyncio.create_task(work),
+            asyncio.create_task(self._ping()),
+            asyncio.create_task(self._closing.wait()),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(
+                result, asyncio.CancelledError | ConnectionResetError
+            ):
+                raise result
+
+    async def _ping(self) -> None:
+        while True:
+            await self._write(": ping\n\n")
+            await asyncio.sleep(PING_S)
+
+    async def _write(self, text: str) -> None:
+        async with self._writing:
+            await self.response.write(text.encode())

@@ -1,0 +1,163 @@
+"""Synapse's three configuration files as text, from the choices that we keep. Pure.
+
+Called by `homeserver.process` before each start. Keys: https://element-hq.github.io/synapse/latest/usage/configuration/
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aiagentchat.homeserver.embedded import EmbeddedConfig
+
+APPSERVICE_ID = "aiagentchat"
+SENDER_LOCALPART = "aiagentchat"
+
+HOMESERVER_FILE = "homeserver.yaml"
+REGISTRATION_FILE = "registration.yaml"
+LOG_CONFIG_FILE = "log.yaml"
+LOG_FILE = "homeserver.log"
+
+_HEADER = "# Written anew by aiagentchat before each start: changes made here are lost.\n"
+_LOG_BYTES = 10 * 1024 * 1024
+_OLD_LOGS = 3
+
+
+def render_files(config: EmbeddedConfig, directory: Path) -> dict[str, str]:
+    """Return what Synapse needs in `directory`: file name to text."""
+    return {
+        HOMESERVER_FILE: render_homeserver_yaml(config, directory),
+        REGISTRATION_FILE: render_registration_yaml(config),
+        LOG_CONFIG_FILE: render_log_config(directory / LOG_FILE),
+    }
+
+
+def render_homeserver_yaml(config: EmbeddedConfig, directory: Path) -> str:
+    """Return Synapse's main configuration: loopback, SQLite, no federation, registration closed.
+
+    Args:
+        directory: absolute; holds the database, the media, the signing key and the other two files.
+    """
+    return _yaml(
+        {
+            "server_name": config.server_name,
+            "public_baseurl": f"{config.public_url}/",
+            "report_stats": False,
+            "serve_server_wellknown": False,
+            # 127.0.0.1 alone: Synapse does not start where an address in this list cannot be bound, and many
+            # machines have no ::1. Clients that try `localhost` on IPv6 are refused there and go on to IPv4.
+            "listeners": [
+                {
+                    "type": "http",
+                    "port": config.port,
+                    "bind_addresses": ["127.0.0.1"],
+                    "tls": False,
+                    "x_forwarded": False,
+                    "resources": [{"names": ["client"], "compress": False}],
+                }
+            ],
+            # Neither journal nor `synchronous` is set: Synapse's WAL and SQLite's own default keep what was answered.
+            "database": {"name": "sqlite3", "args": {"database": str(directory / "homeserver.db")}},
+            "media_store_path": str(directory / "media"),
+            "signing_key_path": str(directory / "signing.key"),
+            "log_config": str(directory / LOG_CONFIG_FILE),
+            "app_service_config_files": [str(directory / REGISTRATION_FILE)],
+            "registration_shared_secret": config.registration_shared_secret,
+            "macaroon_secret_key": config.macaroon_secret_key,
+            "form_secret": config.form_secret,
+            "enable_registration": False,
+            "allow_guest_access": False,
+            "allow_public_rooms_without_auth": False,
+            "federation_domain_whitelist": [],
+            "trusted_key_servers": [],
+            "suppress_key_server_warning": True,
+            "url_preview_enabled": False,
+            "presence": {"enabled": True},
+            "encryption_enabled_by_default_for_room_type": "off",
+            **_limits(),
+        }
+    )
+
+
+def _limits() -> dict[str, Any]:
+    """Limits for people on loopback: far above what a person does, low enough to end a loop gone wild.
+
+    Synapse's defaults are for the open internet (a login every five minutes, a room a minute); every client of ours
+    shares the one address. Masquerading by the application service is not limited at all.
+    """
+    return {
+        "rc_message": _limit(50, 500),
+        "rc_joins": {"local": _limit(50, 500), "remote": _limit(50, 500)},
+        "rc_joins_per_room": _limit(50, 500),
+        "rc_invites": {"per_room": _limit(50, 500), "per_user": _limit(50, 500), "per_issuer": _limit(50, 500)},
+        "rc_room_creation": _limit(10, 100),
+        "rc_login": {"address": _limit(10, 100), "account": _limit(1, 50), "failed_attempts": _limit(0.5, 20)},
+        "rc_admin_redaction": _limit(50, 500),
+        "rc_presence": {"per_user": _limit(1, 10)},
+        "rc_user_directory": _limit(5, 200),
+    }
+
+
+def _limit(per_second: float, burst_count: int) -> dict[str, float]:
+    return {"per_second": per_second, "burst_count": burst_count}
+
+
+def render_registration_yaml(config: EmbeddedConfig) -> str:
+    """Return the application-service registration: exclusive, and no wider than our names.
+
+    Synapse matches from the start only, so that each pattern ends with the escaped server name and `$`.
+    `io.element.msc4190`: on Synapse before it was always so, a device is made with `PUT /devices/{device_id}` only
+    with it. It also means that agents' accounts are made with `inhibit_login` and that no token of theirs exists.
+    The older `de.sorunome.msc2409.push_ephemeral` is left out: Synapse would send everything ephemeral twice.
+    """
+    server = re.escape(config.server_name)
+    return _yaml(
+        {
+            "id": APPSERVICE_ID,
+            "url": f"http://127.0.0.1:{config.appservice_port}",
+            "as_token": config.as_token,
+            "hs_token": config.hs_token,
+            "sender_localpart": SENDER_LOCALPART,
+            "rate_limited": False,
+            "receive_ephemeral": True,
+            "io.element.msc4190": True,
+            "namespaces": {
+                "users": [{"exclusive": True, "regex": f"@aiagentchat-[^:]*:{server}$"}],
+                "aliases": [{"exclusive": True, "regex": f"#aiagentchat(-[^:]*)?:{server}$"}],
+                "rooms": [],
+            },
+        }
+    )
+
+
+def render_log_config(log_file: Path) -> str:
+    """Return Synapse's logging configuration: one file, rotated by size, written at once."""
+    return _yaml(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "precise": {"format": "%(asctime)s - %(name)s - %(lineno)d - %(levelname)s - %(request)s - %(message)s"}
+            },
+            "handlers": {
+                "file": {
+                    "class": "logging.handlers.RotatingFileHandler",
+                    "formatter": "precise",
+                    "filename": str(log_file),
+                    "maxBytes": _LOG_BYTES,
+                    "backupCount": _OLD_LOGS,
+                    "encoding": "utf8",
+                }
+            },
+            "loggers": {
+                "synapse.access": {"level": "WARNING"},  # else a line for every request
+                "synapse.storage.SQL": {"level": "INFO"},  # below that it would log tokens
+            },
+            "root": {"level": "INFO", "handlers": ["file"]},
+        }
+    )
+
+
+def _yaml(data: dict[str, Any]) -> str:
+    return _HEADER + yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=200)

@@ -1,0 +1,142 @@
+"""The pushed transport: the receiver that Synapse sends transactions to, and the registration file it is named in.
+
+The application-service API (https://spec.matrix.org/latest/application-service-api/). A transaction is answered only
+once its events were taken in, so that Synapse sends again what a crash lost. Transactions are never deduplicated by
+their id: Synapse counts from 1 again after a restart, with new events.
+"""
+
+import asyncio
+import hmac
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+from aiohttp import web
+
+from aiagentchat.errors import InvalidRequestError
+from aiagentchat.matrix.events import EventBatch, parse_events
+
+_TRANSACTION_LIMIT_BYTES = 64 * 1024 * 1024
+"""Synapse sends up to 100 events of up to 64 kB in one transaction; the rest is room for ephemeral data."""
+_QUEUED_TRANSACTIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What an application-service registration file says. Tokens stay out of `repr`."""
+
+    id: str
+    url: str
+    sender_localpart: str
+    as_token: str = field(repr=False)
+    hs_token: str = field(repr=False)
+
+    @property
+    def port(self) -> int:
+        """The port of `url`, where the receiver listens."""
+        port = urlsplit(self.url).port
+        if port is None:
+            raise InvalidRequestError(f"the registration's url {self.url!r} names no port")
+        return port
+
+
+def read_registration(path: Path) -> Registration:
+    """Return the registration in `path`.
+
+    Raises:
+        InvalidRequestError: the file is missing, is not YAML, or lacks a key.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InvalidRequestError(
+            f"there is no registration file at {path}",
+            hint="'cchat up' makes one with an embedded homeserver; for your own, set AIAGENTCHAT_REGISTRATION",
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise InvalidRequestError(f"{path} is not valid YAML") from None
+    keys = ("id", "url", "sender_localpart", "as_token", "hs_token")
+    if not isinstance(data, dict) or not all(isinstance(data.get(key), str) and data[key] for key in keys):
+        raise InvalidRequestError(f"{path} is no registration: it needs {', '.join(keys)}, each a text")
+    return Registration(**{key: data[key] for key in keys})
+
+
+class _NotTakenError(Exception):
+    """The reader of the batches went away before it had taken this one in."""
+
+
+class AppserviceReceiver:
+    """Listens where the registration says, verifies `hs_token`, and yields each transaction's events as a batch."""
+
+    def __init__(self, registration: Registration) -> None:
+        self._registration = registration
+        self._queue: asyncio.Queue[tuple[EventBatch, asyncio.Future[None]]] = asyncio.Queue(_QUEUED_TRANSACTIONS)
+        self._runner: web.AppRunner | None = None
+        self.transactions = 0
+        self.last_transaction_at: float | None = None
+
+    async def start(self, host: str = "127.0.0.1") -> None:
+        """Listen. Raises `OSError` when the port is taken."""
+        app = web.Application(client_max_size=_TRANSACTION_LIMIT_BYTES)
+        base = "/_matrix/app/v1"
+        app.router.add_put(base + "/transactions/{txn_id}", self._transaction)
+        app.router.add_post(base + "/ping", self._ping)
+        app.router.add_get(base + "/users/{user_id}", self._query)
+        app.router.add_get(base + "/rooms/{alias}", self._query)
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, self._registration.port).start()
+
+    async def stop(self) -> None:
+        """Stop listening. What was not taken in is sent again by the homeserver."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def batches(self) -> AsyncGenerator[EventBatch, None]:
+        """Yield batches; a transaction is answered when the batch after it is asked for."""
+        while True:
+            batch, taken = await self._queue.get()
+            try:
+                yield batch
+            except BaseException:
+                if not taken.done():
+                    taken.set_exception(_NotTakenError())
+                raise
+            if not taken.done():
+                taken.set_result(None)
+
+    def _verify(self, request: web.Request) -> None:
+        header = request.headers.get("Authorization", "")
+        given = header.removeprefix("Bearer ") if header.startswith("Bearer ") else ""
+        if not hmac.compare_digest(given.encode(), self._registration.hs_token.encode()):
+            raise web.HTTPForbidden(text=json.dumps({"errcode": "M_FORBIDDEN"}), content_type="application/json")
+
+    async def _transaction(self, request: web.Request) -> web.Response:
+        self._verify(request)
+        try:
+            body: Any = json.loads(await request.read())
+        except (ValueError, RecursionError):
+            return web.json_response({"errcode": "M_NOT_JSON"}, status=400)
+        batch = parse_events(body.get("events") if isinstance(body, dict) else None)
+        loop = asyncio.get_running_loop()
+        taken: asyncio.Future[None] = loop.create_future()
+        await self._queue.put((batch, taken))
+        try:
+            await taken
+        except _NotTakenError:
+            return web.json_response({"errcode": "M_UNKNOWN"}, status=503)
+        self.transactions += 1
+        self.last_transaction_at = loop.time()
+        return web.json_response({})
+
+    async def _ping(self, request: web.Request) -> web.Response:
+        self._verify(request)
+        return web.json_response({})
+
+    async def _query(self, request: web.Request) -> web.Response:
+        self._verify(request)
+        return web.json_response({"errcode": "M_NOT_FOUND"}, status=404)

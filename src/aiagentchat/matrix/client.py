@@ -1,0 +1,393 @@
+"""`MatrixClient`: a typed method per endpoint, all through one `_request`, where alone retry lives.
+
+One client is one identity. `as_user` gives a cheap view that acts as another user of the application service and
+shares connections, write queues and statistics. Endpoints are those of the client-server API v3
+(https://spec.matrix.org/latest/client-server-api/) and of the application-service API.
+"""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+from urllib.parse import quote, urlencode
+from weakref import WeakValueDictionary
+
+import aiohttp
+from yarl import URL
+
+from aiagentchat.errors import (
+    HomeserverUnavailableError,
+    MatrixConflictError,
+    MatrixError,
+    RateLimitedError,
+)
+from aiagentchat.matrix.retry import Transient, backoff_s, classify
+from aiagentchat.model import EventId, RoomAlias, RoomId, UserId
+
+Json = Any
+_V3 = ("_matrix", "client", "v3")
+
+
+@dataclass(slots=True)
+class ClientStats:
+    """What happened on the wire, for health and metrics. Times are of the local monotonic clock."""
+
+    requests: int = 0
+    retries: int = 0
+    last_success_at: float | None = None
+    last_failure: str = ""
+    server_offset_s: float | None = None
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What all views of one client have in common."""
+
+    session: aiohttp.ClientSession
+    jitter: random.Random
+    stats: ClientStats = field(default_factory=ClientStats)
+    writes: WeakValueDictionary[RoomId, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+
+
+@dataclass(frozen=True, slots=True)
+class MessagesPage:
+    """A page of a room's timeline. `end` is None where there is no more in that direction."""
+
+    chunk: tuple[dict[str, Json], ...]
+    end: str | None
+
+
+class MatrixClient:
+    """One identity's access to a homeserver.
+
+    Args:
+        base_url: the homeserver, `http://127.0.0.1:8008`.
+        access_token: of an account, or an application service's `as_token`.
+        session: connections; the caller closes it.
+        timeout_s: the deadline of each request, waits and retries included.
+        user_id: with an `as_token`, whom to act as; None: the application service's own user.
+        device_id: the fixed device of that user. Without it Synapse forgets transaction ids when it restarts.
+
+    Every method raises `HomeserverUnavailableError` when the deadline passes (`RateLimitedError` when a 429 asks
+    for more than is left), and a `MatrixError` for an answer that a retry does not mend.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        access_token: str,
+        session: aiohttp.ClientSession,
+        *,
+        timeout_s: float = 30.0,
+        user_id: UserId | None = None,
+        device_id: str | None = None,
+        jitter: random.Random | None = None,
+        _shared: _Shared | None = None,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._token = access_token
+        self._timeout_s = timeout_s
+        self._user_id = user_id
+        self._device_id = device_id
+        self._shared = _shared or _Shared(session, jitter or random.Random())
+
+    def as_user(self, user_id: UserId, device_id: str | None = None) -> "MatrixClient":
+        """Return a view of this client that acts as `user_id` (application services only)."""
+        return MatrixClient(
+            self._base_url,
+            self._token,
+            self._shared.session,
+            timeout_s=self._timeout_s,
+            user_id=user_id,
+            device_id=device_id,
+            _shared=self._shared,
+        )
+
+    @property
+    def stats(self) -> ClientStats:
+        return self._shared.stats
+
+    def server_now_ms(self) -> int:
+        """Return the homeserver's clock in milliseconds, to the second, as its last answer told it."""
+        return int((time.time() + (self.stats.server_offset_s or 0.0)) * 1000)
+
+    # --- accounts and devices
+
+    async def versions(self) -> dict[str, Json]:
+        """GET /versions: what the server supports; needs no token."""
+        return await self._request("GET", ("_matrix", "client", "versions"))
+
+    async def default_room_version(self) -> str:
+        """Return the version of rooms that this server makes when not told otherwise."""
+        capabilities = await self._request("GET", (*_V3, "capabilities"))
+        versions = capabilities.get("capabilities", {}).get("m.room_versions", {})
+        return str(versions.get("default", "10"))
+
+    async def whoami(self) -> UserId:
+        """Return the user that this client's token stands for."""
+        return UserId(_text(await self._request("GET", (*_V3, "account", "whoami")), "user_id"))
+
+    async def register_appservice_user(self, localpart: str) -> None:
+        """Make an account in the application service's namespace; one that exists already is success."""
+        body = {"type": "m.login.application_service", "username": localpart, "inhibit_login": True}
+        try:
+            await self._request("POST", (*_V3, "register"), body=body)
+        except MatrixConflictError:
+            return
+
+    async def put_device(self, device_id: str, display_name: str) -> None:
+        """Make or rename a device of the user acted as (MSC4190)."""
+        path = (*_V3, "devices", device_id)
+        await self._request("PUT", path, body={"display_name": display_name}, with_device=False)
+
+    async def set_displayname(self, user_id: UserId, name: str) -> None:
+        """Set the own display name."""
+        await self._request("PUT", (*_V3, "profile", user_id, "displayname"), body={"displayname": name})
+
+    async def ping_appservice(self, appservice_id: str) -> None:
+        """Have the homeserver send a ping to the receiver, and with it what it held back (MSC2659)."""
+        await self._request("POST", ("_matrix", "client", "v1", "appservice", appservice_id, "ping"), body={})
+
+    async def set_presence(self, user_id: UserId, presence: str, status_msg: str | None = None) -> None:
+        """PUT presence: `online`, `unavailable` or `offline`, with a line of text."""
+        body = {"presence": presence} | ({"status_msg": status_msg} if status_msg is not None else {})
+        await self._request("PUT", (*_V3, "presence", user_id, "status"), body=body)
+
+    async def get_presence(self, user_id: UserId) -> dict[str, Json]:
+        """GET presence of somebody who shares a room with the user acted as (else 403)."""
+        return await self._request("GET", (*_V3, "presence", user_id, "status"))
+
+    # --- rooms
+
+    async def create_room(self, body: Mapping[str, Json]) -> RoomId:
+        """Create a room. Raises `MatrixConflictError` when its alias is taken, whatever errcode says so."""
+        return RoomId(_text(await self._request("POST", (*_V3, "createRoom"), body=body), "room_id"))
+
+    async def resolve_room_alias(self, alias: RoomAlias) -> RoomId:
+        """Return the room of an alias. Raises `MatrixNotFoundError`."""
+        return RoomId(_text(await self._request("GET", (*_V3, "directory", "room", alias)), "room_id"))
+
+    async def put_room_alias(self, alias: RoomAlias, room_id: RoomId) -> None:
+        """Point a free alias at a room."""
+        await self._request("PUT", (*_V3, "directory", "room", alias), body={"room_id": room_id})
+
+    async def delete_room_alias(self, alias: RoomAlias) -> None:
+        """Free an alias."""
+        await self._request("DELETE", (*_V3, "directory", "room", alias))
+
+    async def join_room(self, room: RoomId | RoomAlias) -> RoomId:
+        """Join a room; joining again is success. 404: the room is dead; 403: not invited."""
+        return RoomId(_text(await self._request("POST", (*_V3, "join", room), body={}), "room_id"))
+
+    async def invite(self, room_id: RoomId, user_id: UserId) -> None:
+        """Invite somebody. Inviting a member again is a 403."""
+        async with self._writing(room_id):
+            await self._request("POST", (*_V3, "rooms", room_id, "invite"), body={"user_id": user_id})
+
+    async def leave_room(self, room_id: RoomId) -> None:
+        """Leave a room, or refuse an invite to it."""
+        await self._request("POST", (*_V3, "rooms", room_id, "leave"), body={})
+
+    async def forget_room(self, room_id: RoomId) -> None:
+        """Forget a room that was left."""
+        await self._request("POST", (*_V3, "rooms", room_id, "forget"), body={})
+
+    async def joined_rooms(self) -> tuple[RoomId, ...]:
+        """Return the rooms that the user acted as is a member of."""
+        rooms = (await self._request("GET", (*_V3, "joined_rooms"))).get("joined_rooms", ())
+        return tuple(RoomId(room) for room in rooms if isinstance(room, str))
+
+    # --- events
+
+    async def send(self, room_id: RoomId, event_type: str, content: Mapping[str, Json], txn_id: str) -> EventId:
+        """Send an event. The same `txn_id` of the same user, device and room is the same event, however often sent."""
+        path = (*_V3, "rooms", room_id, "send", event_type, txn_id)
+        async with self._writing(room_id):
+            return EventId(_text(await self._request("PUT", path, body=content), "event_id"))
+
+    async def put_state(self, room_id: RoomId, event_type: str, state_key: str, content: Mapping[str, Json]) -> EventId:
+        """Set a piece of state; the same content again makes no new event on Synapse."""
+        path = (*_V3, "rooms", room_id, "state", event_type, state_key)
+        async with self._writing(room_id):
+            return EventId(_text(await self._request("PUT", path, body=content), "event_id"))
+
+    async def get_state(self, room_id: RoomId, event_type: str, state_key: str = "") -> dict[str, Json]:
+        """Return the content of a piece of state. Raises `MatrixNotFoundError` where there is none."""
+        return await self._request("GET", (*_V3, "rooms", room_id, "state", event_type, state_key))
+
+    async def get_state_event(self, room_id: RoomId, event_type: str, state_key: str = "") -> dict[str, Json]:
+        """Return a piece of state as a whole event (`format=event`, which Synapse has)."""
+        path = (*_V3, "rooms", room_id, "state", event_type, state_key)
+        return await self._request("GET", path, query={"format": "event"})
+
+    async def get_full_state(self, room_id: RoomId) -> list[dict[str, Json]]:
+        """Return all state events of a room that the user acted as is in."""
+        answer: Json = await self._request("GET", (*_V3, "rooms", room_id, "state"), shape=list)
+        return [event for event in answer if isinstance(event, dict)]
+
+    async def get_event(self, room_id: RoomId, event_id: EventId) -> dict[str, Json]:
+        """Return one event. Raises `MatrixNotFoundError`."""
+        return await self._request("GET", (*_V3, "rooms", room_id, "event", event_id))
+
+    async def get_messages(
+        self, room_id: RoomId, *, direction: str, start: str | None = None, limit: int = 100, filter_json: str = ""
+    ) -> MessagesPage:
+        """Return a page of a room's timeline, `direction` "f" or "b", from the token `start` (None: an end of it)."""
+        query = {"dir": direction, "limit": str(limit)}
+        query |= {"from": start} if start is not None else {}
+        query |= {"filter": filter_json} if filter_json else {}
+        page = await self._request("GET", (*_V3, "rooms", room_id, "messages"), query=query)
+        return MessagesPage(tuple(page.get("chunk", ())), page.get("end"))
+
+    async def get_tokens_around(self, room_id: RoomId, event_id: EventId) -> tuple[str, str]:
+        """Return the timeline tokens just before and just after an event.
+
+        Raises:
+            MatrixNotFoundError: the event was purged, or is not visible.
+        """
+        path = (*_V3, "rooms", room_id, "context", event_id)
+        context = await self._request("GET", path, query={"limit": "0"})
+        return _text(context, "start"), _text(context, "end")
+
+    async def get_room_account_data(self, user_id: UserId, room_id: RoomId, kind: str) -> dict[str, Json]:
+        """Return the own account data of a room. Raises `MatrixNotFoundError` where there is none."""
+        return await self._request("GET", (*_V3, "user", user_id, "rooms", room_id, "account_data", kind))
+
+    async def put_room_account_data(
+        self, user_id: UserId, room_id: RoomId, kind: str, content: Mapping[str, Json]
+    ) -> None:
+        """Set the own account data of a room."""
+        await self._request("PUT", (*_V3, "user", user_id, "rooms", room_id, "account_data", kind), body=content)
+
+    async def send_receipt(self, room_id: RoomId, event_id: EventId) -> None:
+        """Move the own public read receipt; the server never moves it back."""
+        await self._request("POST", (*_V3, "rooms", room_id, "receipt", "m.read", event_id), body={})
+
+    async def set_typing(self, room_id: RoomId, user_id: UserId, timeout_s: float) -> None:
+        """Show the own typing for `timeout_s` seconds; 0 ends it."""
+        body = {"typing": timeout_s > 0} | ({"timeout": int(timeout_s * 1000)} if timeout_s > 0 else {})
+        await self._request("PUT", (*_V3, "rooms", room_id, "typing", user_id), body=body)
+
+    async def sync(
+        self, *, filter_json: str, since: str | None = None, timeout_s: float = 30.0, presence: str = "offline"
+    ) -> dict[str, Json]:
+        """Long-poll what is new after `since`; ordinary accounts only (an application service's own user gets 500).
+
+        `timeout_s`: how long the server may hold the request; the answer itself is bounded by the client's deadline.
+        """
+        query = {"filter": filter_json, "timeout": str(int(timeout_s * 1000)), "set_presence": presence}
+        query |= {"since": since} if since is not None else {}
+        return await self._request("GET", (*_V3, "sync"), query=query, extra_s=timeout_s)
+
+    # --- the wire
+
+    @asynccontextmanager
+    async def _writing(self, room_id: RoomId) -> AsyncIterator[None]:
+        """Writes to one room go one after the other: concurrent ones fork the room and slow it from then on."""
+        lock = self._shared.writes.setdefault(room_id, asyncio.Lock())
+        async with lock:
+            yield
+
+    def _url(self, path: tuple[str, ...], query: Mapping[str, str], *, with_device: bool) -> URL:
+        identity = {}
+        if self._user_id is not None:
+            identity["user_id"] = str(self._user_id)
+            if self._device_id is not None and with_device:
+                identity["device_id"] = self._device_id
+        encoded = "/".join(quote(segment, safe="") for segment in path)
+        parameters = urlencode({**query, **identity})
+        return URL(f"{self._base_url}/{encoded}" + (f"?{parameters}" if parameters else ""), encoded=True)
+
+    async def _request(
+        self,
+        method: str,
+        path: tuple[str, ...],
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Json] | None = None,
+        extra_s: float = 0.0,
+        with_device: bool = True,
+        shape: type = dict,
+    ) -> dict[str, Json]:
+        """Do one request until it succeeds, fails for good, or the deadline passes.
+
+        Args:
+            extra_s: seconds beyond the deadline that the server was asked to take. shape: of the answer's JSON.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout_s + extra_s
+        url = self._url(path, query or {}, with_device=with_device)
+        what = f"{method} {'/'.join(path[3:])}"
+        attempt = 0
+        while True:
+            verdict, answer = await self._attempt(method, url, body, deadline - loop.time(), what, shape)
+            if verdict is None:
+                self.stats.last_success_at = loop.time()
+                self.stats.last_failure = ""
+                return cast("dict[str, Json]", answer)  # its shape was checked
+            if isinstance(verdict, MatrixError):
+                self.stats.last_success_at = loop.time()
+                raise verdict
+            wait_s = backoff_s(attempt, self._shared.jitter) if verdict.wait_s is None else verdict.wait_s
+            if loop.time() + wait_s >= deadline:
+                self._give_up(verdict, wait_s, what)
+            self.stats.retries += 1
+            attempt += 1
+            await asyncio.sleep(wait_s)
+
+    def _give_up(self, verdict: Transient, wait_s: float, what: str) -> None:
+        if verdict.limited:
+            raise RateLimitedError(
+                f"the homeserver limits the rate of {what} and asks to wait {wait_s:.1f} s, past the deadline",
+                hint="try again later, or raise the account's rate limit on the homeserver",
+            )
+        self.stats.last_failure = verdict.reason
+        raise HomeserverUnavailableError(
+            f"the homeserver at {self._base_url} did not answer {what} in time: {verdict.reason}",
+            hint="see 'cchat status' for what is wrong",
+        )
+
+    async def _attempt(
+        self, method: str, url: URL, body: Mapping[str, Json] | None, left_s: float, what: str, shape: type
+    ) -> tuple[Transient | MatrixError | None, Json]:
+        data = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        headers = {"Authorization": f"Bearer {self._token}"}
+        if data is not None:
+            headers["Content-Type"] = "application/json"
+        timeout = aiohttp.ClientTimeout(total=max(left_s, 0.001), sock_connect=10)
+        self.stats.requests += 1
+        try:
+            async with self._shared.session.request(
+                method, url, data=data, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
+                raw = await response.read()
+                status, answer_headers = response.status, response.headers
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return Transient(None, f"{type(error).__name__}: {error}".rstrip(": ")), None
+        self._note_clock(answer_headers)
+        try:
+            answer = json.loads(raw) if raw else {}
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, shape) and 200 <= status < 300:
+            return Transient(None, f"HTTP {status} with a malformed body"), None
+        return classify(status, answer_headers, answer, request=what), answer
+
+    def _note_clock(self, headers: Mapping[str, str]) -> None:
+        try:
+            told = parsedate_to_datetime(headers.get("Date", "")).timestamp()
+        except (TypeError, ValueError):
+            return
+        self.stats.server_offset_s = told - time.time()
+
+
+def _text(answer: dict[str, Json], key: str) -> str:
+    value = answer.get(key)
+    if not isinstance(value, str):
+        raise MatrixError(200, "M_BAD_JSON", f"its answer has no {key}")
+    return value

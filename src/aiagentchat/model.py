@@ -1,0 +1,109 @@
+"""The words of the domain: names, ids and the plain data that passes between layers. No I/O, no libraries.
+
+Every layer uses this module; it uses none. What stands in events on the homeserver is in `space.content`.
+"""
+
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Literal, NewType
+
+from aiagentchat.errors import InvalidNameError
+
+AgentName = NewType("AgentName", str)
+EventId = NewType("EventId", str)
+RoomAlias = NewType("RoomAlias", str)
+RoomId = NewType("RoomId", str)
+UserId = NewType("UserId", str)
+
+AgentKind = Literal["persistent", "ephemeral"]
+AgentStatus = Literal["online", "offline"]
+Reach = Literal["push", "hook", "poll", "none"]
+SenderKind = Literal["agent", "person", "daemon"]
+
+CONTENT_LIMIT_BYTES = 60_000
+"""Most bytes of an event's content that are sent. Synapse takes 64,500 and refuses 65,000 (`M_TOO_LARGE`)."""
+
+_AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def parse_agent_name(text: str) -> AgentName:
+    """Return `text` as the name of an agent: `[a-z0-9][a-z0-9._-]{0,62}`.
+
+    Raises:
+        InvalidNameError: the text is anything else; the hint says what a name may be.
+    """
+    if not _AGENT_NAME.fullmatch(text):
+        raise InvalidNameError(
+            f"{visible(text[:80])!r} is not an agent's name",
+            hint="a name has 1 to 63 of a-z, 0-9, '.', '_' and '-', and starts with a letter or a digit",
+        )
+    return AgentName(text)
+
+
+def new_session_name() -> AgentName:
+    """Return a fresh name for an ephemeral agent: `session-` and six hex digits."""
+    return AgentName(f"session-{secrets.token_hex(3)}")
+
+
+def visible(text: str) -> str:
+    """Return foreign text with control characters, terminal escapes and direction marks made visible.
+
+    Newline and tab stay; everything else that could move a cursor or reorder a line becomes `\\x1b`, `\\u202e`.
+    """
+    return _UNSAFE.sub(lambda match: match.group().encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who wrote a message, as the homeserver verified it. `name` is an agent's name or a person's localpart."""
+
+    user_id: UserId
+    name: str
+    kind: SenderKind
+
+
+@dataclass(frozen=True, slots=True)
+class EventRef:
+    """Names one event."""
+
+    room_id: RoomId
+    event_id: EventId
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as its reader gets it. `ts` is the homeserver's, in milliseconds since the epoch.
+
+    `late`: it was stored before the reader's session began. `hops`: how many agents' answers led to it.
+    """
+
+    event_id: EventId
+    room_id: RoomId
+    sender: Sender
+    ts: int
+    body: str
+    format: Literal["plain", "html"] = "plain"
+    in_reply_to: EventRef | None = None
+    thread: EventId | None = None
+    broadcast: bool = False
+    late: bool = False
+    hops: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryEntry:
+    """One line of `who`. `last_seen_ts` in milliseconds since the epoch, None where nothing is known."""
+
+    name: str
+    user_id: UserId
+    room_id: RoomId
+    alias: RoomAlias
+    kind: AgentKind
+    status: AgentStatus
+    reach: Reach
+    description: str
+    status_line: str = ""
+    encrypted: bool = False
+    last_seen_ts: int | None = None

@@ -1,0 +1,87 @@
+"""The content of every event and account-data type of this project; `docs/protocol.md` publishes these as JSON Schema.
+
+What others wrote is parsed with `parse_content`, which never raises; unknown fields are ignored, so that a newer
+version can add some. What we write is made with the same models.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from aiagentchat.model import AgentName
+
+CARD = "io.aiagentchat.agent"
+ROSTER = "io.aiagentchat.roster"
+CURSOR = "io.aiagentchat.cursor"
+IN_REPLY_TO = "io.aiagentchat.in_reply_to"
+HOPS = "io.aiagentchat.hops"
+
+ROSTER_LIMIT_BYTES = 55_000
+ACKED_LIMIT = 128
+
+Name = Annotated[AgentName, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+_UserId = Annotated[str, StringConstraints(pattern=r"^@[^:]*:.+$", max_length=255)]
+_RoomId = Annotated[str, StringConstraints(pattern=r"^!.+$", max_length=255)]
+_EventId = Annotated[str, StringConstraints(pattern=r"^\$.+$", max_length=255)]
+_Alias = Annotated[str, StringConstraints(pattern=r"^#[^:]+:.+$", max_length=255)]
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class _Content(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+
+class Card(_Content):
+    """State `io.aiagentchat.agent` in the Space; the state key is the agent's own user id. Written by the agent."""
+
+    name: Name = Field(description="The agent's name.")
+    room_id: _RoomId = Field(description="The agent's room.")
+    alias: _Alias = Field(description="The alias of the agent's room.")
+    kind: Literal["persistent", "ephemeral"] = "persistent"
+    description: Annotated[str, StringConstraints(max_length=500)] = ""
+    reach: Literal["push", "hook", "poll", "none"] = Field("none", description="How a message reaches the agent.")
+    daemon: _UserId = Field(description="The user of the daemon that hosts the agent.")
+    encrypted: bool = Field(False, description="The room is encrypted, so nothing is sent into it.")
+
+
+class Roster(_Content):
+    """State `io.aiagentchat.roster` in the Space; the state key is the daemon's user id. Written by the daemon."""
+
+    online: list[Name] = Field(description="The names of the agents that have a session with this daemon.")
+
+
+class Cursor(_Content):
+    """Room account data `io.aiagentchat.cursor` of an agent: how far it has acknowledged this room."""
+
+    anchor: _EventId = Field(description="Every message up to this event is acknowledged.")
+    acked: list[_EventId] = Field(
+        default_factory=list, max_length=ACKED_LIMIT, description="Messages after the anchor that are acknowledged."
+    )
+
+
+class InReplyTo(_Content):
+    """Field `io.aiagentchat.in_reply_to` of a message: what it answers, in whichever room that stands."""
+
+    room_id: _RoomId
+    event_id: _EventId
+
+
+class SpaceChild(_Content):
+    """State `m.space.child`, as far as we read it: a child without `via` is none."""
+
+    via: list[str] = Field(min_length=1)
+
+
+def parse_content(model: type[_Model], content: object) -> _Model | None:
+    """Return foreign content as `model`, or None where it is anything else. Never raises."""
+    try:
+        return model.model_validate(content)
+    except (ValidationError, RecursionError):
+        return None
+
+
+def to_content(model: BaseModel) -> dict[str, Any]:
+    """Return what to write to the homeserver: fields at their default are left out."""
+    return model.model_dump(mode="json", exclude_defaults=True)

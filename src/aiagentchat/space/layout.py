@@ -1,0 +1,145 @@
+"""What each of our rooms is made of: pure functions that return a `RoomSpec`. `space.rooms` makes rooms of them.
+
+The table of who may do what is DESIGN's; `docs/security.md` repeats it and the tests try what it forbids.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId
+from aiagentchat.space.content import CARD, ROSTER
+from aiagentchat.space.names import Naming
+
+_NEVER = 150
+"""Above every level that is handed out, so that encryption is not switched on, nor a room upgraded, by accident."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomSpec:
+    """A room as it should be. `power_levels` is without the creator, who is added where the room version wants it."""
+
+    alias: RoomAlias
+    creator: UserId
+    name: str
+    topic: str
+    power_levels: dict[str, Any]
+    join_rules: dict[str, Any]
+    history_visibility: str = "shared"
+    parent: RoomId | None = None
+    is_space: bool = False
+    invite: tuple[UserId, ...] = field(default=())
+
+
+def is_creator_listed(room_version: str) -> bool:
+    """Return whether `power_levels` names the creator: before version 12 it must, from 12 on it may not."""
+    return room_version.isascii() and room_version.isdigit() and int(room_version) < 12
+
+
+def _power_levels(operator: UserId | None, messages: int, events: dict[str, int]) -> dict[str, Any]:
+    protected = {"m.room.power_levels": 100, "m.room.join_rules": 100, "m.room.history_visibility": 100}
+    never = {"m.room.encryption": _NEVER, "m.room.encrypted": _NEVER, "m.room.tombstone": _NEVER}
+    return {
+        "users": {operator: 50} if operator else {},
+        "users_default": 0,
+        "events": protected | never | events,
+        "events_default": messages,
+        "state_default": 50,
+        "invite": 50,
+        "kick": 50,
+        "ban": 50,
+        "redact": 50,
+    }
+
+
+def space_spec(alias: RoomAlias, naming: Naming, operator: UserId | None, policy: str) -> RoomSpec:
+    """The Space: nobody chats in it; agents write their card and, unless `policy` is "strict", their child."""
+    child = 50 if policy == "strict" else 0
+    return RoomSpec(
+        alias=alias,
+        creator=naming.daemon,
+        name="AIChatSpace",
+        topic="AI agents, a room each",
+        power_levels=_power_levels(operator, 50, {"m.space.child": child, CARD: 0, ROSTER: 0}),
+        join_rules={"join_rule": "invite"},
+        is_space=True,
+        invite=(operator,) if operator else (),
+    )
+
+
+def agent_room_spec(
+    agent: AgentName, naming: Naming, operator: UserId | None, people: tuple[UserId, ...], space: RoomId | None
+) -> RoomSpec:
+    """An agent's room: the agent made it; who else is in it was invited."""
+    return RoomSpec(
+        alias=naming.alias(agent),
+        creator=naming.user(agent),
+        name=agent,
+        topic=f"Talk to {agent} here",
+        power_levels=_power_levels(operator, 0, {}),
+        join_rules={"join_rule": "invite"},
+        parent=space,
+        invite=((operator,) if operator else ()) + people,
+    )
+
+
+def broadcast_spec(naming: Naming, operator: UserId | None, people: tuple[UserId, ...], space: RoomId) -> RoomSpec:
+    """The broadcast room: whoever is in the Space may join."""
+    return RoomSpec(
+        alias=naming.broadcast,
+        creator=naming.daemon,
+        name="AIChatRoom",
+        topic="What is written here goes to every agent",
+        power_levels=_power_levels(operator, 0, {}),
+        join_rules={"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": space}]},
+        parent=space,
+        invite=((operator,) if operator else ()) + people,
+    )
+
+
+def render_creation(spec: RoomSpec, room_version: str, server_name: str) -> dict[str, Any]:
+    """Return the body of `createRoom`: alias, power levels and first state in the one call.
+
+    `preset: public_chat` with join rule `invite` on top, because servers that encrypt invite-only rooms by default
+    go by the preset.
+    """
+    state = [
+        {"type": "m.room.join_rules", "state_key": "", "content": spec.join_rules},
+        {
+            "type": "m.room.history_visibility",
+            "state_key": "",
+            "content": {"history_visibility": spec.history_visibility},
+        },
+        {"type": "m.room.guest_access", "state_key": "", "content": {"guest_access": "forbidden"}},
+    ]
+    if spec.parent is not None:
+        state.append({"type": "m.space.parent", "state_key": spec.parent, "content": render_parent(server_name)})
+    return {
+        "room_alias_name": spec.alias[1:].split(":", 1)[0],
+        "room_version": room_version,
+        "name": spec.name,
+        "topic": spec.topic,
+        "preset": "public_chat",
+        "visibility": "private",
+        "creation_content": {"type": "m.space"} if spec.is_space else {},
+        "initial_state": state,
+        "power_level_content_override": wanted_power_levels(spec, room_version, {}),
+        "invite": list(spec.invite),
+    }
+
+
+def wanted_power_levels(spec: RoomSpec, room_version: str, present: dict[str, Any]) -> dict[str, Any]:
+    """Return the power levels to have: the spec's, with the users that `present` names besides."""
+    creator = {spec.creator: 100} if is_creator_listed(room_version) else {}
+    others = present.get("users")
+    users = (others if isinstance(others, dict) else {}) | spec.power_levels["users"] | creator
+    return spec.power_levels | {"users": users}
+
+
+def render_parent(server_name: str) -> dict[str, Any]:
+    """Content of `m.space.parent`."""
+    return {"via": [server_name], "canonical": True}
+
+
+def render_child(server_name: str, order: str) -> dict[str, Any]:
+    """Content of `m.space.child`. `order`: at most 50 printable ASCII characters; Element sorts by it."""
+    return {"via": [server_name], "order": order[:50], "suggested": True}

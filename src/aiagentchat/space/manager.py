@@ -1,0 +1,285 @@
+"""`SpaceManager`: the lifecycle of the Space and its rooms, and the directory. Every method is idempotent.
+
+Above it, `agents` decides when; below it, `space.rooms` makes one room and `matrix.client` does one request.
+"""
+
+import asyncio
+import difflib
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+from aiagentchat.errors import (
+    AgentNotFoundError,
+    AiAgentChatError,
+    MatrixError,
+    MatrixForbiddenError,
+    MatrixNotFoundError,
+    NameTakenError,
+)
+from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.matrix.events import RoomEvent, parse_events
+from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId
+from aiagentchat.space.content import CARD, Card, to_content
+from aiagentchat.space.directory import Directory, DirectoryView
+from aiagentchat.space.layout import RoomSpec, agent_room_spec, broadcast_spec, render_child, space_spec
+from aiagentchat.space.names import DEVICE_ID, Naming
+from aiagentchat.space.rooms import EnsuredRoom, ensure_room
+
+log = logging.getLogger(__name__)
+
+_LEASE_CACHED_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceSettings:
+    """What the person decides about the Space. `operator` None: nobody is at 50."""
+
+    alias: RoomAlias
+    policy: str
+    operator: UserId | None
+    people: tuple[UserId, ...] = ()
+
+
+class SpaceManager:
+    """Makes, finds and mends the rooms of one Space.
+
+    Args:
+        daemon: acts as the daemon's own user; views of it act as agents.
+        operator: acts as the operator through their own device, so that their invites need no click; None: nobody's.
+    """
+
+    def __init__(
+        self,
+        daemon: MatrixClient,
+        operator: MatrixClient | None,
+        naming: Naming,
+        settings: SpaceSettings,
+        directory: Directory,
+    ) -> None:
+        self._daemon = daemon
+        self._operator = operator
+        self._naming = naming
+        self._settings = settings
+        self.directory = directory
+        self.space_id: RoomId | None = None
+        self.broadcast_id: RoomId | None = None
+        self.unavailable = "the Space has not been looked up yet"
+        self._room_version: str | None = None
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._leases: dict[UserId, tuple[float, bool]] = {}
+
+    def client_of(self, agent: AgentName) -> MatrixClient:
+        """Return the client that acts as an agent."""
+        return self._daemon.as_user(self._naming.user(agent), DEVICE_ID)
+
+    @property
+    def client_of_daemon(self) -> MatrixClient:
+        """The client that acts as the daemon's own user."""
+        return self._daemon
+
+    @property
+    def daemon_user(self) -> UserId:
+        """The daemon's own user."""
+        return self._naming.daemon
+
+    # --- the Space
+
+    async def find_or_create_space(self) -> RoomId:
+        """Return the Space and its broadcast room's parent: found, joined and mended, or created.
+
+        Raises:
+            AiAgentChatError: it is not to be had now; `unavailable` says why until a later call succeeds.
+        """
+        async with self._one_at_a_time(self._settings.alias):
+            try:
+                await self._ensure_space()
+            except AiAgentChatError as error:
+                self.unavailable = error.message
+                raise
+        assert self.space_id is not None
+        return self.space_id
+
+    async def _ensure_space(self) -> None:
+        settings = self._settings
+        version = await self._default_room_version()
+        spec = space_spec(settings.alias, self._naming, settings.operator, settings.policy)
+        space = await self._ensure(self._daemon, spec, version)
+        await self._bring_operator(self._daemon, space.room_id, created=space.created)
+        self.space_id = space.room_id
+        spec = broadcast_spec(self._naming, settings.operator, settings.people, space.room_id)
+        broadcast = await self._ensure(self._daemon, spec, version)
+        await self._bring_operator(self._daemon, broadcast.room_id, created=broadcast.created)
+        self.broadcast_id = broadcast.room_id
+        await self._read_directory()
+        if not self.directory.has_child(broadcast.room_id):
+            child = render_child(self._naming.server_name, "!")
+            await self._write(self._daemon, self._naming.daemon, "m.space.child", broadcast.room_id, child)
+        self.unavailable = ""
+
+    async def _write(self, client: MatrixClient, sender: UserId, kind: str, key: str, content: dict[str, Any]) -> None:
+        """Write state of the Space, and take it into the directory without waiting for it to come back."""
+        assert self.space_id is not None
+        event_id = await client.put_state(self.space_id, kind, key, content)
+        now_ms = self._daemon.server_now_ms()
+        self.directory.apply(RoomEvent(event_id, self.space_id, sender, kind, key, content, now_ms))
+
+    async def _default_room_version(self) -> str:
+        if self._room_version is None:
+            self._room_version = await self._daemon.default_room_version()
+        return self._room_version
+
+    async def _ensure(self, client: MatrixClient, spec: RoomSpec, version: str) -> EnsuredRoom:
+        return await ensure_room(client, spec, room_version=version, server_name=self._naming.server_name)
+
+    async def _bring_operator(self, client: MatrixClient, room_id: RoomId, *, created: bool) -> None:
+        """Have the operator in the room without a click, unless they left it themselves."""
+        operator = self._settings.operator
+        if operator is None:
+            return
+        if not created:
+            membership = await self._membership(client, room_id, operator)
+            if membership in ("join", "leave", "ban"):
+                return
+            if membership is None:
+                await client.invite(room_id, operator)
+        if self._operator is not None:
+            await self._operator.join_room(room_id)
+
+    async def _membership(self, client: MatrixClient, room_id: RoomId, user_id: UserId) -> str | None:
+        try:
+            return str((await client.get_state(room_id, "m.room.member", user_id)).get("membership"))
+        except MatrixNotFoundError:
+            return None
+
+    # --- agents
+
+    async def find_or_create_agent_room(self, agent: AgentName) -> EnsuredRoom:
+        """Return the agent's room, and make the agent's account where there is none. Works without the Space."""
+        async with self._one_at_a_time(agent):
+            client = self.client_of(agent)
+            if self.directory.card(agent) is None:
+                await self._ensure_account(agent)
+            settings = self._settings
+            spec = agent_room_spec(agent, self._naming, settings.operator, settings.people, self.space_id)
+            room = await self._ensure(client, spec, await self._default_room_version())
+            await self._bring_operator(client, room.room_id, created=room.created)
+            return room
+
+    async def _ensure_account(self, agent: AgentName) -> None:
+        await self._daemon.register_appservice_user(self._naming.user_localpart(agent))
+        client = self.client_of(agent)
+        await client.put_device(DEVICE_ID, "aiagentchat")
+        await client.set_displayname(self._naming.user(agent), agent)
+
+    async def register_in_space(self, card: Card) -> None:
+        """List an agent: member of the Space and the broadcast room, child, and card, each only if it is not so yet.
+
+        Raises:
+            AiAgentChatError: the Space is not to be had; the agent's own room works all the same.
+        """
+        space = self.space_id or await self.find_or_create_space()
+        client, user = self.client_of(card.name), self._naming.user(card.name)
+        room_id = RoomId(card.room_id)
+        present = self.directory.card(card.name)
+        if present is None:
+            await self._admit(client, user, space)
+            if self.broadcast_id is not None:
+                await client.join_room(self.broadcast_id)
+        if not self.directory.has_child(room_id):
+            child = render_child(self._naming.server_name, card.name)
+            if self._settings.policy == "strict":
+                await self._write(self._daemon, self._naming.daemon, "m.space.child", room_id, child)
+            else:
+                await self._write(client, user, "m.space.child", room_id, child)
+        if present != card:
+            await self._write(client, user, CARD, user, to_content(card))
+
+    async def _admit(self, client: MatrixClient, user: UserId, space: RoomId) -> None:
+        try:
+            await self._daemon.invite(space, user)
+        except MatrixForbiddenError:  # inviting a member again is a 403; the join tells a real refusal apart
+            log.debug("%s could not be invited; joining all the same", user)
+        await client.join_room(space)
+
+    async def unregister(self, agent: AgentName) -> None:
+        """Take an agent off the list: its child and card are emptied; its room stays as it is."""
+        card = self.directory.card(agent)
+        if card is None or self.space_id is None:
+            return
+        user = self._naming.user(agent)
+        await self._write(self._daemon, self._naming.daemon, "m.space.child", card.room_id, {})
+        await self._write(self.client_of(agent), user, CARD, user, {})
+
+    async def find_agent_room(self, agent: AgentName) -> RoomId:
+        """Return the room that the agent's alias names, asking the homeserver, which owns it.
+
+        Raises:
+            AgentNotFoundError: there is no such agent; the hint has the names near it.
+        """
+        try:
+            return await self._daemon.resolve_room_alias(self._naming.alias(agent))
+        except MatrixNotFoundError:
+            names = [entry.name for entry in (await self.list_agents()).entries]
+            near = difflib.get_close_matches(agent, names, n=3, cutoff=0.5)
+            hint = f"did you mean {', '.join(near)}?" if near else "see 'cchat who' for who is there"
+            raise AgentNotFoundError(f"there is no agent {agent}", hint=hint) from None
+
+    async def refuse_name_of_live_daemon(self, agent: AgentName) -> None:
+        """Raise `NameTakenError` when another daemon that is alive hosts this name."""
+        card = self.directory.card(agent)
+        if card is None or card.daemon == self._naming.daemon:
+            return
+        if await self._is_alive(UserId(card.daemon)):
+            raise NameTakenError(f"{agent} is hosted by {card.daemon}, which is running")
+
+    # --- the directory
+
+    async def list_agents(self, own: frozenset[AgentName] = frozenset()) -> DirectoryView:
+        """Return who is there. Without the Space: an empty list that says why; never raises for that.
+
+        `own`: the agents that have a session with this daemon.
+        """
+        if self.space_id is None:
+            return DirectoryView((), unavailable=self.unavailable)
+        if self.directory.is_stale():
+            async with self._one_at_a_time("directory"):
+                try:
+                    if self.directory.is_stale():
+                        await self._read_directory()
+                except AiAgentChatError as error:
+                    return DirectoryView((), unavailable=error.message)
+        daemons = self.directory.daemons()
+        alive = frozenset([daemon for daemon in daemons if await self._is_alive(daemon)])
+        return self.directory.view(alive, own)
+
+    async def _read_directory(self) -> None:
+        assert self.space_id is not None
+        batch = parse_events(await self._daemon.get_full_state(self.space_id), self.space_id)
+        self.directory.load(batch.events, malformed=batch.skipped)
+
+    async def _is_alive(self, daemon: UserId) -> bool:
+        """Whether a daemon's lease (the presence of its user) stands. Our own does while we answer."""
+        if daemon == self._naming.daemon:
+            return True
+        read_at, alive = self._leases.get(daemon, (float("-inf"), False))
+        if time.monotonic() - read_at > _LEASE_CACHED_S:
+            try:
+                alive = (await self._daemon.get_presence(daemon)).get("presence") == "online"
+            except MatrixError:  # shares no room with us, or is no user at all
+                alive = False
+            if len(self._leases) >= 1000:
+                self._leases.clear()
+            self._leases[daemon] = (time.monotonic(), alive)
+        return alive
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, key: str) -> AsyncIterator[None]:
+        """Within this process, one maker per alias; between processes, the alias itself is the lock."""
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:
+            yield

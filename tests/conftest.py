@@ -1,0 +1,7 @@
+"""What holds for every tier of tests."""
+
+from hypothesis import settings
+
+# No deadline: on a busy machine the time of one example says nothing. A failure is printed so that it can be replayed.
+settings.register_profile("aiagentchat", deadline=None, print_blob=True)
+settings.load_profile("aiagentchat")
