@@ -30,7 +30,6 @@ module; it knows none of them.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +74,8 @@ class AiAgentChatError(Exception):
     `code` is stable and a key of `OUTCOMES`. `retryable` says whether the same call may succeed later.
     """
 
-    code: ClassVar[str] = "internal"
-    retryable: ClassVar[bool] = False
+    code: str = "internal"
+    retryable: bool = False
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

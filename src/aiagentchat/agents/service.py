@@ -75,13 +75,16 @@ class AgentService:
     @asynccontextmanager
     async def follow(
         self, agent: AgentName, *, reader_id: str, label: str
-    ) -> AsyncIterator[AsyncGenerator[Message, None]]:
-        """Give a stream of unread and then new messages, and hold the reader's slot while it stands."""
+    ) -> AsyncIterator[tuple[AsyncGenerator[Message, None], asyncio.Event]]:
+        """Give a stream of unread and then new messages; hold a session and the reader's slot while it stands.
+
+        Gives an event besides, which is set when somebody else ends the session.
+        """
         inbox = await self._host.inbox(agent)
         self._readers.claim(agent, reader_id, label, standing=True)
         try:
-            async with self._host.streaming(agent):
-                yield self._marked(agent, inbox.follow())
+            async with self._host.streaming(agent), self.held_session(agent) as ended:
+                yield self._marked(agent, inbox.follow()), ended
         finally:
             self._readers.release(agent, reader_id)
 

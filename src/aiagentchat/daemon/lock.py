@@ -3,13 +3,15 @@
 import fcntl
 import os
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from aiagentchat.config import ensure_private_dir
 from aiagentchat.errors import AlreadyRunningError
 
 
 class DaemonLock:
-    """Held from construction until `release` or the end of the process, however it ends.
+    """Held from construction until the end of the `with` or of the process, however that ends.
 
     Raises:
         AlreadyRunningError: another process holds it.
@@ -29,8 +31,12 @@ class DaemonLock:
         os.truncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
-    def release(self) -> None:
-        """Let another daemon start."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         os.close(self._descriptor)
 
 

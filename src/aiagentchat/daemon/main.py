@@ -20,7 +20,6 @@ from aiagentchat.agents.service import AgentService
 from aiagentchat.agents.sessions import Sessions
 from aiagentchat.config import Settings, read_private
 from aiagentchat.daemon.health import Health, SystemInfo
-from aiagentchat.daemon.lock import DaemonLock
 from aiagentchat.errors import AiAgentChatError, InvalidRequestError, MatrixUnauthorizedError
 from aiagentchat.gateway.api import Gateway
 from aiagentchat.gateway.credentials import Credentials
@@ -41,11 +40,17 @@ _LONGEST_RETRY_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Homeserver:
-    """Where the homeserver is, and how the daemon is registered with it."""
+    """Where the homeserver is, and how the daemon is registered with it. `public_url` "": the same as `url`."""
 
     url: str
     server_name: str
     registration: Registration
+    public_url: str = ""
+
+    @property
+    def shown_url(self) -> str:
+        """What a person points Element to."""
+        return self.public_url or self.url
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ async def run_daemon(
     agents: tuple[AgentName, ...] = (),
     on_ready: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Run until `stop` is set, then shut down within 5 s.
+    """Run until `stop` is set, then shut down within 5 s. The caller holds the home's `DaemonLock`.
 
     Args:
         agents: online as long as the daemon runs. on_ready: called once, when the Space is there.
@@ -95,22 +100,18 @@ async def run_daemon(
     The homeserver may be down, at the start or later: the daemon stays up, says so, and recovers by itself.
 
     Raises:
-        AlreadyRunningError: a daemon runs on this home. InvalidRequestError: the configuration cannot be used.
+        InvalidRequestError: the configuration cannot be used.
     """
-    lock = DaemonLock(settings.paths.daemon_lock)
-    try:
-        async with _wired(settings, homeserver) as parts:
-            work = asyncio.create_task(_run_loops(parts, agents, on_ready))
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            await _shut_down(parts)
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-            if work.done() and not work.cancelled() and (fault := work.exception()) is not None:
-                raise fault
-    finally:
-        lock.release()
+    async with _wired(settings, homeserver) as parts:
+        work = asyncio.create_task(_run_loops(parts, agents, on_ready))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        await _shut_down(parts)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        if work.done() and not work.cancelled() and (fault := work.exception()) is not None:
+            raise fault
 
 
 @asynccontextmanager
@@ -140,7 +141,9 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         heartbeat = Heartbeat(client, naming.daemon, sessions, lambda: manager.space_id)
         host = AgentHost(manager, sessions, naming)
         receiver = AppserviceReceiver(homeserver.registration)
-        info = SystemInfo(homeserver.url, homeserver.server_name, str(operator_id or ""), "appservice", settings.listen)
+        info = SystemInfo(
+            homeserver.shown_url, homeserver.server_name, str(operator_id or ""), "appservice", settings.listen
+        )
         health = Health(settings, info, host, heartbeat, receiver, probe)
         speaker = Speaker(operator_id, operator, None) if operator_id is not None and operator is not None else None
         gateway = Gateway(

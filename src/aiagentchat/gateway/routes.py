@@ -77,13 +77,13 @@ async def _ack(call: Call) -> AckAnswer:
 async def _events(call: Call) -> web.StreamResponse:
     service = call.gateway.service
     following = service.follow(call.agent, reader_id=call.reader_id, label=call.reader_label)
-    async with following as messages, EventStream(call.request, call.gateway.closing) as stream:
+    async with following as (messages, ended), EventStream(call.request, call.gateway.closing) as stream:
 
         async def pump() -> None:
             async for message in messages:
                 await stream.send("message", message_data(message), event_id=message.event_id)
 
-        await stream.run(pump())
+        await stream.run(pump(), ended.wait())
     return stream.response
 
 
@@ -116,7 +116,7 @@ async def _attach(call: Call) -> BaseModel | web.StreamResponse:
     gateway = call.gateway
     async with asyncio.timeout(gateway.deadline_s):
         attached = await gateway.service.attach(name, kind=kind, description=body.description)
-    token = gateway.credentials.issue(name, detached=not body.held)
+    token = gateway.credentials.issue(name, detached=body.session == "timed")
     answer = AttachAnswer(
         name=name,
         user_id=attached.user_id,
@@ -125,8 +125,9 @@ async def _attach(call: Call) -> BaseModel | web.StreamResponse:
         token=token,
         registered=attached.registered,
     )
-    if not body.held:
+    if body.session == "timed":
         gateway.service.touch(name)
+    if body.session != "held":
         return answer
     async with gateway.service.held_session(name) as ended, EventStream(call.request, gateway.closing) as stream:
         await stream.send("attached", answer.model_dump_json())

@@ -55,7 +55,11 @@ class AttachBody(_Strict):
     name: _Name | None = None
     kind: AgentKind | None = Field(None, description="Default: persistent with a name, ephemeral without.")
     description: Annotated[str, StringConstraints(max_length=500)] | None = None
-    held: bool = Field(False, description="Keep the connection open: the session lasts as long as it stands.")
+    session: Literal["timed", "held", "none"] = Field(
+        "timed",
+        description="timed: until the agent is silent for long. held: as long as this connection, a stream, stands. "
+        "none: only boot; GET /events holds a session of its own.",
+    )
 
 
 class StatusBody(_Strict):
@@ -118,7 +122,7 @@ class AckAnswer(_Strict):
 
 
 class AttachAnswer(_Strict):
-    """The agent is there. With `held`, the same as the first server-sent event of the stream."""
+    """The agent is there. With a held session, the same as the first server-sent event of the stream."""
 
     name: str
     user_id: str

@@ -45,10 +45,10 @@ class EventStream:
         identity = f"id: {event_id}\n" if event_id else ""
         await self._write(f"{identity}event: {event}\ndata: {data}\n\n")
 
-    async def run(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Do `work`, with pings beside it, until it ends, the client goes, or the gateway closes."""
+    async def run(self, *work: Coroutine[Any, Any, Any]) -> None:
+        """Do all `work`, with pings beside it, until some of it ends, the client goes, or the gateway closes."""
         tasks = [
-            asyncio.create_task(work),
+            *(asyncio.create_task(part) for part in work),
             asyncio.create_task(self._ping()),
             asyncio.create_task(self._closing.wait()),
         ]

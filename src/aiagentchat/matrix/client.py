@@ -67,7 +67,7 @@ class MatrixClient:
 
     Args:
         base_url: the homeserver, `http://127.0.0.1:8008`.
-        access_token: of an account, or an application service's `as_token`.
+        access_token: of an account, or an application service's `as_token`; "": for what needs none.
         session: connections; the caller closes it.
         timeout_s: the deadline of each request, waits and retries included.
         user_id: with an `as_token`, whom to act as; None: the application service's own user.
@@ -356,7 +356,7 @@ class MatrixClient:
         self, method: str, url: URL, body: Mapping[str, Json] | None, left_s: float, what: str, shape: type
     ) -> tuple[Transient | MatrixError | None, Json]:
         data = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-        headers = {"Authorization": f"Bearer {self._token}"}
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         if data is not None:
             headers["Content-Type"] = "application/json"
         timeout = aiohttp.ClientTimeout(total=max(left_s, 0.001), sock_connect=10)

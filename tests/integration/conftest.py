@@ -1,0 +1,66 @@
+"""One real Synapse for the whole tier, and daemons on it. Every test uses names of its own (`fresh_name`).
+
+Only one daemon at a time can run on a Synapse: it receives where the one registration says. A test that stops, breaks or
+restarts a homeserver has one of its own: `own_synapse`.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from aiagentchat.config import Settings
+from aiagentchat.matrix.client import MatrixClient
+from tests.integration.systems import RunningDaemon, Synapse, running_daemon, start_synapse
+
+StartSynapse = Callable[[], Awaitable[Synapse]]
+StartDaemon = Callable[..., Awaitable[RunningDaemon]]
+
+
+@pytest.fixture(scope="session")
+def synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Synapse]:
+    """The shared homeserver."""
+    system = asyncio.run(start_synapse(tmp_path_factory.mktemp("synapse")))
+    yield system
+    asyncio.run(system.stop())
+
+
+@pytest.fixture
+async def own_synapse(tmp_path: Path) -> AsyncIterator[Synapse]:
+    """A homeserver for this test alone."""
+    system = await start_synapse(tmp_path)
+    yield system
+    await system.stop()
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+        yield session
+
+
+@pytest.fixture
+def appservice(synapse: Synapse, http: aiohttp.ClientSession) -> MatrixClient:
+    """The application service's own user on the shared homeserver."""
+    return synapse.appservice(http)
+
+
+@pytest.fixture
+async def daemon(synapse: Synapse, tmp_path: Path) -> AsyncIterator[RunningDaemon]:
+    """A daemon on the shared homeserver, with a home of its own, its Space ready."""
+    async with running_daemon(synapse, synapse.settings(tmp_path)) as running:
+        yield running
+
+
+@pytest.fixture
+async def start_daemon() -> AsyncIterator[StartDaemon]:
+    """Start daemons where and how the test says; whatever still runs is stopped."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(synapse: Synapse, settings: Settings, *, ready: bool = True) -> RunningDaemon:
+            return await stack.enter_async_context(running_daemon(synapse, settings, ready=ready))
+
+        yield start

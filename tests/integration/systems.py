@@ -1,0 +1,246 @@
+"""What integration tests start and talk to: a real Synapse, a daemon in this process, and its gateway as a client."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from aiagentchat.config import Paths, Settings, load_settings, read_private
+from aiagentchat.daemon.lock import DaemonLock
+from aiagentchat.daemon.main import Homeserver, run_daemon
+from aiagentchat.homeserver.embedded import EmbeddedConfig, load_or_create
+from aiagentchat.homeserver.operator import OperatorAccount, ensure_operator
+from aiagentchat.homeserver.process import Homeserver as SynapseProcess
+from aiagentchat.homeserver.render import REGISTRATION_FILE
+from aiagentchat.matrix.appservice import Registration, read_registration
+from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.model import AgentName
+
+OPERATOR = "alice"
+WAIT_S = 30.0
+
+
+def fresh_name(stem: str = "agent") -> AgentName:
+    """Return a name that no other test uses."""
+    return AgentName(f"{stem}-{secrets.token_hex(4)}")
+
+
+@dataclass
+class Synapse:
+    """A running homeserver with an operator, and how to reach it."""
+
+    paths: Paths
+    config: EmbeddedConfig
+    process: SynapseProcess
+    operator: OperatorAccount
+
+    @property
+    def registration(self) -> Registration:
+        return read_registration(self.paths.homeserver / REGISTRATION_FILE)
+
+    @property
+    def homeserver(self) -> Homeserver:
+        return Homeserver(self.config.base_url, self.config.server_name, self.registration)
+
+    def settings(self, home: Path, **environment: str) -> Settings:
+        """Return settings for a daemon with its own `home` on this homeserver."""
+        env = {
+            "AIAGENTCHAT_HOME": str(home),
+            "AIAGENTCHAT_HOMESERVER_URL": self.config.base_url,
+            "AIAGENTCHAT_OPERATOR": OPERATOR,
+            "SERVER_NAME": self.config.server_name,
+        }
+        settings = load_settings(env | environment)
+        device = read_private(self.paths.operator_device)
+        if home != self.paths.data_dir and device is not None:
+            settings.paths.credentials.mkdir(mode=0o700, parents=True, exist_ok=True)
+            settings.paths.operator_device.touch(mode=0o600)
+            settings.paths.operator_device.write_text(device)
+        return settings
+
+    def appservice(self, session: aiohttp.ClientSession, *, timeout_s: float = 30.0) -> MatrixClient:
+        return MatrixClient(self.config.base_url, self.registration.as_token, session, timeout_s=timeout_s)
+
+    def operator_client(self, session: aiohttp.ClientSession) -> MatrixClient:
+        return MatrixClient(self.config.base_url, self.operator.access_token, session)
+
+    async def stop(self) -> None:
+        await self.process.stop()
+
+
+async def start_synapse(home: Path, *, server_name: str = "example.org") -> Synapse:
+    """Return a homeserver that answers, with its operator's account."""
+    paths = Paths(config_dir=home, data_dir=home)
+    config = load_or_create(paths, server_name=server_name, port=0).config
+    process = SynapseProcess(paths, config)
+    await process.start()
+    try:
+        operator = await ensure_operator(config.base_url, paths, config, OPERATOR)
+    except BaseException:
+        await process.stop()
+        raise
+    return Synapse(paths, config, process, operator)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the gateway answered."""
+
+    status: int
+    data: Any
+
+    @property
+    def code(self) -> str:
+        """The stable code of a problem."""
+        return str(self.data["code"])
+
+
+@dataclass
+class Api:
+    """A client of a gateway; by default with the operator's credential."""
+
+    socket: Path
+    token: str
+    agent: str = ""
+    reader: str = field(default_factory=lambda: secrets.token_hex(4))
+
+    def as_agent(self, agent: str) -> "Api":
+        """Return a client that acts as an agent by the operator's leave."""
+        return Api(self.socket, self.token, agent)
+
+    def headers(self) -> dict[str, str]:
+        headers = {"Authorization": f"Bearer {self.token}", "AIAgentChat-Reader": self.reader}
+        return headers | ({"AIAgentChat-As": self.agent} if self.agent else {})
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self.socket))) as session,
+            session.request(
+                method,
+                f"http://localhost{path}",
+                json=body,
+                params=query,
+                headers={**self.headers(), **(headers or {})},
+                timeout=aiohttp.ClientTimeout(total=90),
+            ) as response,
+        ):
+            text = await response.text()
+            return Answer(response.status, json.loads(text) if "json" in response.content_type else text)
+
+    async def get(self, path: str, **query: str) -> Any:
+        """Return the answer to a GET that must succeed."""
+        answer = await self.call("GET", path, query=query)
+        assert answer.status == 200, answer
+        return answer.data
+
+    async def post(self, path: str, **body: object) -> Any:
+        """Return the answer to a POST that must succeed."""
+        answer = await self.call("POST", path, body)
+        assert answer.status == 200, answer
+        return answer.data
+
+    async def attach(self, name: str, **body: object) -> "Api":
+        """Attach an agent; return a client that holds only its credential."""
+        attached = await self.post("/agents", name=name, **body)
+        return Api(self.socket, attached["token"])
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, method: str, path: str, body: object = None
+    ) -> AsyncIterator[AsyncIterator[tuple[str, Any]]]:
+        """Give the server-sent events of a stream, as (event, data)."""
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self.socket))) as session,
+            session.request(method, f"http://localhost{path}", json=body, headers=self.headers()) as response,
+        ):
+            assert response.status == 200, await response.text()
+            yield _events(response)
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, Any]]:
+    event = ""
+    while line := await response.content.readline():
+        name, _, value = line.decode().rstrip("\n").partition(": ")
+        if name == "event":
+            event = value
+        elif name == "data":
+            yield event, json.loads(value)
+
+
+@dataclass
+class RunningDaemon:
+    """A daemon that runs as a task of the test."""
+
+    synapse: Synapse
+    settings: Settings
+    api: Api
+    ready: asyncio.Event
+    task: asyncio.Task[None]
+    stopping: asyncio.Event
+
+    async def wait_ready(self) -> None:
+        """Return when its Space is there."""
+        async with asyncio.timeout(WAIT_S):
+            waiting = asyncio.create_task(self.ready.wait())
+            await asyncio.wait([waiting, self.task], return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+        if self.task.done():
+            await self.task
+
+    async def stop(self) -> None:
+        """Stop as SIGTERM does."""
+        self.stopping.set()
+        async with asyncio.timeout(WAIT_S):
+            await asyncio.wait([self.task])
+
+    async def kill(self) -> None:
+        """End without any goodbye, as near to `kill -9` as a task can come."""
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+
+@contextlib.asynccontextmanager
+async def running_daemon(
+    synapse: Synapse, settings: Settings, *, agents: tuple[AgentName, ...] = (), ready: bool = True
+) -> AsyncIterator[RunningDaemon]:
+    """Run a daemon; `ready` False: without waiting for its Space."""
+    is_ready, stop = asyncio.Event(), asyncio.Event()
+
+    async def note_ready() -> None:
+        is_ready.set()
+
+    with DaemonLock(settings.paths.daemon_lock):
+        task = asyncio.create_task(
+            run_daemon(settings, synapse.homeserver, stop=stop, agents=agents, on_ready=note_ready)
+        )
+        try:
+            async with asyncio.timeout(WAIT_S):
+                while not settings.paths.operator_credential.exists() or not settings.paths.socket.exists():
+                    if task.done():
+                        await task
+                    await asyncio.sleep(0.01)
+            api = Api(settings.paths.socket, read_private(settings.paths.operator_credential) or "")
+            running = RunningDaemon(synapse, settings, api, is_ready, task, stop)
+            if ready:
+                await running.wait_ready()
+            yield running
+        finally:
+            stop.set()
+            async with asyncio.timeout(WAIT_S):
+                await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
