@@ -1,7 +1,7 @@
 """One real Synapse for the whole tier, and daemons on it. Every test uses names of its own (`fresh_name`).
 
-Only one daemon at a time can run on a Synapse: it receives where the one registration says. A test that stops, breaks or
-restarts a homeserver has one of its own: `own_synapse`.
+Only one daemon at a time can run on a Synapse: it receives where the one registration says. A test that stops, breaks
+or restarts a homeserver has one of its own: `own_synapse`.
 """
 
 import asyncio

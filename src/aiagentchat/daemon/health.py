@@ -148,8 +148,8 @@ class Health:
         if rooms:
             remedy = (
                 "encryption cannot be switched off in a room, and nothing is sent in clear into one that has it: "
-                "remove the room's alias in Element, switch encryption by default off on the homeserver, and restart; the "
-                "daemon makes a new room under the alias"
+                "remove the room's alias in Element, switch encryption by default off on the homeserver, and restart; "
+                "the daemon makes a new room under the alias"
             )
         return Condition(name="encryption", ok=not rooms, detail=detail, remedy=remedy)
 
