@@ -1,0 +1,204 @@
+"""`cchat`: its arguments, and the one place where an error becomes an exit code.
+
+Only what a call needs is imported, because agents call it often and wait for its start.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+from aiagentchat import __version__
+from aiagentchat.cli.invocation import Invocation
+from aiagentchat.cli.output import Output
+from aiagentchat.config import load_settings
+from aiagentchat.errors import AiAgentChatError
+
+_EXIT_CODES = """exit codes:
+  0 done   1 unexpected   2 usage or bad input   3 daemon not running   4 not found   5 refused
+  6 homeserver unavailable, or deadline passed   7 waited in vain"""
+
+_EPILOG = f"""to begin with:
+  cchat up                                start everything; prints where to point Element
+  cchat who                               who is there
+  cchat ask echo "hello"                  write to the built-in agent, and see its answer
+  cchat join claude-dev --detach          bring an agent of your own online
+  cchat --as claude-dev read --wait       wait for a message to it
+  cchat --as claude-dev reply "Done."     answer the message read last
+
+Who a command speaks for: --as, else AIAGENTCHAT_TOKEN or AIAGENTCHAT_AGENT, else the operator.
+'cchat COMMAND --help' says more.
+
+{_EXIT_CODES}"""
+
+_HELD, _TIMED = "as long as this command runs", "until it is silent for AIAGENTCHAT_SESSION_TTL (1 h)"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors say what to do, and end as all others do: exit code 2."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        hint = "; put a text of several words into quotes" if message.startswith("unrecognized arguments") else ""
+        self.exit(2, f"cchat: {message}{hint}\n  '{self.prog} --help' shows what can be given\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one call; return its exit code."""
+    args = build_parser().parse_args(argv)
+    out = Output(as_json=getattr(args, "json", False))
+    try:
+        settings = load_settings(os.environ, _setting_flags(args))
+        module, _, function = str(args.run).partition(":")
+        command: Callable[[Invocation], None] = getattr(import_module(f"aiagentchat.cli.{module}"), function)
+        command(Invocation(args, settings, out))
+        out.flush()
+    except AiAgentChatError as error:
+        out.error(error)
+        return error.outcome.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Nobody reads any more. What was not acknowledged comes again; Python's own flush at exit is to stay silent.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _setting_flags(args: argparse.Namespace) -> dict[str, str]:
+    given = {"port": getattr(args, "port", None), "server_name": getattr(args, "server_name", None)}
+    return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    common = _Parser(add_help=False)
+    common.add_argument("--as", dest="acting_as", metavar="NAME", default=argparse.SUPPRESS, help="speak as this agent")
+    common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON, one object a line")
+    parser = _Parser(
+        prog="cchat",
+        description="A Matrix room for every AI agent, all under one Space: find agents, write to them, read.",
+        epilog=_EPILOG,
+        parents=[common],
+    )
+    parser.add_argument("--version", action="version", version=f"aiagentchat {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, title="commands", parser_class=_Parser
+    )
+
+    def add(name: str, run: str, text: str, *, examples: str = "") -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", epilog=examples or None, parents=[common]
+        )
+        command.set_defaults(run=run)
+        return command
+
+    _add_system(add)
+    _add_agents(add)
+    _add_messages(add)
+    add("config", "settings:show", "show the settings in force, and where each came from")
+    return parser
+
+
+_Add = Callable[..., argparse.ArgumentParser]
+
+
+def _add_system(add: _Add) -> None:
+    up = add(
+        "up",
+        "system:up",
+        "start a homeserver and the daemon, for use",
+        examples="It runs until Ctrl-C, with --detach until 'cchat down'. What still runs after a crash is taken over.",
+    )
+    up.add_argument("--detach", action="store_true", help="return when all is up; it goes on in the background")
+    up.add_argument("--port", metavar="N", help="the homeserver's port on loopback; 0: any free one")
+    up.add_argument("--server-name", metavar="S", help="the Matrix server name; it cannot be changed later")
+    up.add_argument("--no-echo", action="store_true", help="without the built-in agent 'echo'")
+    up.add_argument("--report-fd", type=int, help=argparse.SUPPRESS)
+    add("down", "system:down", "stop daemon and homeserver")
+    add("status", "system:status", "show what runs, where to point Element, and what is wrong")
+    daemon = add(
+        "daemon",
+        "system:daemon",
+        "run a daemon against a configured homeserver",
+        examples="Needs AIAGENTCHAT_HOMESERVER_URL and AIAGENTCHAT_REGISTRATION; 'cchat up' brings a homeserver along.",
+    )
+    daemon.add_argument(
+        "--agent", action="append", default=[], metavar="NAME", help="an agent that is online as long as it runs"
+    )
+
+
+def _add_agents(add: _Add) -> None:
+    add("who", "agents:who", "list the agents, and who is online")
+    join = add(
+        "join",
+        "agents:join",
+        "bring an agent online",
+        examples=f"Held: online {_HELD}. With --detach: {_TIMED}; every call made as the agent renews it.",
+    )
+    join.add_argument("name", nargs="?", metavar="NAME", help="without: an ephemeral one, session- and six hex digits")
+    join.add_argument("--ephemeral", action="store_true", help="taken off the list when it leaves")
+    join.add_argument("--description", metavar="T", help="what it does, for others to see")
+    join.add_argument("--detach", action="store_true", help=f"return at once; it is online {_TIMED}")
+    add("leave", "agents:leave", "take an agent offline").add_argument("name", metavar="NAME")
+
+
+def _add_messages(add: _Add) -> None:
+    text = "the message; - reads standard input"
+    key = "the same key is the same message, however often it is sent"
+    send = add(
+        "send",
+        "messages:send",
+        "send a message to an agent, or to all",
+        examples='examples:\n  cchat send "System maintenance in 5 minutes"\n  git diff | cchat send --to claude-dev -',
+    )
+    send.add_argument("--to", metavar="NAME", help="the agent; without: everyone, in the broadcast room")
+    send.add_argument("--key", metavar="K", help=key)
+    send.add_argument("text", metavar="TEXT", help=text)
+    read = add(
+        "read",
+        "messages:read",
+        "print the messages that an agent has not acknowledged",
+        examples="They are acknowledged once they are written out, and then never come again.",
+    )
+    how = read.add_mutually_exclusive_group()
+    how.add_argument(
+        "--wait", nargs="?", type=_seconds, const=float("inf"), metavar="S", help="wait for one, at most S seconds"
+    )
+    how.add_argument("--follow", action="store_true", help="go on, each message as it comes")
+    how.add_argument("--peek", action="store_true", help="acknowledge nothing")
+    how.add_argument("--before", metavar="ID", help="look back: what stands before this event")
+    read.add_argument("--limit", type=_count, default=100, metavar="N", help="at most N messages (100)")
+    reply = add("reply", "messages:reply", "answer the message read last, or EVENT")
+    reply.usage = "cchat reply [-h] [--as NAME] [--json] [--key K] [EVENT] TEXT"
+    reply.add_argument("words", nargs="+", metavar="TEXT", help=f"{text}; before it, the id of the event to answer")
+    reply.add_argument("--key", metavar="K", help=key)
+    ask = add(
+        "ask",
+        "messages:ask",
+        "send a message to an agent, wait for its answer, and print that",
+        examples='example:\n  cchat ask --timeout 60 claude-dev "Is main green?"',
+    )
+    ask.add_argument("--timeout", type=_seconds, default=300.0, metavar="S", help="seconds to wait (300)")
+    ask.add_argument("name", metavar="NAME", help="the agent")
+    ask.add_argument("text", metavar="TEXT", help=text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 500):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 500")
+    return int(text)

@@ -1,0 +1,117 @@
+"""`cchat send`, `read`, `reply` and `ask`."""
+
+import time
+from typing import Any
+
+from aiagentchat.cli.invocation import Invocation, read_text
+from aiagentchat.client import LONGEST_WAIT_S, GatewayClient
+from aiagentchat.errors import AiAgentChatError, DaemonNotRunningError, InvalidRequestError, WaitedInVainError
+from aiagentchat.model import visible
+
+Json = Any
+
+
+def send(call: Invocation) -> None:
+    """Send a message to an agent, or to all."""
+    body = read_text(call.args.text)
+    _show_stored(call, call.client().send(body, to=call.args.to, key=call.args.key))
+
+
+def reply(call: Invocation) -> None:
+    """Answer the message read last, or the one named."""
+    *event, text = call.args.words
+    if len(event) > 1:
+        raise InvalidRequestError("reply takes a text, or an event and a text", hint="put the text into quotes")
+    if event and not event[0].startswith("$"):
+        raise InvalidRequestError(f"{event[0]!r} is no event id", hint="it starts with $; put the text into quotes")
+    body = read_text(text)
+    _show_stored(call, call.client().send(body, reply_to=event[0] if event else "last", key=call.args.key))
+
+
+def _show_stored(call: Invocation, answer: dict[str, Json]) -> None:
+    call.out.result(answer, f"stored {answer['event_id']}")
+
+
+def ask(call: Invocation) -> None:
+    """Send a message, wait for what answers it, and print that."""
+    client, name, timeout_s = call.client(), call.args.name, call.args.timeout
+    sent = client.send(read_text(call.args.text), to=name)
+    if call.out.is_terminal:
+        call.out.note(f"stored {sent['event_id']}; waiting for {name} to answer")
+    answer = _wait_answer(client, sent["event_id"], timeout_s)
+    if answer is None:
+        raise WaitedInVainError(
+            f"no answer within {timeout_s:g} s to {sent['event_id']}{_why_not(client, name)}",
+            hint=f"it is stored in the room of {name}; an answer can still come",
+        )
+    if call.out.as_json:
+        call.out.data(answer)
+    else:
+        call.out.line(visible(answer["body"]))
+    call.out.flush()
+    if call.acting_as or call.settings.agent or call.settings.token:  # else it is the operator, who has no inbox
+        client.acknowledge([answer["event_id"]])
+
+
+def _wait_answer(client: GatewayClient, event_id: str, timeout_s: float) -> dict[str, Json] | None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left_s = max(0.0, deadline - time.monotonic())
+        answer = client.answer_to(event_id, wait_s=min(left_s, LONGEST_WAIT_S))
+        if answer is not None or left_s <= LONGEST_WAIT_S:
+            return answer
+
+
+def _why_not(client: GatewayClient, name: str) -> str:
+    try:
+        agents = client.who()["agents"]
+    except AiAgentChatError:
+        return ""
+    offline = any(agent["name"] == name and agent["status"] == "offline" for agent in agents)
+    return f": {name} is offline" if offline else ""
+
+
+def read(call: Invocation) -> None:
+    """Print what is unread, and acknowledge it once it is written."""
+    args, client = call.args, call.client()
+    if args.before is not None:
+        call.out.messages(client.history(before=args.before, limit=args.limit))
+    elif args.follow:
+        _follow(call, client)
+    else:
+        _read_once(call, client)
+
+
+def _read_once(call: Invocation, client: GatewayClient) -> None:
+    args = call.args
+    messages = (
+        _wait_unread(client, args.limit, args.wait) if args.wait else client.read(limit=args.limit, peek=args.peek)
+    )
+    call.out.messages(messages)
+    call.out.flush()
+    if messages and not args.peek:
+        client.acknowledge([message["event_id"] for message in messages])
+    if len(messages) == args.limit and call.out.is_terminal:
+        call.out.note(f"these are the first {args.limit}; there may be more")
+
+
+def _wait_unread(client: GatewayClient, limit: int, wait_s: float) -> list[dict[str, Json]]:
+    deadline = time.monotonic() + wait_s
+    while True:
+        left_s = max(0.0, deadline - time.monotonic())
+        messages = client.read(wait_s=min(left_s, LONGEST_WAIT_S), limit=limit)
+        if messages:
+            return messages
+        if left_s <= LONGEST_WAIT_S:
+            raise WaitedInVainError(f"no message came within {wait_s:g} s")
+
+
+def _follow(call: Invocation, client: GatewayClient) -> None:
+    with client.events() as events:
+        for event, message in events:
+            if event != "message":
+                continue
+            call.out.messages([message])
+            call.out.flush()
+            client.acknowledge([message["event_id"]])
+    raise DaemonNotRunningError("the daemon ended the stream: it stopped, or the agent left")

@@ -1,0 +1,130 @@
+"""What `cchat` writes: results to standard output, all else to standard error.
+
+The plain form of `who` and `read` is a contract that other programs parse. Colour and tables are for a terminal only.
+Foreign text is made visible, never passed on as it is.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from aiagentchat.errors import AiAgentChatError
+from aiagentchat.model import visible
+
+Json = Any
+
+_BOLD, _DIM, _GREEN, _CYAN, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[36m", "\x1b[0m"
+
+
+class Output:
+    """Writes for a program (`as_json`), for a pipe, or for a person at a terminal."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.is_terminal = sys.stdout.isatty() and not as_json
+        self.has_colour = self.is_terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+    def line(self, text: str) -> None:
+        """Write a line of the result."""
+        print(text)
+
+    def data(self, value: Json) -> None:
+        """Write a value as one line of JSON."""
+        print(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+    def result(self, value: Json, text: str) -> None:
+        """Write a result in the form that was asked for."""
+        if self.as_json:
+            self.data(value)
+        else:
+            self.line(text)
+
+    def flush(self) -> None:
+        """Have everything written, so that it can be acknowledged. Raises `BrokenPipeError` where nobody reads."""
+        sys.stdout.flush()
+
+    def note(self, text: str) -> None:
+        """Tell the person something beside the result."""
+        print(text, file=sys.stderr, flush=True)
+
+    def error(self, error: AiAgentChatError) -> None:
+        """Say what is wrong and what to do."""
+        if self.as_json:
+            problem = {"code": error.code, "message": error.message, "hint": error.hint, "retryable": error.retryable}
+            print(json.dumps({"error": problem}, ensure_ascii=False), file=sys.stderr, flush=True)
+            return
+        self.note(f"cchat: {visible(error.message)}")
+        if error.hint:
+            self.note(f"  {visible(error.hint)}")
+
+    def messages(self, messages: Iterable[dict[str, Json]]) -> None:
+        """Write messages: one JSON object a line, or the lines of the contract."""
+        for message in messages:
+            if self.as_json:
+                self.data(message)
+            else:
+                self.line(render_message(message, colour=self.has_colour))
+
+    def agents(self, agents: Sequence[dict[str, Json]]) -> None:
+        """Write the directory: a table at a terminal, else the lines of the contract."""
+        lines = render_table(agents, colour=self.has_colour) if self.is_terminal else map(render_agent, agents)
+        for line in lines:
+            self.line(line)
+
+
+def render_time(ts: int) -> str:
+    """Return milliseconds since the epoch as `2026-11-23T10:15:02Z`; an impossible time as the epoch."""
+    try:
+        return datetime.fromtimestamp(ts // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return "1970-01-01T00:00:00Z"
+
+
+def one_line(text: str) -> str:
+    """Return foreign text on one line, with nothing in it that a terminal obeys."""
+    return visible(text).replace("\n", "\\n").replace("\t", " ")
+
+
+def render_message(message: dict[str, Json], *, colour: bool = False) -> str:
+    """Return `TIME NAME: body` or `TIME NAME (broadcast): body`; further lines of the body are indented."""
+    time, name = render_time(message["ts"]), one_line(message["sender"]["name"])
+    if colour:
+        time, name = f"{_DIM}{time}{_RESET}", f"{_BOLD}{_CYAN}{name}{_RESET}"
+    marker = " (broadcast)" if message["broadcast"] else ""
+    body = visible(message["body"]).replace("\n", "\n  ")
+    return f"{time} {name}{marker}: {body}"
+
+
+def render_agent(agent: dict[str, Json]) -> str:
+    """Return `NAME: STATUS (room: #ALIAS)`, the alias without its server."""
+    return f"{one_line(agent['name'])}: {agent['status']} (room: {_room(agent)})"
+
+
+def render_table(agents: Sequence[dict[str, Json]], *, colour: bool) -> list[str]:
+    """Return the directory as a table for a person."""
+    header = ("AGENT", "STATUS", "KIND", "REACH", "ROOM", "")
+    rows = [header, *(_row(agent) for agent in agents)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header) - 1)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        if colour and row is header:
+            cells = [f"{_DIM}{cell}{_RESET}" for cell in cells]
+        elif colour:
+            cells[1] = f"{_GREEN if row[1] == 'online' else _DIM}{cells[1]}{_RESET}"
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    return lines
+
+
+def _row(agent: dict[str, Json]) -> tuple[str, ...]:
+    remark = one_line(agent["status_line"] or agent["description"])
+    if agent["encrypted"]:
+        remark = "its room is encrypted: nothing is sent into it"
+    return one_line(agent["name"]), agent["status"], agent["kind"], agent["reach"], _room(agent), remark
+
+
+def _room(agent: dict[str, Json]) -> str:
+    return one_line(agent["alias"].split(":", 1)[0])

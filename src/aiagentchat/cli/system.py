@@ -1,0 +1,273 @@
+"""`cchat up`, `down`, `status` and `daemon`: the only commands that load the daemon and the homeserver."""
+
+import asyncio
+import contextlib
+import logging
+import logging.handlers
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from aiagentchat.adapters.echo import NAME as ECHO
+from aiagentchat.adapters.echo import Echo
+from aiagentchat.cli.invocation import Invocation
+from aiagentchat.cli.report import FdReport, Report, TerminalReport, follow_report
+from aiagentchat.client import connect
+from aiagentchat.config import Settings, ensure_private_dir, load_settings
+from aiagentchat.daemon.lock import DaemonLock, running_pid
+from aiagentchat.daemon.main import Homeserver, find_homeserver, run_daemon
+from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, HomeserverStartError, InvalidRequestError
+from aiagentchat.homeserver import RunningHomeserver, ensure_running
+from aiagentchat.homeserver.process import stop_running
+from aiagentchat.homeserver.render import REGISTRATION_FILE
+from aiagentchat.model import parse_agent_name
+
+log = logging.getLogger(__name__)
+
+_LOG_BYTES = 10 * 1024 * 1024
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_STOP_S = 15.0
+_POLL_S = 0.05
+_RESTART_S = (1.0, 2.0, 5.0, 15.0)
+
+
+# --- up
+
+
+def up(call: Invocation) -> None:
+    """Start homeserver and daemon, and run until told to stop; detached, have a process of its own do so."""
+    settings = call.settings
+    if call.args.detach:
+        _up_detached(call)
+        return
+    _log_to_file(settings)
+    fd = call.args.report_fd
+    report = TerminalReport(call.out) if fd is None else FdReport(fd)
+    try:
+        asyncio.run(_Up(settings, report, with_echo=not call.args.no_echo).run())
+    except AiAgentChatError as error:
+        report.failed(error)
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Up:
+    """One run of `cchat up`."""
+
+    settings: Settings
+    report: Report
+    with_echo: bool
+
+    async def run(self) -> None:
+        stop = asyncio.Event()
+        with _stopped_by_signals(stop), DaemonLock(self.settings.paths.daemon_lock):
+            starting = asyncio.create_task(ensure_running(self.settings, self.report.progress))
+            if not await _unless_stopped(starting, stop):
+                return
+            homeserver = starting.result()
+            supervising = asyncio.create_task(_supervise(homeserver))
+            try:
+                await self._run_daemon(homeserver, stop)
+            finally:
+                supervising.cancel()
+                await asyncio.gather(supervising, return_exceptions=True)
+                self.report.progress("stopping the homeserver")
+                await homeserver.process.stop()
+
+    async def _run_daemon(self, homeserver: RunningHomeserver, stop: asyncio.Event) -> None:
+        config = homeserver.config
+        embedded = {
+            "server_name": config.server_name,
+            "homeserver_url": config.base_url,
+            "registration": str(self.settings.paths.homeserver / REGISTRATION_FILE),
+        }
+        settings = load_settings(os.environ, embedded)
+        where = replace(find_homeserver(settings), public_url=config.public_url)
+        echo: Echo | None = None
+
+        async def on_ready() -> None:
+            nonlocal echo
+            if self.with_echo:
+                self.report.progress(f"starting the agent {ECHO}")
+                echo = Echo(connect(settings, acting_as=ECHO, label="echo"))
+                await asyncio.to_thread(echo.attach)
+                echo.start()
+            self.report.ready(_summary(settings, where, homeserver.operator.user_id, with_echo=self.with_echo))
+
+        self.report.progress("starting the daemon")
+        try:
+            await run_daemon(settings, where, stop=stop, on_ready=on_ready)
+        finally:
+            if echo is not None:
+                echo.stop()
+
+
+async def _unless_stopped(task: asyncio.Task[RunningHomeserver], stop: asyncio.Event) -> bool:
+    """Wait for a task; False: it was told to stop before it was done, and is cancelled."""
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if task.done():
+        return True
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return False
+
+
+async def _supervise(homeserver: RunningHomeserver) -> None:
+    """Start the homeserver again whenever it ends. The daemon waits for it by itself."""
+    failures = 0
+    while True:
+        code = await homeserver.process.wait_exit()
+        log.error("the homeserver ended (exit code %s); starting it again", code)
+        await asyncio.sleep(_RESTART_S[min(failures, len(_RESTART_S) - 1)])
+        try:
+            await homeserver.process.start()
+        except HomeserverStartError as error:
+            failures += 1
+            log.error("%s", error.message)
+        else:
+            failures = 0
+
+
+def _summary(settings: Settings, homeserver: Homeserver, operator: str, *, with_echo: bool) -> str:
+    lines = [
+        "",
+        "aiagentchat is up. In Element, choose 'Edit' beside the homeserver when signing in, and give it:",
+        "",
+        f"  homeserver  {homeserver.shown_url}",
+        f"  user        {operator}",
+        f"  password    in {settings.paths.operator_password}",
+        "",
+        f"The agents are rooms of the Space AIChatSpace ({settings.space_alias}).",
+    ]
+    if with_echo:
+        lines.append(f'Try it: write to the room {ECHO} there, or here: cchat ask {ECHO} "hello"')
+    return "\n".join(lines)
+
+
+def _up_detached(call: Invocation) -> None:
+    """Start the same command as a process of its own, show its progress, and return when it is up."""
+    paths = call.settings.paths
+    ensure_private_dir(paths.data_dir)
+    reading, writing = os.pipe()
+    command = [sys.executable, "-P", "-m", "aiagentchat", "up", "--report-fd", str(writing)]
+    for flag, value in (("--port", call.args.port), ("--server-name", call.args.server_name)):
+        command += [flag, value] if value is not None else []
+    command += ["--no-echo"] if call.args.no_echo else []
+    output = os.open(paths.daemon_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(writing,),
+            start_new_session=True,  # it outlives this terminal
+        )
+    finally:
+        os.close(output)
+        os.close(writing)
+    try:
+        follow_report(reading, TerminalReport(call.out, hint="'cchat down' stops it"))
+    except BaseException:
+        if child.poll() is None:
+            child.terminate()
+        child.wait(_STOP_S)
+        raise
+
+
+# --- daemon
+
+
+def daemon(call: Invocation) -> None:
+    """Run a daemon against the configured homeserver until told to stop."""
+    settings = call.settings
+    agents = tuple(parse_agent_name(name) for name in call.args.agent)
+    homeserver = find_homeserver(settings)
+    logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT, stream=sys.stderr)
+
+    async def on_ready() -> None:
+        call.out.note(f"the daemon is up: {settings.space_alias} on {homeserver.url}")
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        with _stopped_by_signals(stop), DaemonLock(settings.paths.daemon_lock):
+            call.out.note(f"starting a daemon on {homeserver.url}")
+            await run_daemon(settings, homeserver, stop=stop, agents=agents, on_ready=on_ready)
+
+    asyncio.run(run())
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    yield
+
+
+def _log_to_file(settings: Settings) -> None:
+    ensure_private_dir(settings.paths.data_dir)
+    settings.paths.daemon_log.touch(mode=0o600)
+    handler = logging.handlers.RotatingFileHandler(settings.paths.daemon_log, maxBytes=_LOG_BYTES, backupCount=3)
+    logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT, handlers=[handler])
+
+
+# --- down and status
+
+
+def down(call: Invocation) -> None:
+    """Stop this home's daemon and its homeserver, whoever started them."""
+    paths = call.settings.paths
+    pid = running_pid(paths.daemon_lock)
+    if pid is not None:
+        call.out.note(f"stopping the daemon (pid {pid})")
+        _stop_process(call, pid)
+    ran = asyncio.run(stop_running(paths))
+    stopped = pid is not None or ran
+    call.out.result({"stopped": stopped}, "stopped" if stopped else "nothing was running")
+
+
+def _stop_process(call: Invocation, pid: int) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        deadline = time.monotonic() + _STOP_S
+        while time.monotonic() < deadline:
+            if running_pid(call.settings.paths.daemon_lock) != pid:
+                return
+            time.sleep(_POLL_S)
+        call.out.note(f"it did not stop within {_STOP_S:g} s")
+    raise AlreadyRunningError(f"the daemon (pid {pid}) could not be stopped")
+
+
+def status(call: Invocation) -> None:
+    """Print what runs and what is wrong."""
+    if call.acting_as:
+        raise InvalidRequestError("status speaks for nobody: leave --as out")
+    health = call.client().health()
+    system = health["system"]
+    if call.out.as_json:
+        call.out.data(system | {"conditions": health["conditions"]})
+        return
+    rows = {
+        "homeserver": system["homeserver_url"],
+        "server name": system["server_name"],
+        "operator": f"{system['operator']} (password in {system['password_file']})",
+        "Space": f"{system['space_alias']} ({system['space_id'] or 'not to be had'})",
+        "mode": system["mode"],
+        "online": ", ".join(system["agents"]) or "nobody",
+        "daemon": f"pid {system['daemon_pid']}",
+        "health": system["health"],
+    }
+    for name, text in rows.items():
+        call.out.line(f"{name.ljust(12)} {text}")
+    for condition in health["conditions"]:
+        if not condition["ok"]:
+            call.out.line(f"  {condition['name']}: {condition['detail']}")
+            call.out.line(f"    {condition['remedy']}")

@@ -1,0 +1,310 @@
+"""`GatewayClient`: how commands and adapters talk to a daemon, over its unix socket or over TCP.
+
+On the standard library alone and blocking, because agents call `cchat` often and its start is what they wait for.
+Knows the gateway's routes and nothing behind them. Answers are the gateway's JSON as it is; `docs/gateway.md` has the
+shapes.
+"""
+
+import http.client
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlencode, urlsplit
+
+from aiagentchat.config import Settings, read_private
+from aiagentchat.errors import (
+    OUTCOMES,
+    AiAgentChatError,
+    DaemonNotRunningError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    RefusedError,
+)
+
+Json = Any
+
+LONGEST_WAIT_S = 3600.0
+"""Most seconds that one request to the gateway may wait on purpose."""
+
+_GRACE_S = 5.0
+"""Beyond the gateway's own deadline: its answer says more than a timeout of ours."""
+_SILENCE_S = 60.0
+"""A stream is pinged every 15 s; after this long without anything its other end is gone."""
+
+
+class GatewayError(AiAgentChatError):
+    """The gateway refused; `code`, message and hint are its own."""
+
+    def __init__(self, problem: Mapping[str, Json]) -> None:
+        super().__init__(str(problem.get("detail", "the daemon gave no reason")), hint=str(problem.get("hint", "")))
+        code = str(problem.get("code", ""))
+        self.code = code if code in OUTCOMES else "internal"
+        self.retryable = problem.get("retryable") is True
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class EventStream:
+    """A standing connection that yields `(event, data)`. Use as a context manager: leaving it closes the connection."""
+
+    def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
+        self._connection = connection
+        self._response = response
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._response.close()
+        self._connection.close()
+
+    def __iter__(self) -> Iterator[tuple[str, Json]]:
+        """Yield until the gateway ends the stream.
+
+        Raises:
+            DaemonNotRunningError: the connection broke.
+        """
+        event = ""
+        try:
+            while line := self._response.readline():
+                name, _, value = line.decode().rstrip("\n").partition(": ")
+                if name == "event":
+                    event = value
+                elif name == "data":
+                    yield event, json.loads(value)
+        except (http.client.HTTPException, OSError) as error:
+            raise DaemonNotRunningError(
+                "the daemon went away", hint="'cchat status' shows whether it is back"
+            ) from error
+
+
+class GatewayClient:
+    """One caller's access to a gateway.
+
+    Args:
+        address: the socket's path, or `http://HOST:PORT`. token: a gateway credential. acting_as: an agent's name,
+            with the operator's credential; "": as whom the credential stands for. label: what others are told when
+            this client reads. timeout_s: for every request that does not wait on purpose.
+
+    Every method raises `DaemonNotRunningError`, `DeadlineExceededError`, or a `GatewayError` with the gateway's code.
+    """
+
+    def __init__(
+        self, address: Path | str, token: str, *, acting_as: str = "", label: str = "cchat", timeout_s: float = 30.0
+    ) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._headers = {
+            "Authorization": f"Bearer {token}",
+            "User-Agent": label,
+            "AIAgentChat-Reader": uuid.uuid4().hex,
+        }
+        if acting_as:
+            self._headers["AIAgentChat-As"] = acting_as
+
+    # --- messages
+
+    def send(
+        self,
+        body: str,
+        *,
+        to: str | None = None,
+        reply_to: str | None = None,
+        key: str | None = None,
+        fmt: str = "plain",
+    ) -> dict[str, Json]:
+        """Send a message; return `event_id`, `room_id` and `state`. Without `to` and `reply_to`: to all."""
+        message = {"body": body, "to": to, "reply_to": reply_to, "key": key, "format": fmt}
+        return self._call("POST", "/send", {name: value for name, value in message.items() if value is not None})
+
+    def read(self, *, wait_s: float = 0.0, limit: int = 100, peek: bool = False) -> list[dict[str, Json]]:
+        """Return unread messages, waiting up to `wait_s` seconds for one. Acknowledges nothing."""
+        query = {"wait": f"{wait_s:g}", "limit": str(limit)} | ({"peek": "true"} if peek else {})
+        return _messages(self._call("GET", "/read", query=query, wait_s=wait_s))
+
+    def history(self, *, before: str, limit: int = 100) -> list[dict[str, Json]]:
+        """Return messages that stand before an event, in order."""
+        return _messages(self._call("GET", "/read", query={"before": before, "limit": str(limit)}))
+
+    def acknowledge(self, event_ids: list[str]) -> None:
+        """Acknowledge messages: they never come again."""
+        self._call("POST", "/ack", {"event_ids": event_ids})
+
+    def events(self) -> EventStream:
+        """Return a stream of what is unread and then of what comes: ("message", message)."""
+        return self._stream("GET", "/events")
+
+    def answer_to(self, event_id: str, *, wait_s: float) -> dict[str, Json] | None:
+        """Return the message that answers one of one's own, within `wait_s` seconds; None: nothing did."""
+        query = {"event_id": event_id, "wait": f"{wait_s:g}"}
+        answer: Json = self._call("GET", "/sent", query=query, wait_s=wait_s)["messages"][0]["answer"]
+        return None if answer is None else dict(answer)
+
+    # --- agents
+
+    def who(self) -> dict[str, Json]:
+        """Return the directory: `agents`, `skipped`, `unavailable`."""
+        return self._call("GET", "/who")
+
+    def attach(
+        self,
+        name: str | None,
+        *,
+        session: str = "timed",
+        kind: str | None = None,
+        description: str | None = None,
+    ) -> dict[str, Json]:
+        """Have an agent be there; return its name, room and credential. `session`: `timed` or `none`."""
+        return self._call("POST", "/agents", _attach_body(name, session, kind, description))
+
+    def hold(self, name: str | None, *, kind: str | None = None, description: str | None = None) -> EventStream:
+        """Have an agent be there for as long as the stream is open: ("attached", as `attach`), ("ended", …)."""
+        return self._stream("POST", "/agents", _attach_body(name, "held", kind, description))
+
+    def detach(self, name: str) -> None:
+        """End an agent's sessions and make its credential worthless."""
+        self._call("DELETE", f"/agents/{quote(name, safe='')}")
+
+    def set_status(self, line: str | None = None, *, typing_s: float | None = None) -> None:
+        """Say what the agent is doing, and show its typing."""
+        status = {"line": line, "typing_s": typing_s}
+        self._call("PUT", "/status", {name: value for name, value in status.items() if value is not None})
+
+    def health(self) -> dict[str, Json]:
+        """Return `status`, `conditions` and `system`."""
+        return self._call("GET", "/health")
+
+    # --- the wire
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Json] | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        wait_s: float = 0.0,
+    ) -> dict[str, Json]:
+        connection = self._connect(self._timeout_s + wait_s + _GRACE_S)
+        try:
+            response = self._exchange(connection, method, path + (f"?{urlencode(query)}" if query else ""), body)
+            answer = self._answer(response)
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise GatewayError(answer)
+        return answer
+
+    def _stream(self, method: str, path: str, body: Mapping[str, Json] | None = None) -> EventStream:
+        connection = self._connect(self._timeout_s + _SILENCE_S)
+        try:
+            response = self._exchange(connection, method, path, body)
+            if response.status >= 400:
+                raise GatewayError(self._answer(response))
+        except BaseException:
+            connection.close()
+            raise
+        return EventStream(connection, response)
+
+    def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
+        if isinstance(self._address, Path):
+            return _UnixConnection(self._address, timeout_s)
+        url = urlsplit(self._address)
+        if url.scheme != "http" or not url.hostname:
+            raise InvalidRequestError(
+                f"{self._address!r} is no gateway", hint="AIAGENTCHAT_URL is like http://127.0.0.1:7480"
+            )
+        return http.client.HTTPConnection(url.hostname, url.port, timeout=timeout_s)
+
+    def _exchange(
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: Mapping[str, Json] | None
+    ) -> http.client.HTTPResponse:
+        headers = self._headers | ({"Content-Type": "application/json"} if body is not None else {})
+        try:
+            connection.connect()
+        except TimeoutError:
+            raise self._late() from None
+        except PermissionError:
+            raise RefusedError(f"the daemon's socket {self._address} belongs to another user") from None
+        except OSError:
+            raise DaemonNotRunningError(
+                f"no daemon answers at {self._address}", hint="start one with 'cchat up'"
+            ) from None
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            return connection.getresponse()
+        except TimeoutError:
+            raise self._late() from None
+        except (http.client.HTTPException, OSError):
+            raise self._gone() from None
+
+    def _answer(self, response: http.client.HTTPResponse) -> dict[str, Json]:
+        try:
+            answer = json.loads(response.read())
+        except TimeoutError:
+            raise self._late() from None
+        except (http.client.HTTPException, OSError):
+            raise self._gone() from None
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise AiAgentChatError(f"what answers at {self._address} is no daemon of aiagentchat")
+        return answer
+
+    def _late(self) -> DeadlineExceededError:
+        return DeadlineExceededError(f"the daemon at {self._address} did not answer in time; it may still take effect")
+
+    def _gone(self) -> DaemonNotRunningError:
+        return DaemonNotRunningError(
+            "the daemon went away before it answered, so whether this was done is not known",
+            hint="a message that is sent again with the same --key is never doubled",
+        )
+
+
+def connect(settings: Settings, *, acting_as: str = "", label: str = "cchat") -> GatewayClient:
+    """Return a client for these settings: as `acting_as`, else as the settings' token or agent, else as the operator.
+
+    Raises:
+        DaemonNotRunningError: no daemon ever ran here. InvalidRequestError: others can read the credential.
+    """
+    token = settings.token
+    if not token:
+        token = read_private(settings.paths.operator_credential) or ""
+        acting_as = acting_as or settings.agent
+    if not token:
+        raise DaemonNotRunningError(
+            f"no daemon has run here: there is no credential in {settings.paths.credentials}",
+            hint="start one with 'cchat up', or set AIAGENTCHAT_TOKEN",
+        )
+    return GatewayClient(
+        settings.url or settings.paths.socket,
+        token,
+        acting_as=acting_as,
+        label=f"{label} (pid {os.getpid()})",
+        timeout_s=settings.deadline_s,
+    )
+
+
+def _attach_body(name: str | None, session: str, kind: str | None, description: str | None) -> dict[str, Json]:
+    body = {"name": name, "session": session, "kind": kind, "description": description}
+    return {field: value for field, value in body.items() if value is not None}
+
+
+def _messages(answer: Mapping[str, Json]) -> list[dict[str, Json]]:
+    return list(answer["messages"])
