@@ -150,9 +150,9 @@ class GatewayClient:
         """Return a stream of what is unread and then of what comes: ("message", message)."""
         return self._stream("GET", "/events")
 
-    def answer_to(self, event_id: str, *, wait_s: float) -> dict[str, Json] | None:
-        """Return the message that answers one of one's own, within `wait_s` seconds; None: nothing did."""
-        query = {"event_id": event_id, "wait": f"{wait_s:g}"}
+    def answer_to(self, event_id: str, *, to: str, wait_s: float) -> dict[str, Json] | None:
+        """Return what answers one's own message to an agent, within `wait_s` seconds; None: nothing did."""
+        query = {"event_id": event_id, "to": to, "wait": f"{wait_s:g}"}
         answer: Json = self._call("GET", "/sent", query=query, wait_s=wait_s)["messages"][0]["answer"]
         return None if answer is None else dict(answer)
 

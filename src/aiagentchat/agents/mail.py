@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -185,17 +186,19 @@ class Mail:
             NotFoundError: in none of them.
         """
         for room_id in await self._rooms_of(speaker):
-            try:
-                raw = await speaker.client.get_event(room_id, event_id)
-            except (MatrixNotFoundError, MatrixForbiddenError):
-                continue
-            event = parse_event(raw, room_id)
-            message = event and parse_message(event, self._host.naming, self._host.manager.broadcast_id)
-            if message:
+            message = await self._message_in(speaker, room_id, event_id)
+            if message is not None:
                 return message
         raise NotFoundError(
             f"there is no message {event_id} that you may read", hint="'cchat read --json' shows the ids of yours"
         )
+
+    async def _message_in(self, speaker: Speaker, room_id: RoomId, event_id: EventId) -> Message | None:
+        try:
+            event = parse_event(await speaker.client.get_event(room_id, event_id), room_id)
+        except (MatrixNotFoundError, MatrixForbiddenError):
+            return None
+        return None if event is None else parse_message(event, self._host.naming, self._host.manager.broadcast_id)
 
     async def _rooms_of(self, speaker: Speaker) -> list[RoomId]:
         """An agent's own room and the broadcast room; for the operator all rooms of agents."""
@@ -283,23 +286,33 @@ class Mail:
             read |= set(ids[ids.index(EventId(cursor.anchor)) :])
         return frozenset(read)
 
-    async def answer_to(self, speaker: Speaker, event_id: EventId, wait_s: float) -> Message | None:
-        """Return what answers a message, waiting up to `wait_s` seconds for it; None: nothing did."""
-        with self._host.answers.waiting(event_id) as arriving:
-            found = await self._answer_stored(speaker, event_id)
-            if found is not None:
-                return found
-            try:
-                async with asyncio.timeout(wait_s):
-                    return await asyncio.shield(arriving)
-            except TimeoutError:
-                return None
+    async def sent_message(self, speaker: Speaker, event_id: EventId, *, to: AgentName | None, wait_s: float) -> Sent:
+        """Return one message of the speaker's own to one agent (None: to all), waiting for what answers it.
 
-    async def _answer_stored(self, speaker: Speaker, event_id: EventId) -> Message | None:
-        rooms = await self._rooms_of(speaker) if speaker.agent is not None else []
-        if not rooms:
-            asked = await self.find(speaker, event_id)
-            rooms = [asked.room_id]
+        Waits up to `wait_s` seconds. An answer to an agent comes into its own room, one to the operator stays where
+        they wrote.
+
+        Raises:
+            NotFoundError: there is no such message of the speaker.
+        """
+        host = self._host
+        room_id = host.manager.broadcast_id if to is None else await host.manager.find_agent_room(to)
+        message = None if room_id is None else await self._message_in(speaker, room_id, event_id)
+        if message is None or message.sender.user_id != speaker.user_id:
+            raise NotFoundError(f"you sent no message {event_id} to {to or 'all'}")
+        rooms = [message.room_id] if speaker.agent is None else await self._rooms_of(speaker)
+        with host.answers.waiting(event_id) as arriving:
+            answer = await self._answer_stored(speaker, rooms, event_id)
+            if answer is None and wait_s > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        answer = await arriving
+        if answer is not None:
+            return Sent(message, "answered", to, answer)
+        read = await self._read_by(to, message.room_id, [message]) if to is not None else frozenset[EventId]()
+        return Sent(message, "read" if event_id in read else "stored", to)
+
+    async def _answer_stored(self, speaker: Speaker, rooms: list[RoomId], event_id: EventId) -> Message | None:
         for room_id in rooms:
             for message in await self._page_back(speaker.client, room_id, None, _PAGE):
                 if message.in_reply_to is not None and message.in_reply_to.event_id == event_id:

@@ -112,13 +112,11 @@ class AgentService:
         """Return own messages and how far they came; see `Mail.sent`."""
         return await self._mail.sent(self._mail.speaker(agent), to=to, limit=limit)
 
-    async def find(self, agent: AgentName | None, event_id: EventId) -> Message:
-        """Return a message; see `Mail.find`."""
-        return await self._mail.find(self._mail.speaker(agent), event_id)
-
-    async def answer_to(self, agent: AgentName | None, event_id: EventId, wait_s: float) -> Message | None:
-        """Return what answers a message, within `wait_s` seconds; see `Mail.answer_to`."""
-        return await self._mail.answer_to(self._mail.speaker(agent), event_id, wait_s)
+    async def sent_message(
+        self, agent: AgentName | None, event_id: EventId, *, to: AgentName | None, wait_s: float
+    ) -> Sent:
+        """Return one own message, waiting for its answer; see `Mail.sent_message`."""
+        return await self._mail.sent_message(self._mail.speaker(agent), event_id, to=to, wait_s=wait_s)
 
     async def attach(self, name: AgentName, *, kind: AgentKind, description: str | None) -> Attached:
         """Boot an agent; see `AgentHost.boot`."""

@@ -38,7 +38,7 @@ def ask(call: Invocation) -> None:
     sent = client.send(read_text(call.args.text), to=name)
     if call.out.is_terminal:
         call.out.note(f"stored {sent['event_id']}; waiting for {name} to answer")
-    answer = _wait_answer(client, sent["event_id"], timeout_s)
+    answer = _wait_answer(client, name, sent["event_id"], timeout_s)
     if answer is None:
         raise WaitedInVainError(
             f"no answer within {timeout_s:g} s to {sent['event_id']}{_why_not(client, name)}",
@@ -53,11 +53,11 @@ def ask(call: Invocation) -> None:
         client.acknowledge([answer["event_id"]])
 
 
-def _wait_answer(client: GatewayClient, event_id: str, timeout_s: float) -> dict[str, Json] | None:
+def _wait_answer(client: GatewayClient, name: str, event_id: str, timeout_s: float) -> dict[str, Json] | None:
     deadline = time.monotonic() + timeout_s
     while True:
         left_s = max(0.0, deadline - time.monotonic())
-        answer = client.answer_to(event_id, wait_s=min(left_s, LONGEST_WAIT_S))
+        answer = client.answer_to(event_id, to=name, wait_s=min(left_s, LONGEST_WAIT_S))
         if answer is not None or left_s <= LONGEST_WAIT_S:
             return answer
 

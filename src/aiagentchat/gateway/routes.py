@@ -90,17 +90,14 @@ async def _events(call: Call) -> web.StreamResponse:
 async def _sent(call: Call) -> SentAnswer:
     query: SentQuery = call.query
     service, agent = call.gateway.service, call.caller.agent
-    if query.event_id is not None:
-        answer = await service.answer_to(agent, EventId(query.event_id), query.wait)
-        message = await service.find(agent, EventId(query.event_id))
-        item = SentItem.model_construct(
-            message=message, state="stored" if answer is None else "answered", to=None, answer=answer
-        )
-        return SentAnswer.model_construct(messages=[item])
     to = parse_agent_name(query.to) if query.to is not None else None
+    if query.event_id is not None:
+        found = [await service.sent_message(agent, EventId(query.event_id), to=to, wait_s=query.wait)]
+    else:
+        found = await service.sent(agent, to=to, limit=query.limit)
     items = [
         SentItem.model_construct(message=sent.message, state=sent.state, to=sent.to, answer=sent.answer)
-        for sent in await service.sent(agent, to=to, limit=query.limit)
+        for sent in found
     ]
     return SentAnswer.model_construct(messages=items)
 

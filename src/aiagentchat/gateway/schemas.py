@@ -85,7 +85,7 @@ class ReadQuery(_Query):
 
 
 class SentQuery(_Query):
-    """Which own messages; with `event_id`, one message and what answers it."""
+    """Which own messages: to one agent, or to all; with `event_id`, that one, and what answers it."""
 
     to: _Name | None = None
     limit: _Limit = 20

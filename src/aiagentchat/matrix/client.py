@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 from weakref import WeakValueDictionary
@@ -22,15 +21,18 @@ from yarl import URL
 
 from aiagentchat.errors import (
     HomeserverUnavailableError,
+    InvalidRequestError,
     MatrixConflictError,
     MatrixError,
+    MatrixNotFoundError,
     RateLimitedError,
 )
-from aiagentchat.matrix.retry import Transient, backoff_s, classify
+from aiagentchat.matrix.retry import Transient, backoff_s, classify, parse_http_date
 from aiagentchat.model import EventId, RoomAlias, RoomId, UserId
 
 Json = Any
 _V3 = ("_matrix", "client", "v3")
+_OLDEST_DEFAULT_ROOM_VERSION = "10"
 
 
 @dataclass(slots=True)
@@ -51,7 +53,18 @@ class _Shared:
     session: aiohttp.ClientSession
     jitter: random.Random
     stats: ClientStats = field(default_factory=ClientStats)
-    writes: WeakValueDictionary[RoomId, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    writes: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One request as it goes out, the same at every attempt. `shape`: of the answer's JSON."""
+
+    method: str
+    url: URL
+    data: bytes | None
+    what: str
+    shape: type
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +121,12 @@ class MatrixClient:
             _shared=self._shared,
         )
 
+    def with_token(self, access_token: str) -> "MatrixClient":
+        """Return a client of another account on this homeserver; it shares what views share."""
+        return MatrixClient(
+            self._base_url, access_token, self._shared.session, timeout_s=self._timeout_s, _shared=self._shared
+        )
+
     @property
     def stats(self) -> ClientStats:
         return self._shared.stats
@@ -124,9 +143,10 @@ class MatrixClient:
 
     async def default_room_version(self) -> str:
         """Return the version of rooms that this server makes when not told otherwise."""
-        capabilities = await self._request("GET", (*_V3, "capabilities"))
-        versions = capabilities.get("capabilities", {}).get("m.room_versions", {})
-        return str(versions.get("default", "10"))
+        answer: Json = await self._request("GET", (*_V3, "capabilities"))
+        for key in ("capabilities", "m.room_versions", "default"):
+            answer = answer.get(key) if isinstance(answer, dict) else None
+        return answer if isinstance(answer, str) else _OLDEST_DEFAULT_ROOM_VERSION
 
     async def whoami(self) -> UserId:
         """Return the user that this client's token stands for."""
@@ -177,21 +197,25 @@ class MatrixClient:
         await self._request("PUT", (*_V3, "directory", "room", alias), body={"room_id": room_id})
 
     async def delete_room_alias(self, alias: RoomAlias) -> None:
-        """Free an alias."""
-        await self._request("DELETE", (*_V3, "directory", "room", alias))
+        """Free an alias; one that is free already is success, as it is after a request that had to be repeated."""
+        try:
+            await self._request("DELETE", (*_V3, "directory", "room", alias))
+        except MatrixNotFoundError:
+            return
 
     async def join_room(self, room: RoomId | RoomAlias) -> RoomId:
         """Join a room; joining again is success. 404: the room is dead; 403: not invited."""
-        return RoomId(_text(await self._request("POST", (*_V3, "join", room), body={}), "room_id"))
+        answer = await self._request("POST", (*_V3, "join", room), body={}, writes_to=room)
+        return RoomId(_text(answer, "room_id"))
 
     async def invite(self, room_id: RoomId, user_id: UserId) -> None:
         """Invite somebody. Inviting a member again is a 403."""
-        async with self._writing(room_id):
-            await self._request("POST", (*_V3, "rooms", room_id, "invite"), body={"user_id": user_id})
+        path = (*_V3, "rooms", room_id, "invite")
+        await self._request("POST", path, body={"user_id": user_id}, writes_to=room_id)
 
     async def leave_room(self, room_id: RoomId) -> None:
-        """Leave a room, or refuse an invite to it."""
-        await self._request("POST", (*_V3, "rooms", room_id, "leave"), body={})
+        """Leave a room, or refuse an invite to it; leaving again is success."""
+        await self._request("POST", (*_V3, "rooms", room_id, "leave"), body={}, writes_to=room_id)
 
     async def forget_room(self, room_id: RoomId) -> None:
         """Forget a room that was left."""
@@ -199,22 +223,24 @@ class MatrixClient:
 
     async def joined_rooms(self) -> tuple[RoomId, ...]:
         """Return the rooms that the user acted as is a member of."""
-        rooms = (await self._request("GET", (*_V3, "joined_rooms"))).get("joined_rooms", ())
+        rooms = _list(await self._request("GET", (*_V3, "joined_rooms")), "joined_rooms")
         return tuple(RoomId(room) for room in rooms if isinstance(room, str))
 
     # --- events
 
     async def send(self, room_id: RoomId, event_type: str, content: Mapping[str, Json], txn_id: str) -> EventId:
-        """Send an event. The same `txn_id` of the same user, device and room is the same event, however often sent."""
+        """Send an event. The same `txn_id` in the same room is the same event, however often sent.
+
+        It is so for one account. Synapse shares an application service's ids among all its users: the sender has to be
+        part of `txn_id`, or the second user's event is lost in the first one's.
+        """
         path = (*_V3, "rooms", room_id, "send", event_type, txn_id)
-        async with self._writing(room_id):
-            return EventId(_text(await self._request("PUT", path, body=content), "event_id"))
+        return EventId(_text(await self._request("PUT", path, body=content, writes_to=room_id), "event_id"))
 
     async def put_state(self, room_id: RoomId, event_type: str, state_key: str, content: Mapping[str, Json]) -> EventId:
         """Set a piece of state; the same content again makes no new event on Synapse."""
         path = (*_V3, "rooms", room_id, "state", event_type, state_key)
-        async with self._writing(room_id):
-            return EventId(_text(await self._request("PUT", path, body=content), "event_id"))
+        return EventId(_text(await self._request("PUT", path, body=content, writes_to=room_id), "event_id"))
 
     async def get_state(self, room_id: RoomId, event_type: str, state_key: str = "") -> dict[str, Json]:
         """Return the content of a piece of state. Raises `MatrixNotFoundError` where there is none."""
@@ -242,7 +268,8 @@ class MatrixClient:
         query |= {"from": start} if start is not None else {}
         query |= {"filter": filter_json} if filter_json else {}
         page = await self._request("GET", (*_V3, "rooms", room_id, "messages"), query=query)
-        return MessagesPage(tuple(page.get("chunk", ())), page.get("end"))
+        end = page.get("end")
+        return MessagesPage(tuple(_list(page, "chunk")), end if isinstance(end, str) else None)
 
     async def get_tokens_around(self, room_id: RoomId, event_id: EventId) -> tuple[str, str]:
         """Return the timeline tokens just before and just after an event.
@@ -287,11 +314,23 @@ class MatrixClient:
     # --- the wire
 
     @asynccontextmanager
-    async def _writing(self, room_id: RoomId) -> AsyncIterator[None]:
+    async def _turn(self, room: str | None, deadline: float, what: str) -> AsyncIterator[None]:
         """Writes to one room go one after the other: concurrent ones fork the room and slow it from then on."""
-        lock = self._shared.writes.setdefault(room_id, asyncio.Lock())
-        async with lock:
+        if room is None:
             yield
+            return
+        lock = self._shared.writes.setdefault(room, asyncio.Lock())
+        try:
+            async with asyncio.timeout_at(deadline):
+                await lock.acquire()
+        except TimeoutError:
+            raise HomeserverUnavailableError(
+                f"{what} was not sent: earlier writes to the room took until the deadline", hint="try again later"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _url(self, path: tuple[str, ...], query: Mapping[str, str], *, with_device: bool) -> URL:
         identity = {}
@@ -313,29 +352,42 @@ class MatrixClient:
         extra_s: float = 0.0,
         with_device: bool = True,
         shape: type = dict,
+        writes_to: str | None = None,
     ) -> dict[str, Json]:
         """Do one request until it succeeds, fails for good, or the deadline passes.
 
         Args:
             extra_s: seconds beyond the deadline that the server was asked to take. shape: of the answer's JSON.
+            writes_to: the room whose other writes have to wait.
+
+        aiohttp by itself repeats a GET, PUT or DELETE once when a connection breaks: the same bytes to the same URL,
+        within the deadline.
         """
+        deadline = asyncio.get_running_loop().time() + self._timeout_s + extra_s
+        what = f"{method} {'/'.join(path[3:] or path[-1:])}"
+        try:
+            url = self._url(path, query or {}, with_device=with_device)
+            data = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        except UnicodeEncodeError:
+            raise InvalidRequestError("half a surrogate pair is no text that can be sent") from None
+        async with self._turn(writes_to, deadline, what):
+            answer = await self._until_answered(_Call(method, url, data, what, shape), deadline)
+        return cast("dict[str, Json]", answer)  # its shape was checked
+
+    async def _until_answered(self, call: _Call, deadline: float) -> Json:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout_s + extra_s
-        url = self._url(path, query or {}, with_device=with_device)
-        what = f"{method} {'/'.join(path[3:])}"
         attempt = 0
         while True:
-            verdict, answer = await self._attempt(method, url, body, deadline - loop.time(), what, shape)
-            if verdict is None:
+            verdict, answer = await self._attempt(call, deadline - loop.time())
+            if not isinstance(verdict, Transient):
                 self.stats.last_success_at = loop.time()
                 self.stats.last_failure = ""
-                return cast("dict[str, Json]", answer)  # its shape was checked
-            if isinstance(verdict, MatrixError):
-                self.stats.last_success_at = loop.time()
-                raise verdict
+                if verdict is not None:
+                    raise verdict
+                return answer
             wait_s = backoff_s(attempt, self._shared.jitter) if verdict.wait_s is None else verdict.wait_s
             if loop.time() + wait_s >= deadline:
-                self._give_up(verdict, wait_s, what)
+                self._give_up(verdict, wait_s, call.what)
             self.stats.retries += 1
             attempt += 1
             await asyncio.sleep(wait_s)
@@ -352,18 +404,15 @@ class MatrixClient:
             hint="see 'cchat status' for what is wrong",
         )
 
-    async def _attempt(
-        self, method: str, url: URL, body: Mapping[str, Json] | None, left_s: float, what: str, shape: type
-    ) -> tuple[Transient | MatrixError | None, Json]:
-        data = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    async def _attempt(self, call: _Call, left_s: float) -> tuple[Transient | MatrixError | None, Json]:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        if data is not None:
+        if call.data is not None:
             headers["Content-Type"] = "application/json"
         timeout = aiohttp.ClientTimeout(total=max(left_s, 0.001), sock_connect=10)
         self.stats.requests += 1
         try:
             async with self._shared.session.request(
-                method, url, data=data, headers=headers, timeout=timeout, allow_redirects=False
+                call.method, call.url, data=call.data, headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
                 raw = await response.read()
                 status, answer_headers = response.status, response.headers
@@ -374,20 +423,25 @@ class MatrixClient:
             answer = json.loads(raw) if raw else {}
         except (ValueError, RecursionError):
             answer = None
-        if not isinstance(answer, shape) and 200 <= status < 300:
+        if not isinstance(answer, call.shape) and 200 <= status < 300:
             return Transient(None, f"HTTP {status} with a malformed body"), None
-        return classify(status, answer_headers, answer, request=what), answer
+        return classify(status, answer_headers, answer, request=call.what), answer
 
     def _note_clock(self, headers: Mapping[str, str]) -> None:
-        try:
-            told = parsedate_to_datetime(headers.get("Date", "")).timestamp()
-        except (TypeError, ValueError):
-            return
-        self.stats.server_offset_s = told - time.time()
+        told = parse_http_date(headers.get("Date", ""))
+        if told is not None:
+            self.stats.server_offset_s = told - time.time()
 
 
 def _text(answer: dict[str, Json], key: str) -> str:
     value = answer.get(key)
     if not isinstance(value, str):
+        raise MatrixError(200, "M_BAD_JSON", f"its answer has no {key}")
+    return value
+
+
+def _list(answer: dict[str, Json], key: str) -> list[Json]:
+    value = answer.get(key)
+    if not isinstance(value, list):
         raise MatrixError(200, "M_BAD_JSON", f"its answer has no {key}")
     return value

@@ -1,0 +1,258 @@
+"""The main job once, visibly, in a home of its own: `make demo`.
+
+Starts a homeserver and a daemon, brings three agents online, and shows what happens between them and the operator.
+Everything goes through what a user has: `cchat`, the gateway's client, and, for the operator, a plain Matrix client as
+Element is one. Ends with 0, all stopped, or with what went wrong.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from aiagentchat.client import GatewayClient
+from aiagentchat.errors import AiAgentChatError
+
+AGENTS = {
+    "planner": "Breaks work down",
+    "coder": "Writes the code",
+    "reviewer": "Reads what others wrote",
+}
+ANSWER_S = 30.0
+
+Json = dict[str, Any]
+
+
+class DemoFailedError(Exception):
+    """Something that the demo shows did not happen."""
+
+
+def title(text: str) -> None:
+    print(f"\n── {text} {'─' * max(0, 100 - len(text))}", flush=True)
+
+
+def said(who: str, text: str) -> None:
+    print(f"   {who}: {text}", flush=True)
+
+
+def require(holds: bool, what: str) -> None:
+    if not holds:
+        raise DemoFailedError(what)
+
+
+class System:
+    """One system of homeserver and daemon, used through `cchat`."""
+
+    def __init__(self, home: Path) -> None:
+        self.socket = home / "cchat.sock"
+        self.tokens: dict[str, str] = {}
+        foreign = re.compile(r"(AIAGENTCHAT_|SPACE_ALIAS$|SERVER_NAME$|MATRIX_ROOM_ID$)")
+        self._env = {k: v for k, v in os.environ.items() if not foreign.match(k)} | {"AIAGENTCHAT_HOME": str(home)}
+
+    def cchat(self, *arguments: str, exit_code: int = 0, shown: bool = True) -> str:
+        """Run a command, show it, and return what it printed."""
+        if shown:
+            print(f"   $ cchat {' '.join(repr(part) if ' ' in part else part for part in arguments)}", flush=True)
+        command = [sys.executable, "-m", "aiagentchat", *arguments]
+        done = subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=120, check=False)
+        if shown:
+            for line in (done.stdout + done.stderr).rstrip().splitlines():
+                print(f"     {line}", flush=True)
+        require(done.returncode == exit_code, f"exit code {done.returncode}, not {exit_code}: {done.stderr}")
+        return done.stdout
+
+    def start(self) -> Json:
+        """Bring everything up, with its progress on the terminal; return `cchat status`."""
+        command = [sys.executable, "-m", "aiagentchat", "up", "--detach", "--port", "0", "--no-echo"]
+        subprocess.run(command, env=self._env, timeout=180, check=True)
+        status: Json = json.loads(self.cchat("status", "--json", shown=False))
+        return status
+
+    def stop(self) -> None:
+        self.cchat("down")
+
+    def join(self, name: str, description: str) -> GatewayClient:
+        """Bring an agent online; return a client that holds its credential and nothing else."""
+        answer = json.loads(self.cchat("join", name, "--detach", "--description", description, "--json", shown=False))
+        said(name, f"online in {answer['alias']}")
+        self.tokens[name] = answer["token"]
+        return self.client(name)
+
+    def client(self, holder: str, acting_as: str = "") -> GatewayClient:
+        """Return a client with the credential of `holder`."""
+        return GatewayClient(self.socket, self.tokens[holder], acting_as=acting_as, label=holder)
+
+
+class Person:
+    """The operator in a Matrix client, with the password from the file, as in Element."""
+
+    def __init__(self, status: Json) -> None:
+        self._url = status["homeserver_url"]
+        self._token = ""
+        login = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": status["operator"]},
+            "password": Path(status["password_file"]).read_text().strip(),
+        }
+        self._token = self.call("POST", "/login", login)["access_token"]
+
+    def call(self, method: str, path: str, body: Json | None = None) -> Json:
+        request = urllib.request.Request(
+            f"{self._url}/_matrix/client/v3{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {self._token}"} if self._token else {},
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answer: Json = json.loads(response.read())
+            return answer
+
+    def joined_rooms(self) -> list[str]:
+        rooms: list[str] = self.call("GET", "/joined_rooms")["joined_rooms"]
+        return rooms
+
+    def state(self, room_id: str) -> list[Json]:
+        answer: Any = self.call("GET", f"/rooms/{quote(room_id)}/state")
+        return list(answer)
+
+    def write(self, room_id: str, text: str) -> str:
+        path = f"/rooms/{quote(room_id)}/send/m.room.message/demo-{abs(hash(text))}"
+        return str(self.call("PUT", path, {"msgtype": "m.text", "body": text})["event_id"])
+
+    def wait_message(self, room_id: str, wanted: Callable[[Json], bool]) -> Json:
+        """Return the first message that is wanted, from a sync that waits for it."""
+        since = ""
+        while True:
+            answer = self.call("GET", f"/sync?timeout={ANSWER_S * 1000:.0f}{since}")
+            since = f"&since={quote(answer['next_batch'])}"
+            room = answer.get("rooms", {}).get("join", {}).get(room_id, {})
+            for event in room.get("timeline", {}).get("events", ()):
+                if event["type"] == "m.room.message" and wanted(event):
+                    return dict(event)
+            require(bool(answer.get("rooms")) or "&" not in since, f"no answer within {ANSWER_S:g} s")
+
+
+def answer_next(agent: GatewayClient, text: str) -> None:
+    """Wait for a message, answer it, acknowledge it: what an agent's program does."""
+    messages = agent.read(wait_s=ANSWER_S)
+    require(bool(messages), "no message came")
+    agent.send(text, reply_to=messages[0]["event_id"])
+    agent.acknowledge([message["event_id"] for message in messages])
+
+
+def in_background(work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def show_tree(person: Person, status: Json) -> list[str]:
+    """Print the Space and its rooms; return their ids."""
+    title("The Space, as the operator's client sees it")
+    space = person.state(status["space_id"])
+    name = next(event["content"]["name"] for event in space if event["type"] == "m.room.name")
+    print(f"   {name}  {status['space_alias']}")
+    children = [event for event in space if event["type"] == "m.space.child" and event["content"].get("via")]
+    children.sort(key=lambda event: event["content"].get("order", ""))
+    for event in children:
+        state = {item["type"]: item["content"] for item in person.state(event["state_key"]) if item["state_key"] == ""}
+        last = event is children[-1]
+        print(f"   {'└' if last else '├'}─ {state['m.room.name']['name']}  {state['m.room.canonical_alias']['alias']}")
+    rooms = {event["state_key"] for event in children}
+    require(rooms <= set(person.joined_rooms()), "the operator is not in every room")
+    require(len(rooms) == len(AGENTS) + 1, f"{len(rooms)} rooms in the Space")
+    print(f"   (the operator, {status['operator']}, is in all of them without having accepted anything)")
+    return [event["state_key"] for event in children]
+
+
+def show_transcript(person: Person, rooms: list[str]) -> None:
+    title("The transcript, room by room, as it stands on the homeserver")
+    for room in rooms:
+        names = {event["state_key"]: event["content"].get("displayname", "") for event in person.state(room)}
+        title_of_room = next(event["content"]["name"] for event in person.state(room) if event["type"] == "m.room.name")
+        print(f"   {title_of_room}")
+        for event in reversed(person.call("GET", f"/rooms/{quote(room)}/messages?dir=b&limit=100")["chunk"]):
+            if event["type"] == "m.room.message":
+                said(f"  {names.get(event['sender']) or event['sender']}", event["content"]["body"])
+
+
+def talk_to_agent(person: Person, agents: dict[str, GatewayClient]) -> None:
+    title("A person writes to an agent in its room, and gets its answer")
+    entry = next(agent for agent in agents["planner"].who()["agents"] if agent["name"] == "planner")
+    answering = in_background(lambda: answer_next(agents["planner"], "Three steps: parser, tests, docs."))
+    asked = person.write(entry["room_id"], "How do we split the work?")
+    said("operator, in the room planner", "How do we split the work?")
+
+    def is_answer(event: Json) -> bool:
+        related = event["content"].get("m.relates_to", {}).get("m.in_reply_to", {})
+        return bool(related.get("event_id") == asked)
+
+    answer = person.wait_message(entry["room_id"], is_answer)
+    answering.join(ANSWER_S)
+    said(f"{answer['sender']} in the same room", answer["content"]["body"])
+
+
+def talk_among_agents(system: System, agents: dict[str, GatewayClient]) -> None:
+    title("An agent finds another, writes to it, and is answered")
+    system.cchat("who", "--as", "coder")
+    answering = in_background(lambda: answer_next(agents["reviewer"], "Looks good, one nit in line 42."))
+    answer = system.cchat("--as", "coder", "ask", "reviewer", "Please review PR #42")
+    answering.join(ANSWER_S)
+    require("line 42" in answer, "the reviewer's answer did not come")
+
+
+def talk_to_all(system: System) -> None:
+    title("A broadcast reaches all")
+    text = "System maintenance in 5 minutes"
+    system.cchat("send", text)
+    for name in AGENTS:
+        printed = system.cchat("--as", name, "read", "--wait", f"{ANSWER_S:g}")
+        require(printed.endswith(f" (broadcast): {text}\n"), f"{name} read something else")
+
+
+def show_isolation(system: System) -> None:
+    title("An agent's credential opens that agent's inbox only")
+    system.cchat("send", "--to", "reviewer", "For your eyes only")
+    said("coder", "reads the inbox of reviewer")
+    try:
+        system.client("coder", acting_as="reviewer").read()
+    except AiAgentChatError as error:
+        said("the daemon", f"refused ({error.code}): {error.message}")
+        require(error.code == "forbidden", f"the code is {error.code}")
+    else:
+        raise DemoFailedError("coder could read the inbox of reviewer")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="aiagentchat-demo-") as name:
+        system = System(Path(name))
+        try:
+            title("A homeserver, a daemon, a Space")
+            status = system.start()
+            title("Three agents")
+            agents = {agent: system.join(agent, description) for agent, description in AGENTS.items()}
+            person = Person(status)
+            talk_to_agent(person, agents)
+            talk_among_agents(system, agents)
+            talk_to_all(system)
+            show_isolation(system)
+            show_transcript(person, show_tree(person, status))
+        finally:
+            title("Stop")
+            system.stop()
+    print("\nThat was the main job. 'make up' starts a system for use.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (DemoFailedError, AiAgentChatError, subprocess.SubprocessError) as error:
+        sys.exit(f"demo: {error}")
