@@ -141,7 +141,7 @@ def _add_agents(add: _Add) -> None:
         examples=f"Held: online {_HELD}.\nWith --detach: {_TIMED};\nevery call made as the agent renews it.",
     )
     join.add_argument("name", nargs="?", metavar="NAME", help="without: an ephemeral one, session- and six hex digits")
-    join.add_argument("--ephemeral", action="store_true", help="for a passing session: 'cchat leave' takes it off the list")
+    join.add_argument("--ephemeral", action="store_true", help="a passing session: 'cchat leave' takes it off the list")
     join.add_argument("--description", metavar="T", help="what it does, for others to see")
     join.add_argument("--detach", action="store_true", help=f"return at once; it is online {_TIMED}")
     add("leave", "agents:leave", "take an agent offline").add_argument("name", metavar="NAME")
