@@ -24,7 +24,9 @@ from aiagentchat.errors import (
     DeadlineExceededError,
     InvalidRequestError,
     RefusedError,
+    UnauthenticatedError,
 )
+from aiagentchat.model import parse_agent_name
 
 Json = Any
 
@@ -41,7 +43,7 @@ class GatewayError(AiAgentChatError):
     """The gateway refused; `code`, message and hint are its own."""
 
     def __init__(self, problem: Mapping[str, Json]) -> None:
-        super().__init__(str(problem.get("detail", "the daemon gave no reason")), hint=str(problem.get("hint", "")))
+        super().__init__(str(problem.get("detail") or "the daemon gave no reason"), hint=str(problem.get("hint", "")))
         code = str(problem.get("code", ""))
         self.code = code if code in OUTCOMES else "internal"
         self.retryable = problem.get("retryable") is True
@@ -225,12 +227,16 @@ class GatewayClient:
     def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
         if isinstance(self._address, Path):
             return _UnixConnection(self._address, timeout_s)
-        url = urlsplit(self._address)
-        if url.scheme != "http" or not url.hostname:
+        try:
+            url = urlsplit(self._address)
+            host, port = url.hostname, url.port
+        except ValueError:  # no port, or no IPv6 address
+            host, port = None, None
+        if not host or url.scheme != "http":
             raise InvalidRequestError(
                 f"{self._address!r} is no gateway", hint="AIAGENTCHAT_URL is like http://127.0.0.1:7480"
             )
-        return http.client.HTTPConnection(url.hostname, url.port, timeout=timeout_s)
+        return http.client.HTTPConnection(host, port, timeout=timeout_s)
 
     def _exchange(
         self, connection: http.client.HTTPConnection, method: str, path: str, body: Mapping[str, Json] | None
@@ -281,12 +287,15 @@ def connect(settings: Settings, *, acting_as: str = "", label: str = "cchat") ->
     """Return a client for these settings: as `acting_as`, else as the settings' token or agent, else as the operator.
 
     Raises:
-        DaemonNotRunningError: no daemon ever ran here. InvalidRequestError: others can read the credential.
+        DaemonNotRunningError: no daemon ever ran here. InvalidRequestError: others can read the credential, or the
+            agent's name is none. UnauthenticatedError: the token cannot be one.
     """
     token = settings.token
     if not token:
         token = read_private(settings.paths.operator_credential) or ""
-        acting_as = acting_as or settings.agent
+        acting_as = acting_as or (parse_agent_name(settings.agent) if settings.agent else "")
+    elif not (token.isascii() and token.isprintable()):
+        raise UnauthenticatedError("AIAGENTCHAT_TOKEN holds no credential", hint="'cchat join --json' shows one")
     if not token:
         raise DaemonNotRunningError(
             f"no daemon has run here: there is no credential in {settings.paths.credentials}",

@@ -14,6 +14,7 @@ import pytest
 
 from aiagentchat.config import Settings
 from aiagentchat.matrix.client import MatrixClient
+from tests.integration.fake_homeserver import FakeHomeserver, fake_homeserver
 from tests.integration.systems import RunningDaemon, Synapse, running_daemon, start_synapse
 
 StartSynapse = Callable[[], Awaitable[Synapse]]
@@ -40,6 +41,13 @@ async def own_synapse(tmp_path: Path) -> AsyncIterator[Synapse]:
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
         yield session
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeHomeserver]:
+    """A homeserver that fails as the test tells it."""
+    async with fake_homeserver() as homeserver:
+        yield homeserver
 
 
 @pytest.fixture

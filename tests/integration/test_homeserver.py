@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -589,6 +590,17 @@ async def test_the_remembered_server_name_stands_unless_one_is_given(paths: Path
         await ensure_running(given, lambda _: None)
     running = await ensure_running(Settings(paths=paths, operator="alice"), lambda _: None)
     assert running.operator.user_id == "@alice:example.org"
+
+
+async def test_the_space_may_have_any_alias_of_this_server(paths: Paths) -> None:
+    chosen = Settings(paths=paths, port=0, space_alias="#team:localhost", sources={"space_alias": "flag"})
+    config = (await ensure_running(chosen, lambda _: None)).config
+    create = {"room_alias_name": "team"}
+    status, answer = await call(config, "POST", "/_matrix/client/v3/createRoom", token=config.as_token, body=create)
+    assert status == 200, answer
+    foreign = replace(chosen, space_alias="#team:example.org")
+    with pytest.raises(InvalidRequestError, match="of another server"):
+        await ensure_running(foreign, lambda _: None)
 
 
 async def test_a_failure_with_the_operator_stops_what_was_started(paths: Paths) -> None:

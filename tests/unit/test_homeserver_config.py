@@ -321,6 +321,20 @@ def test_the_namespaces_hold_our_names_on_our_server_only(server: str, other: st
         assert not aliases(f"#aiagentchat:{other}")
 
 
+@pytest.mark.parametrize("inside", ["#aiagentchat:example.org", "#aiagentchat-_team:example.org"])
+def test_an_alias_of_the_space_among_our_names_widens_nothing(inside: str) -> None:
+    config = replace(CONFIG, server_name="example.org")
+    assert render_registration_yaml(config, inside) == render_registration_yaml(config)
+
+
+def test_another_alias_of_the_space_is_claimed_by_itself() -> None:
+    data = yaml.safe_load(render_registration_yaml(replace(CONFIG, server_name="example.org"), "#a.team:example.org"))
+    regex = data["namespaces"]["aliases"][1]["regex"]
+    assert re.match(regex, "#a.team:example.org")
+    for other in ("#a.team:example.org.evil", "#aXteam:example.org", "#a.teams:example.org"):
+        assert not re.match(regex, other)
+
+
 def test_a_dot_in_the_server_name_matches_a_dot_only() -> None:
     users, aliases = namespaces("example.org")
     assert not users("@aiagentchat-x:exampleXorg")

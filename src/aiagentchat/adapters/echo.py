@@ -39,16 +39,19 @@ class Echo:
         self._stopping.set()
 
     def run_until_stopped(self) -> None:
-        """Answer whatever comes; a connection that breaks is made anew."""
+        """Answer whatever comes, until somebody has the agent leave; a connection that breaks is made anew."""
         while not self._stopping.is_set():
             try:
+                self.attach()
                 with self._client.events() as events:
                     for event, message in events:
                         if event == "message":
                             self._take(message)
             except AiAgentChatError as error:
                 log.warning("echo is not listening: %s", error.message)
-            self._stopping.wait(_RETRY_S)
+                self._stopping.wait(_RETRY_S)
+            else:
+                return
 
     def _take(self, message: dict[str, Json]) -> None:
         while not self._stopping.is_set():

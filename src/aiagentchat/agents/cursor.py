@@ -1,7 +1,7 @@
 """The acknowledgement window of one agent in one room: what is read, what is acknowledged, where the cursor stands.
 
-Pure; `agents.inbox` reads and writes it. The rules are DESIGN's: the anchor trails behind the latest acknowledged
-messages and never passes one that is not, because room order is not arrival order.
+Pure; `agents.room_inbox` reads and writes it. The rules are in `docs/protocol.md`: the anchor trails behind the latest
+acknowledged messages and never passes one that is not, because room order is not arrival order.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from aiagentchat.errors import AckWindowFullError
 from aiagentchat.model import EventId, Message
 from aiagentchat.space.content import ACKED_LIMIT, Cursor
 
-_TRAILING = 64
+TRAILING = 64
+"""Acknowledged messages that the anchor stays behind, where the cursor has room for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,29 +19,32 @@ class AckPlan:
     """What acknowledging would change: the cursor to write, the entries it passes, and where the receipt goes."""
 
     cursor: Cursor
-    acked: frozenset[EventId]
     passed: tuple[EventId, ...]
     receipt: EventId | None
 
 
 class AckWindow:
-    """The messages after the anchor, in order. An acknowledged one stays as its id alone until the anchor passes it."""
+    """The messages after the anchor, in order. An acknowledged one stays as its id alone until the anchor passes it.
+
+    What the cursor names as acknowledged and was not added yet is kept in the cursor, until `end_reached`.
+    """
 
     def __init__(self, cursor: Cursor) -> None:
         self._anchor = EventId(cursor.anchor)
-        self._acked: frozenset[EventId] = frozenset(EventId(event_id) for event_id in cursor.acked)
+        self._acked: dict[EventId, None] = {EventId(event_id): None for event_id in cursor.acked}
         self._entries: dict[EventId, Message | None] = {}
+        self._unread = 0
 
     @property
     def anchor(self) -> EventId:
         return self._anchor
 
+    @property
+    def unread_count(self) -> int:
+        return self._unread
+
     def __contains__(self, event_id: EventId) -> bool:
         return event_id in self._entries
-
-    def is_acked(self, event_id: EventId) -> bool:
-        """Whether this message of the window is acknowledged."""
-        return event_id in self._acked
 
     def add(self, message: Message) -> bool:
         """Append a message unless it is here; return whether it is unread."""
@@ -48,7 +52,22 @@ class AckWindow:
             return False
         is_acked = message.event_id in self._acked
         self._entries[message.event_id] = None if is_acked else message
+        self._unread += not is_acked
         return not is_acked
+
+    def move_to_end(self, event_id: EventId) -> None:
+        """Put an entry behind all others: where it stands in the room is known now."""
+        self._entries[event_id] = self._entries.pop(event_id)
+
+    def withdraw(self, event_id: EventId) -> None:
+        """Drop a message that is not acknowledged: it was taken back."""
+        if self._entries.get(event_id) is not None:
+            del self._entries[event_id]
+            self._unread -= 1
+
+    def end_reached(self) -> None:
+        """All that stands after the anchor was added: what else the cursor names is gone, and is kept no longer."""
+        self._acked = {event_id: None for event_id in self._acked if event_id in self._entries}
 
     def unread(self) -> list[Message]:
         """Return what is not acknowledged, in order."""
@@ -63,30 +82,34 @@ class AckWindow:
         fresh = frozenset(event_id for event_id in event_ids if self._entries.get(event_id) is not None)
         if not fresh:
             return None
-        acked = [event_id for event_id in self._entries if event_id in self._acked or event_id in fresh]
-        prefix = 0
-        for event_id in self._entries:
-            if event_id not in self._acked and event_id not in fresh:
-                break
-            prefix += 1
-        beyond = len(acked) - prefix
-        if beyond > ACKED_LIMIT:
-            oldest = next(event_id for event_id in self._entries if self._entries[event_id] and event_id not in fresh)
+        acked: list[EventId] = []
+        oldest_unread, prefix = None, 0
+        for event_id, message in self._entries.items():
+            if message is None or event_id in fresh:
+                acked.append(event_id)
+            elif oldest_unread is None:
+                oldest_unread, prefix = event_id, len(acked)
+        if oldest_unread is None:
+            prefix = len(acked)
+        unseen = [event_id for event_id in self._acked if event_id not in self._entries]
+        spare = ACKED_LIMIT - len(unseen) - (len(acked) - prefix)
+        if spare < 0 and oldest_unread is not None:
             raise AckWindowFullError(
-                f"{ACKED_LIMIT} messages beyond {oldest} are acknowledged already",
-                hint=f"read and acknowledge {oldest} first",
+                f"{ACKED_LIMIT} messages beyond {oldest_unread} are acknowledged already",
+                hint=f"read and acknowledge {oldest_unread} first",
             )
-        passing = max(0, prefix - min(_TRAILING, ACKED_LIMIT - beyond))
+        passing = max(0, prefix - min(TRAILING, spare))
         passed = tuple(acked[:passing])
-        cursor = Cursor(anchor=passed[-1] if passed else self._anchor, acked=list(acked[passing:]))
-        receipt = acked[prefix - 1] if prefix else None
-        return AckPlan(cursor, frozenset(acked[passing:]), passed, receipt)
+        cursor = Cursor(anchor=passed[-1] if passed else self._anchor, acked=[*acked[passing:], *unseen])
+        return AckPlan(cursor, passed, acked[prefix - 1] if prefix else None)
 
     def commit(self, plan: AckPlan) -> None:
         """Take over a plan once its cursor has been written."""
         for event_id in plan.passed:
-            del self._entries[event_id]
-        for event_id in plan.acked:
-            self._entries[event_id] = None
-        self._acked = plan.acked
+            self._unread -= self._entries.pop(event_id) is not None
+        self._acked = {EventId(event_id): None for event_id in plan.cursor.acked}
+        for event_id in self._acked:
+            if self._entries.get(event_id) is not None:
+                self._entries[event_id] = None
+                self._unread -= 1
         self._anchor = EventId(plan.cursor.anchor)

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 
 from aiagentchat.agents.answers import Answers
 from aiagentchat.agents.heartbeat import check_roster_has_room
-from aiagentchat.agents.inbox import Inbox, Reader, RoomInbox
+from aiagentchat.agents.inbox import Inbox
 from aiagentchat.agents.messages import parse_message
+from aiagentchat.agents.room_inbox import Reader, RoomInbox
 from aiagentchat.agents.sessions import Sessions
 from aiagentchat.errors import AiAgentChatError, MatrixError, MatrixNotFoundError, RoomEncryptedError
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventBatch, RoomEvent
-from aiagentchat.model import AgentKind, AgentName, DirectoryEntry, EventId, Message, Reach, RoomAlias, RoomId, UserId
+from aiagentchat.model import AgentKind, AgentName, DirectoryEntry, EventId, Reach, RoomAlias, RoomId, UserId
 from aiagentchat.space.content import Card
 from aiagentchat.space.directory import DirectoryView
 from aiagentchat.space.manager import SpaceManager
@@ -140,6 +141,9 @@ class AgentHost:
             self.pending_changed.set()
             return False
         self.pending.pop(card.name, None)
+        agent = self._agents.get(card.name)
+        if agent is not None and agent.inbox is not None:
+            await self.inbox(card.name)  # whoever reads it gets the broadcast room as well
         return True
 
     async def register_pending(self) -> bool:
@@ -164,12 +168,12 @@ class AgentHost:
         """Close an agent's sessions and drop what is held for it; an ephemeral one is taken off the list as well."""
         self.sessions.end(name)
         self.pending.pop(name, None)
+        agent = self._agents.pop(name, None)
+        if agent is not None and agent.inbox is not None:
+            agent.inbox.close()
         card = self.manager.directory.card(name)
         if card is not None and card.kind == "ephemeral" and card.daemon == self.naming.daemon:
             await self.manager.unregister(name)
-        agent = self._agents.get(name)
-        if agent is not None and agent.streams == 0:
-            del self._agents[name]
 
     # --- what the gateway asks
 
@@ -236,8 +240,12 @@ class AgentHost:
     def encrypted_rooms(self) -> list[str]:
         """Return the encrypted rooms that this daemon knows of, by their agent where they have one."""
         listed = self.manager.directory.encrypted_agents()
-        named = {str(self.owner_of(room_id) or room_id) for room_id in self.encrypted}
+        named = {str(self.owner_of(room_id) or room_id) for room_id in self._encrypted_rooms()}
         return sorted(named | set(listed))
+
+    def _encrypted_rooms(self) -> frozenset[RoomId]:
+        broadcast = self.manager.broadcast_id if self.manager.broadcast_encrypted else None
+        return frozenset(self.encrypted) | (frozenset() if broadcast is None else {broadcast})
 
     def lost_anchors(self) -> list[str]:
         """Return the agents whose cursor named an event that is gone."""
@@ -245,7 +253,7 @@ class AgentHost:
 
     def require_clear(self, room_id: RoomId) -> None:
         """Raise `RoomEncryptedError` where a room is encrypted."""
-        if room_id in self.encrypted:
+        if room_id in self._encrypted_rooms():
             raise RoomEncryptedError(
                 f"the room {room_id} is encrypted, and nothing is sent in clear into it",
                 hint="end-to-end encryption is not supported: make a new room ('cchat status' says how)",
@@ -259,7 +267,11 @@ class AgentHost:
         for event in batch.events:
             if event.event_id in self._seen:
                 continue
-            await self._take_event(event)
+            try:
+                await self._take_event(event)
+            except Exception:  # the supervisor of events: one that cannot be taken must not keep out those after it
+                log.exception("an event could not be taken in", extra={"room_id": event.room_id})
+                self.skipped_events += 1
             self._seen[event.event_id] = None
             if len(self._seen) > _SEEN_EVENTS:
                 del self._seen[next(iter(self._seen))]
@@ -275,15 +287,23 @@ class AgentHost:
         if event.type == "m.room.encryption" and event.state_key == "":
             await self._mark_encrypted(event.room_id)
         message = parse_message(event, self.naming, manager.broadcast_id)
-        if message is not None:
-            self._hand_out(message, agent)
+        inboxes = self._inboxes_of(event.room_id)
+        if event.type == "m.room.redaction":
+            for inbox in inboxes:
+                inbox.withdraw(EventId(str(event.content.get("redacts"))))
+        elif message is not None:
+            self.answers.note(message)
+            for inbox in inboxes:
+                inbox.offer(message)
 
-    def _hand_out(self, message: Message, agent: AgentName | None) -> None:
-        self.answers.note(message)
-        targets = self._agents.values() if message.broadcast else [self._agents[agent]] if agent in self._agents else []
-        for hosted in targets:
-            if hosted.inbox is not None:
-                hosted.inbox.offer(message)
+    def _inboxes_of(self, room_id: RoomId) -> list[Inbox]:
+        """Return the open inboxes that a room belongs to: all, where it is the broadcast room."""
+        if room_id == self.manager.broadcast_id:
+            agents = list(self._agents.values())
+        else:
+            owner = self.owner_of(room_id)
+            agents = [self._agents[owner]] if owner in self._agents else []
+        return [agent.inbox for agent in agents if agent.inbox is not None]
 
     async def _mark_encrypted(self, room_id: RoomId) -> None:
         """Remember that a room is encrypted, in the agent's card too, so that every directory says so."""

@@ -6,7 +6,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -131,10 +131,9 @@ class Mail:
         self, speaker: Speaker, draft: Draft, target: AgentName, content: dict[str, Any]
     ) -> tuple[EventId, RoomId]:
         host = self._host
-        if host.is_known(target):
-            room_id = await host.ready(target)
-        else:
-            room_id = await host.manager.find_agent_room(target)
+        if not host.is_known(target):
+            await host.manager.find_agent_room(target)
+        room_id = await host.ready(target)  # which tells whether it is encrypted
 
         async def admit() -> None:
             if target != speaker.agent:
@@ -254,10 +253,11 @@ class Mail:
             there = await self._page_back(speaker.client, room_id, None, _PAGE * _MOST_PAGES)
         except MatrixForbiddenError:  # never wrote there
             return []
-        answers = {message.in_reply_to.event_id: message for message in there if message.in_reply_to is not None}
+        answering = there
         if speaker.agent is not None and speaker.agent != to:
-            own = await self._page_back(speaker.client, await host.ready(speaker.agent), None, _PAGE * _MOST_PAGES)
-            answers |= {message.in_reply_to.event_id: message for message in own if message.in_reply_to is not None}
+            own = await host.ready(speaker.agent)
+            answering = [*there, *await self._page_back(speaker.client, own, None, _PAGE * _MOST_PAGES)]
+        answers = _answers(answering, speaker)
         read = await self._read_by(to, room_id, there) if to is not None else frozenset[EventId]()
         mine = [message for message in there if message.sender.user_id == speaker.user_id][:limit]
         return [
@@ -271,7 +271,7 @@ class Mail:
         ]
 
     async def _read_by(self, agent: AgentName, room_id: RoomId, newest_first: list[Message]) -> frozenset[EventId]:
-        """Return which of these the agent has acknowledged, by its cursor on the homeserver."""
+        """Return which of a room's latest messages the agent has acknowledged, by its cursor on the homeserver."""
         user = self._host.naming.user(agent)
         try:
             content = await self._host.manager.client_of(agent).get_room_account_data(user, room_id, CURSOR)
@@ -300,21 +300,33 @@ class Mail:
         message = None if room_id is None else await self._message_in(speaker, room_id, event_id)
         if message is None or message.sender.user_id != speaker.user_id:
             raise NotFoundError(f"you sent no message {event_id} to {to or 'all'}")
-        rooms = [message.room_id] if speaker.agent is None else await self._rooms_of(speaker)
-        with host.answers.waiting(event_id) as arriving:
-            answer = await self._answer_stored(speaker, rooms, event_id)
+        rooms = {message.room_id}
+        if speaker.agent is not None:
+            rooms |= set(await self._rooms_of(speaker))
+
+        def is_answer(answer: Message) -> bool:
+            return answer.room_id in rooms and answer.sender.user_id != speaker.user_id
+
+        with host.answers.waiting(event_id, is_answer) as arriving:
+            pages = {room: await self._page_back(speaker.client, room, None, _PAGE * _MOST_PAGES) for room in rooms}
+            answer = _answers([each for page in pages.values() for each in page], speaker).get(event_id)
             if answer is None and wait_s > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         answer = await arriving
         if answer is not None:
             return Sent(message, "answered", to, answer)
-        read = await self._read_by(to, message.room_id, [message]) if to is not None else frozenset[EventId]()
+        there = pages[message.room_id]
+        if message not in there:
+            there.append(message)  # older than all of them
+        read = await self._read_by(to, message.room_id, there) if to is not None else frozenset[EventId]()
         return Sent(message, "read" if event_id in read else "stored", to)
 
-    async def _answer_stored(self, speaker: Speaker, rooms: list[RoomId], event_id: EventId) -> Message | None:
-        for room_id in rooms:
-            for message in await self._page_back(speaker.client, room_id, None, _PAGE):
-                if message.in_reply_to is not None and message.in_reply_to.event_id == event_id:
-                    return message
-        return None
+
+def _answers(messages: Iterable[Message], speaker: Speaker) -> dict[EventId, Message]:
+    """Return the first answer of others to each event that one of these answers."""
+    answers: dict[EventId, Message] = {}
+    for message in sorted(messages, key=lambda each: each.ts):
+        if message.in_reply_to is not None and message.sender.user_id != speaker.user_id:
+            answers.setdefault(message.in_reply_to.event_id, message)
+    return answers

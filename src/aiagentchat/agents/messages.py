@@ -32,14 +32,13 @@ def parse_sender(user_id: UserId, naming: Naming) -> Sender:
 
 
 def parse_message(event: RoomEvent, naming: Naming, broadcast: RoomId | None) -> Message | None:
-    """Return the message in an event, or None where it is none (state, redacted, no body). Never raises."""
+    """Return the message in an event, or None where it is none (state, redacted, no body). Never raises.
+
+    What is no plain text says so in front: `[image] cat.png`, `[edit] the new text`.
+    """
     content = event.content
     if event.type not in MESSAGE_TYPES or event.state_key is not None or not isinstance(content.get("body"), str):
         return None
-    msgtype = content.get("msgtype", "m.sticker" if event.type == "m.sticker" else "")
-    body: str = content["body"]
-    if msgtype not in ("m.text", "m.notice", "m.emote"):
-        body = f"[{str(msgtype).removeprefix('m.') or 'attachment'}] {body}"
     relation = content.get("m.relates_to")
     relation = relation if isinstance(relation, dict) else {}
     is_thread = relation.get("rel_type") == "m.thread" and isinstance(relation.get("event_id"), str)
@@ -50,22 +49,39 @@ def parse_message(event: RoomEvent, naming: Naming, broadcast: RoomId | None) ->
         room_id=event.room_id,
         sender=parse_sender(event.sender, naming),
         ts=event.ts,
-        body=body,
+        body=_text(_parse_body(event, relation)),
         format="html" if is_html else "plain",
         in_reply_to=_parse_in_reply_to(content, relation, event.room_id),
-        thread=EventId(relation["event_id"]) if is_thread else None,
+        thread=EventId(_text(relation["event_id"])) if is_thread else None,
         broadcast=event.room_id == broadcast,
         hops=hops if isinstance(hops, int) and not isinstance(hops, bool) and 0 <= hops <= MOST_HOPS else 0,
     )
 
 
+def _parse_body(event: RoomEvent, relation: dict[str, Any]) -> str:
+    content = event.content
+    body: str = content["body"]
+    edited = content.get("m.new_content")
+    if relation.get("rel_type") == "m.replace" and isinstance(edited, dict) and isinstance(edited.get("body"), str):
+        return f"[edit] {edited['body']}"
+    msgtype = content.get("msgtype", "m.sticker" if event.type == "m.sticker" else "")
+    if msgtype in ("m.text", "m.notice", "m.emote"):
+        return body
+    return f"[{str(msgtype)[:40].removeprefix('m.') or 'attachment'}] {body}"
+
+
+def _text(foreign: str) -> str:
+    """Return foreign text without halves of surrogate pairs, which JSON can hold and no UTF-8 can."""
+    return foreign.encode("utf-8", "replace").decode()
+
+
 def _parse_in_reply_to(content: dict[str, Any], relation: dict[str, Any], room_id: RoomId) -> EventRef | None:
     ours = parse_content(InReplyTo, content.get(IN_REPLY_TO))
     if ours is not None:
-        return EventRef(RoomId(ours.room_id), EventId(ours.event_id))
+        return EventRef(RoomId(_text(ours.room_id)), EventId(_text(ours.event_id)))
     reply = relation.get("m.in_reply_to")
     if isinstance(reply, dict) and isinstance(reply.get("event_id"), str):
-        return EventRef(room_id, EventId(reply["event_id"]))
+        return EventRef(room_id, EventId(_text(reply["event_id"])))
     return None
 
 

@@ -1,8 +1,9 @@
 """One reader per agent at a time: who reads, so that a second can be told."""
 
+import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiagentchat.errors import ReaderBusyError
 from aiagentchat.model import AgentName
@@ -11,41 +12,57 @@ UNCONFIRMED_S = 5.0
 """How long a reader that was handed messages may take to acknowledge before another may read them."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Slot:
+@dataclass(eq=False, slots=True)
+class Claim:
+    """A reader at work, or (`until`, of the monotonic clock) one that was handed messages and is to acknowledge them.
+
+    `lost` is set when the same reader has opened a new stream: it has come back, and this connection is its old one.
+    """
+
     reader_id: str
     label: str
-    until: float | None
+    until: float | None = None
+    lost: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Readers:
-    """The slots. A reader that streams holds its slot until it is released; one that asked once, for a short time."""
+    """The slots, one per agent. Each claim ends with `release` or `hand_out`, and never frees the slot of another."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._slots: dict[AgentName, _Slot] = {}
+        self._slots: dict[AgentName, Claim] = {}
 
-    def claim(self, agent: AgentName, reader_id: str, label: str, *, standing: bool) -> None:
-        """Take the slot of an agent's inbox, or keep it.
+    def claim(self, agent: AgentName, reader_id: str, label: str, *, stream: bool = False) -> Claim:
+        """Take the slot of an agent's inbox. A reader that has a stream may read beside it, and keeps the stream's.
 
         Raises:
             ReaderBusyError: another reader has it.
         """
-        slot = self._slots.get(agent)
-        if slot is not None and slot.reader_id != reader_id and (slot.until is None or slot.until > self._clock()):
-            raise ReaderBusyError(
-                f"{agent} is being read by {slot.label}", hint="one reader at a time; 'cchat read --peek' only looks"
-            )
-        self._slots[agent] = _Slot(reader_id, label, None if standing else self._clock() + UNCONFIRMED_S)
+        claim, slot = Claim(reader_id, label), self._slots.get(agent)
+        if slot is not None and (slot.until is None or slot.until > self._clock()):
+            if slot.reader_id != reader_id:
+                raise ReaderBusyError(
+                    f"{agent} is being read by {slot.label}",
+                    hint="one reader at a time; 'cchat read --peek' only looks",
+                )
+            if slot.until is None and not stream:
+                return claim
+            slot.lost.set()
+        self._slots[agent] = claim
+        return claim
 
-    def release(self, agent: AgentName, reader_id: str) -> None:
-        """Give the slot back, if it is this reader's."""
-        slot = self._slots.get(agent)
-        if slot is not None and slot.reader_id == reader_id:
+    def release(self, agent: AgentName, claim: Claim) -> None:
+        """Give the slot back."""
+        if self._slots.get(agent) is claim:
             del self._slots[agent]
 
+    def hand_out(self, agent: AgentName, claim: Claim) -> None:
+        """The reader was handed messages: it has the slot for as long as it may take to acknowledge them."""
+        if self._slots.get(agent) is claim:
+            claim.until = self._clock() + UNCONFIRMED_S
+
     def confirm(self, agent: AgentName, reader_id: str) -> None:
-        """The reader acknowledged: a slot that it took for one read is free again."""
+        """The reader acknowledged: a slot that it has for what it was handed is free again."""
         slot = self._slots.get(agent)
         if slot is not None and slot.reader_id == reader_id and slot.until is not None:
             del self._slots[agent]

@@ -5,8 +5,9 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
+from aiagentchat.agents.heartbeat import check_roster_has_room
 from aiagentchat.agents.host import AgentHost, Attached
 from aiagentchat.agents.mail import Draft, Mail, Sent
 from aiagentchat.agents.messages import mark_late
@@ -33,8 +34,18 @@ class AgentService:
             await self._host.manager.find_agent_room(name)
 
     def touch(self, agent: AgentName) -> None:
-        """Open or renew the agent's timed session: it has just done something."""
+        """Open or renew the agent's timed session: it has just done something.
+
+        Raises:
+            RefusedError: so many are online that the roster has no room for it.
+        """
+        self._require_place(agent)
         self._host.sessions.renew(agent)
+
+    def _require_place(self, agent: AgentName) -> None:
+        online = self._host.sessions.online()
+        if agent not in online:
+            check_roster_has_room(online, agent)
 
     async def who(self) -> DirectoryView:
         """Return the directory."""
@@ -61,32 +72,37 @@ class AgentService:
         """
         inbox = await self._host.inbox(agent)
         if peek:
-            return self._late(agent, await inbox.unread(limit))
-        self._readers.claim(agent, reader_id, label, standing=wait_s > 0)
+            return self._late(agent, await inbox.wait_unread(limit, wait_s))
+        claim = self._readers.claim(agent, reader_id, label)
         messages: list[Message] = []
         try:
-            messages = await (inbox.wait_unread(limit, wait_s) if wait_s > 0 else inbox.unread(limit))
+            messages = await inbox.wait_unread(limit, wait_s)
         finally:
-            self._readers.release(agent, reader_id)
             if messages:
-                self._readers.claim(agent, reader_id, label, standing=False)
+                self._readers.hand_out(agent, claim)
+            else:
+                self._readers.release(agent, claim)
         return self._late(agent, messages)
 
     @asynccontextmanager
     async def follow(
         self, agent: AgentName, *, reader_id: str, label: str
-    ) -> AsyncIterator[tuple[AsyncGenerator[Message, None], asyncio.Event]]:
+    ) -> AsyncIterator[tuple[AsyncGenerator[Message, None], tuple[asyncio.Event, asyncio.Event]]]:
         """Give a stream of unread and then new messages; hold a session and the reader's slot while it stands.
 
-        Gives an event besides, which is set when somebody else ends the session.
+        Gives two events besides: somebody else ended the session; the same reader has opened another stream.
         """
         inbox = await self._host.inbox(agent)
-        self._readers.claim(agent, reader_id, label, standing=True)
+        claim = self._readers.claim(agent, reader_id, label, stream=True)
         try:
-            async with self._host.streaming(agent), self.held_session(agent) as ended:
-                yield self._marked(agent, inbox.follow()), ended
+            async with (
+                self._host.streaming(agent),
+                self.held_session(agent) as ended,
+                aclosing(self._marked(agent, inbox.follow())) as messages,
+            ):
+                yield messages, (ended, claim.lost)
         finally:
-            self._readers.release(agent, reader_id)
+            self._readers.release(agent, claim)
 
     async def _marked(self, agent: AgentName, messages: AsyncGenerator[Message, None]) -> AsyncGenerator[Message, None]:
         async for message in messages:
@@ -124,7 +140,12 @@ class AgentService:
 
     @asynccontextmanager
     async def held_session(self, name: AgentName) -> AsyncIterator[asyncio.Event]:
-        """Hold a session of an agent; gives an event that is set when somebody else ends it."""
+        """Hold a session of an agent; gives an event that is set when somebody else ends it.
+
+        Raises:
+            RefusedError: so many are online that the roster has no room for it.
+        """
+        self._require_place(name)
         session_id, ended = self._host.sessions.hold(name)
         try:
             yield ended

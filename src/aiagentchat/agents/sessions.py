@@ -21,7 +21,7 @@ class _Claims:
 
 
 class Sessions:
-    """The sessions. `changed` is set whenever the set of online agents changes.
+    """The sessions. `changed` is set whenever the set of online agents changes, or a timed session has been opened.
 
     Args:
         ttl_s: silence that ends a timed session. server_now_ms: the homeserver's clock. clock: monotonic seconds.
@@ -68,7 +68,10 @@ class Sessions:
 
     def renew(self, agent: AgentName) -> None:
         """Open a timed session, or have it last `ttl_s` from now."""
-        self._claims_of(agent).until = self._clock() + self._ttl_s
+        claims = self._claims_of(agent)
+        if claims.until is None:
+            self.changed.set()  # whoever waits for the next session to be over has one more to think of
+        claims.until = self._clock() + self._ttl_s
         self._publish(agent)
 
     def end(self, agent: AgentName) -> None:

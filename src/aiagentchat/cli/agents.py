@@ -1,10 +1,8 @@
 """`cchat who`, `join` and `leave`."""
 
-import signal
-from types import FrameType
 from typing import Any
 
-from aiagentchat.cli.invocation import Invocation
+from aiagentchat.cli.invocation import Invocation, interrupt_on_sigterm
 from aiagentchat.cli.output import one_line
 from aiagentchat.errors import DaemonNotRunningError
 
@@ -37,7 +35,7 @@ def join(call: Invocation) -> None:
     if args.detach:
         _show_joined(call, client.attach(args.name, kind=kind, description=args.description))
         return
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on_sigterm()
     try:
         with client.hold(args.name, kind=kind, description=args.description) as events:
             for event, data in events:
@@ -49,10 +47,6 @@ def join(call: Invocation) -> None:
     except KeyboardInterrupt:
         return
     raise DaemonNotRunningError("the daemon stopped", hint="join again when it is back")
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _show_joined(call: Invocation, attached: dict[str, Json]) -> None:

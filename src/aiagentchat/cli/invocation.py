@@ -1,13 +1,17 @@
 """What a command gets: its arguments, the settings, and where to write. Every file of `cli` uses it."""
 
+import signal
 import sys
 from argparse import Namespace
 from dataclasses import dataclass, field
+from types import FrameType
+from typing import NoReturn
 
 from aiagentchat.cli.output import Output
 from aiagentchat.client import GatewayClient, connect
 from aiagentchat.config import Settings
 from aiagentchat.errors import InvalidRequestError
+from aiagentchat.model import parse_agent_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,22 +24,34 @@ class Invocation:
 
     @property
     def acting_as(self) -> str:
-        """What `--as` says, or ""."""
-        return str(getattr(self.args, "acting_as", ""))
+        """What `--as` says, or "" where it is not given. Raises `InvalidNameError`."""
+        name = getattr(self.args, "acting_as", None)
+        return "" if name is None else parse_agent_name(name)
 
     def client(self) -> GatewayClient:
         """Return a client that speaks as this call is to."""
         return connect(self.settings, acting_as=self.acting_as, label=f"cchat {self.args.command}")
 
 
+def interrupt_on_sigterm() -> None:
+    """Have SIGTERM end this command as Ctrl-C does, so that it lets go of what it holds."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
 def read_text(given: str) -> str:
     """Return the text of a message: as given, or standard input, less one final newline, where it is `-`.
 
     Raises:
-        InvalidRequestError: standard input is no UTF-8.
+        InvalidRequestError: standard input is closed, or no UTF-8.
     """
     if given != "-":
         return given
+    if sys.__stdin__ is None:
+        raise InvalidRequestError("standard input is closed; nothing was sent")
     try:
         return sys.stdin.buffer.read().decode().removesuffix("\n")
     except UnicodeDecodeError:

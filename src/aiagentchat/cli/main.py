@@ -43,13 +43,21 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        hint = "; put a text of several words into quotes" if message.startswith("unrecognized arguments") else ""
+        hint = ""
+        if message.startswith("unrecognized arguments"):
+            hint = "; put a text of several words into quotes, and -- before one that begins with -"
         self.exit(2, f"cchat: {message}{hint}\n  '{self.prog} --help' shows what can be given\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one call; return its exit code."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    words = list(sys.argv[1:] if argv is None else argv)
+    if any(_is_no_text(word) for word in words):
+        parser.error("an argument is not UTF-8 text")
+    if sys.__stdout__ is None:
+        parser.error("standard output is closed: what is read could be acknowledged unseen")
+    args = parser.parse_args(words)
     out = Output(as_json=getattr(args, "json", False))
     try:
         settings = load_settings(os.environ, _setting_flags(args))
@@ -62,11 +70,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.outcome.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # Nobody reads any more. What was not acknowledged comes again; Python's own flush at exit is to stay silent.
+    except OSError as error:
+        # Mostly of standard output, where nobody reads any more, or the disk is full. What was not acknowledged comes
+        # again. Python's own flush at exit is to stay silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            out.error(AiAgentChatError(str(error)))
         return 1
     return 0
+
+
+def _is_no_text(word: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
 def _setting_flags(args: argparse.Namespace) -> dict[str, str]:
@@ -90,9 +105,14 @@ def build_parser() -> argparse.ArgumentParser:
         dest="command", metavar="COMMAND", required=True, title="commands", parser_class=_Parser
     )
 
-    def add(name: str, run: str, text: str, *, examples: str = "") -> argparse.ArgumentParser:
+    def add(name: str, run: str, text: str, *examples: str, more: str = "") -> argparse.ArgumentParser:
+        title = "examples:" if len(examples) > 1 else "example:"
         command = commands.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", epilog=examples or None, parents=[common]
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog="\n  ".join([f"{more}\n\n{title}" if more else title, *examples]),
+            parents=[common],
         )
         command.set_defaults(run=run)
         return command
@@ -100,7 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_system(add)
     _add_agents(add)
     _add_messages(add)
-    add("config", "settings:show", "show the settings in force, and where each came from")
+    add("config", "settings:show", "show the settings in force, and where each came from", "cchat config --json")
     return parser
 
 
@@ -112,20 +132,29 @@ def _add_system(add: _Add) -> None:
         "up",
         "system:up",
         "start a homeserver and the daemon, for use",
-        examples="It runs until Ctrl-C, with --detach until 'cchat down'. What still runs after a crash is taken over.",
+        "cchat up",
+        "cchat up --detach --port 0",
+        more="It runs until Ctrl-C, with --detach until 'cchat down'. What still runs after a crash is taken over.",
     )
     up.add_argument("--detach", action="store_true", help="return when all is up; it goes on in the background")
     up.add_argument("--port", metavar="N", help="the homeserver's port on loopback; 0: any free one")
     up.add_argument("--server-name", metavar="S", help="the Matrix server name; it cannot be changed later")
     up.add_argument("--no-echo", action="store_true", help="without the built-in agent 'echo'")
     up.add_argument("--report-fd", type=int, help=argparse.SUPPRESS)
-    add("down", "system:down", "stop daemon and homeserver")
-    add("status", "system:status", "show what runs, where to point Element, and what is wrong")
+    add("down", "system:down", "stop daemon and homeserver", "cchat down")
+    add(
+        "status",
+        "system:status",
+        "show what runs, where to point Element, and what is wrong",
+        "cchat status",
+        "cchat status --json",
+    )
     daemon = add(
         "daemon",
         "system:daemon",
         "run a daemon against a configured homeserver",
-        examples="Needs AIAGENTCHAT_HOMESERVER_URL and AIAGENTCHAT_REGISTRATION; 'cchat up' brings a homeserver along.",
+        "cchat daemon --agent claude-dev --agent claude-review",
+        more="Needs AIAGENTCHAT_HOMESERVER_URL and AIAGENTCHAT_REGISTRATION; 'cchat up' brings a homeserver along.",
     )
     daemon.add_argument(
         "--agent", action="append", default=[], metavar="NAME", help="an agent that is online as long as it runs"
@@ -133,18 +162,21 @@ def _add_system(add: _Add) -> None:
 
 
 def _add_agents(add: _Add) -> None:
-    add("who", "agents:who", "list the agents, and who is online")
+    add("who", "agents:who", "list the agents, and who is online", "cchat who")
     join = add(
         "join",
         "agents:join",
         "bring an agent online",
-        examples=f"Held: online {_HELD}.\nWith --detach: {_TIMED};\nevery call made as the agent renews it.",
+        'cchat join claude-dev --detach --description "Writes the code"',
+        "cchat join",
+        more=f"Held: online {_HELD}.\nWith --detach: {_TIMED};\nevery call made as the agent renews it.",
     )
     join.add_argument("name", nargs="?", metavar="NAME", help="without: an ephemeral one, session- and six hex digits")
     join.add_argument("--ephemeral", action="store_true", help="a passing session: 'cchat leave' takes it off the list")
     join.add_argument("--description", metavar="T", help="what it does, for others to see")
     join.add_argument("--detach", action="store_true", help=f"return at once; it is online {_TIMED}")
-    add("leave", "agents:leave", "take an agent offline").add_argument("name", metavar="NAME")
+    leave = add("leave", "agents:leave", "take an agent offline", "cchat leave claude-dev")
+    leave.add_argument("name", metavar="NAME")
 
 
 def _add_messages(add: _Add) -> None:
@@ -154,7 +186,8 @@ def _add_messages(add: _Add) -> None:
         "send",
         "messages:send",
         "send a message to an agent, or to all",
-        examples='examples:\n  cchat send "System maintenance in 5 minutes"\n  git diff | cchat send --to claude-dev -',
+        'cchat send "System maintenance in 5 minutes"',
+        "git diff | cchat send --to claude-dev -",
     )
     send.add_argument("--to", metavar="NAME", help="the agent; without: everyone, in the broadcast room")
     send.add_argument("--key", metavar="K", help=key)
@@ -163,7 +196,9 @@ def _add_messages(add: _Add) -> None:
         "read",
         "messages:read",
         "print the messages that an agent has not acknowledged",
-        examples="They are acknowledged once they are written out, and then never come again.",
+        "cchat --as claude-dev read",
+        "cchat --as claude-dev read --wait 60 --json",
+        more="They are acknowledged once they are written out, and then never come again.",
     )
     how = read.add_mutually_exclusive_group()
     how.add_argument(
@@ -173,7 +208,13 @@ def _add_messages(add: _Add) -> None:
     how.add_argument("--peek", action="store_true", help="acknowledge nothing")
     how.add_argument("--before", metavar="ID", help="look back: what stands before this event")
     read.add_argument("--limit", type=_count, default=100, metavar="N", help="at most N messages (100)")
-    reply = add("reply", "messages:reply", "answer the message read last, or EVENT")
+    reply = add(
+        "reply",
+        "messages:reply",
+        "answer the message read last, or EVENT",
+        'cchat --as claude-dev reply "Done."',
+        "cchat --as claude-dev reply '$r9Xa8uTqbZ' \"Done.\"",
+    )
     reply.usage = "cchat reply [-h] [--as NAME] [--json] [--key K] [EVENT] TEXT"
     reply.add_argument("words", nargs="+", metavar="TEXT", help=f"{text}; before it, the id of the event to answer")
     reply.add_argument("--key", metavar="K", help=key)
@@ -181,7 +222,7 @@ def _add_messages(add: _Add) -> None:
         "ask",
         "messages:ask",
         "send a message to an agent, wait for its answer, and print that",
-        examples='example:\n  cchat ask --timeout 60 claude-dev "Is main green?"',
+        'cchat ask --timeout 60 claude-dev "Is main green?"',
     )
     ask.add_argument("--timeout", type=_seconds, default=300.0, metavar="S", help="seconds to wait (300)")
     ask.add_argument("name", metavar="NAME", help="the agent")

@@ -85,7 +85,9 @@ def read(call: Invocation) -> None:
 def _read_once(call: Invocation, client: GatewayClient) -> None:
     args = call.args
     messages = (
-        _wait_unread(client, args.limit, args.wait) if args.wait else client.read(limit=args.limit, peek=args.peek)
+        _wait_unread(client, args.limit, args.wait)
+        if args.wait is not None
+        else client.read(limit=args.limit, peek=args.peek)
     )
     call.out.messages(messages)
     call.out.flush()

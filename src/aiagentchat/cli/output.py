@@ -4,6 +4,8 @@ The plain form of `who` and `read` is a contract that other programs parse. Colo
 Foreign text is made visible, never passed on as it is.
 """
 
+import contextlib
+import io
 import json
 import os
 import sys
@@ -26,6 +28,9 @@ class Output:
         self.as_json = as_json
         self.is_terminal = sys.stdout.isatty() and not as_json
         self.has_colour = self.is_terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        self._is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # what it cannot hold is no reason to read nothing
 
     def line(self, text: str) -> None:
         """Write a line of the result."""
@@ -33,7 +38,7 @@ class Output:
 
     def data(self, value: Json) -> None:
         """Write a value as one line of JSON."""
-        print(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+        print(render_json(value, is_unicode=self._is_unicode))
 
     def result(self, value: Json, text: str) -> None:
         """Write a result in the form that was asked for."""
@@ -47,14 +52,15 @@ class Output:
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
-        """Tell the person something beside the result."""
-        print(text, file=sys.stderr, flush=True)
+        """Tell the person something beside the result. That nobody is there to be told is no error."""
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
     def error(self, error: AiAgentChatError) -> None:
         """Say what is wrong and what to do."""
         if self.as_json:
             problem = {"code": error.code, "message": error.message, "hint": error.hint, "retryable": error.retryable}
-            print(json.dumps({"error": problem}, ensure_ascii=False), file=sys.stderr, flush=True)
+            self.note(render_json({"error": problem}))
             return
         self.note(f"cchat: {visible(error.message)}")
         if error.hint:
@@ -78,9 +84,15 @@ class Output:
 def render_time(ts: int) -> str:
     """Return milliseconds since the epoch as `2026-11-23T10:15:02Z`; an impossible time as the epoch."""
     try:
-        return datetime.fromtimestamp(ts // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return datetime.fromtimestamp(ts // 1000, UTC).replace(tzinfo=None).isoformat() + "Z"
     except (ValueError, OverflowError, OSError):
         return "1970-01-01T00:00:00Z"
+
+
+def render_json(value: Json, *, is_unicode: bool = True) -> str:
+    """Return a value as one line of JSON in which nothing is that a terminal obeys: as `\\u009b`, say, if need be."""
+    text = json.dumps(value, ensure_ascii=not is_unicode, separators=(",", ":"))
+    return text if visible(text) == text else json.dumps(value, separators=(",", ":"))
 
 
 def one_line(text: str) -> str:

@@ -35,9 +35,10 @@ class TerminalReport:
         self._out.note(f"… {text}")
 
     def ready(self, text: str) -> None:
-        """Print it as the result."""
-        self._out.result({"up": True}, f"{text}\n{self._hint}.")
-        self._out.flush()
+        """Print it as the result. It is up all the same where nobody reads that."""
+        with contextlib.suppress(OSError):
+            self._out.result({"up": True}, f"{text}\n{self._hint}.")
+            self._out.flush()
 
     def failed(self, error: AiAgentChatError) -> None:
         """Nothing: it is raised."""

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 
 from aiagentchat.adapters.echo import NAME as ECHO
 from aiagentchat.adapters.echo import Echo
-from aiagentchat.cli.invocation import Invocation
+from aiagentchat.cli.invocation import Invocation, interrupt_on_sigterm
 from aiagentchat.cli.report import FdReport, Report, TerminalReport, follow_report
 from aiagentchat.client import connect
 from aiagentchat.config import Settings, ensure_private_dir, load_settings
 from aiagentchat.daemon.lock import DaemonLock, running_pid
 from aiagentchat.daemon.main import Homeserver, find_homeserver, run_daemon
-from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, HomeserverStartError, InvalidRequestError
+from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidRequestError
 from aiagentchat.homeserver import RunningHomeserver, ensure_running
 from aiagentchat.homeserver.process import stop_running
 from aiagentchat.homeserver.render import REGISTRATION_FILE
@@ -67,6 +67,7 @@ class _Up:
         with _stopped_by_signals(stop), DaemonLock(self.settings.paths.daemon_lock):
             starting = asyncio.create_task(ensure_running(self.settings, self.report.progress))
             if not await _unless_stopped(starting, stop):
+                await stop_running(self.settings.paths)  # also one that it only found, from a run before
                 return
             homeserver = starting.result()
             supervising = asyncio.create_task(_supervise(homeserver))
@@ -93,17 +94,29 @@ class _Up:
             nonlocal echo
             if self.with_echo:
                 self.report.progress(f"starting the agent {ECHO}")
-                echo = Echo(connect(settings, acting_as=ECHO, label="echo"))
-                await asyncio.to_thread(echo.attach)
-                echo.start()
+                echo = await self._start_echo(settings)
             self.report.ready(_summary(settings, where, homeserver.operator.user_id, with_echo=self.with_echo))
+
+        def on_waiting(reason: str) -> None:
+            self.report.progress(f"the Space is not to be had yet: {reason}")
 
         self.report.progress("starting the daemon")
         try:
-            await run_daemon(settings, where, stop=stop, on_ready=on_ready)
+            await run_daemon(settings, where, stop=stop, on_ready=on_ready, on_waiting=on_waiting)
         finally:
             if echo is not None:
                 echo.stop()
+
+    async def _start_echo(self, settings: Settings) -> Echo:
+        # Through this daemon's own socket and as the operator, whatever gateway and agent the caller's shell names.
+        own = replace(settings, url="", token="")
+        echo = Echo(connect(own, acting_as=ECHO, label="echo"))
+        try:
+            await asyncio.to_thread(echo.attach)
+        except AiAgentChatError as error:
+            self.report.progress(f"{ECHO} is not there yet: {error.message}")
+        echo.start()
+        return echo
 
 
 async def _unless_stopped(task: asyncio.Task[RunningHomeserver], stop: asyncio.Event) -> bool:
@@ -127,9 +140,9 @@ async def _supervise(homeserver: RunningHomeserver) -> None:
         await asyncio.sleep(_RESTART_S[min(failures, len(_RESTART_S) - 1)])
         try:
             await homeserver.process.start()
-        except HomeserverStartError as error:
+        except (AiAgentChatError, OSError) as error:  # whatever it is, a later attempt may succeed
             failures += 1
-            log.error("%s", error.message)
+            log.error("it could not be started: %s", error)
         else:
             failures = 0
 
@@ -159,6 +172,7 @@ def _up_detached(call: Invocation) -> None:
     for flag, value in (("--port", call.args.port), ("--server-name", call.args.server_name)):
         command += [flag, value] if value is not None else []
     command += ["--no-echo"] if call.args.no_echo else []
+    interrupt_on_sigterm()
     output = os.open(paths.daemon_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         child = subprocess.Popen(
@@ -175,9 +189,9 @@ def _up_detached(call: Invocation) -> None:
     try:
         follow_report(reading, TerminalReport(call.out, hint="'cchat down' stops it"))
     except BaseException:
-        if child.poll() is None:
-            child.terminate()
-        child.wait(_STOP_S)
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_STOP_S)
         raise
 
 
@@ -205,9 +219,11 @@ def daemon(call: Invocation) -> None:
 
 @contextlib.contextmanager
 def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
+    """Set `stop` on Ctrl-C, SIGTERM and, unless it runs under `nohup`, the end of its terminal."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, stop.set)
     yield
 
 
@@ -250,7 +266,7 @@ def status(call: Invocation) -> None:
     """Print what runs and what is wrong."""
     if call.acting_as:
         raise InvalidRequestError("status speaks for nobody: leave --as out")
-    health = call.client().health()
+    health = connect(replace(call.settings, agent=""), label="cchat status").health()
     system = health["system"]
     if call.out.as_json:
         call.out.data(system | {"conditions": health["conditions"]})

@@ -8,8 +8,10 @@ import json
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -20,7 +22,12 @@ from aiagentchat.agents.service import AgentService
 from aiagentchat.agents.sessions import Sessions
 from aiagentchat.config import Settings, read_private
 from aiagentchat.daemon.health import Health, SystemInfo
-from aiagentchat.errors import AiAgentChatError, InvalidRequestError, MatrixUnauthorizedError
+from aiagentchat.errors import (
+    AiAgentChatError,
+    AlreadyRunningError,
+    InvalidRequestError,
+    MatrixUnauthorizedError,
+)
 from aiagentchat.gateway.api import Gateway
 from aiagentchat.gateway.credentials import Credentials
 from aiagentchat.matrix.appservice import AppserviceReceiver, Registration, read_registration
@@ -76,12 +83,25 @@ def find_homeserver(settings: Settings) -> Homeserver:
         InvalidRequestError: something is missing; the hint says what to set.
     """
     path = settings.paths.homeserver / "registration.yaml"
-    registration = read_registration(path if not settings.registration else type(path)(settings.registration))
+    registration = read_registration(Path(settings.registration).expanduser() if settings.registration else path)
     if not settings.homeserver_url:
         raise InvalidRequestError(
             "no homeserver is configured", hint="'cchat up' starts one; for your own, set AIAGENTCHAT_HOMESERVER_URL"
         )
+    if not _is_http_url(settings.homeserver_url):
+        raise InvalidRequestError(
+            f"{settings.homeserver_url!r} is no address of a homeserver",
+            hint="AIAGENTCHAT_HOMESERVER_URL is like https://matrix.example.org",
+        )
     return Homeserver(settings.homeserver_url, settings.server_name, registration)
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # no port, or no IPv6 address
+        return False
 
 
 async def run_daemon(
@@ -91,26 +111,30 @@ async def run_daemon(
     stop: asyncio.Event,
     agents: tuple[AgentName, ...] = (),
     on_ready: Callable[[], Awaitable[None]] | None = None,
+    on_waiting: Callable[[str], None] | None = None,
 ) -> None:
     """Run until `stop` is set, then shut down within 5 s. The caller holds the home's `DaemonLock`.
 
     Args:
-        agents: online as long as the daemon runs. on_ready: called once, when the Space is there.
+        agents: online as long as the daemon runs. on_ready: called once, when the Space is there. on_waiting: told
+            why it is not, before that, whenever the reason is another.
 
     The homeserver may be down, at the start or later: the daemon stays up, says so, and recovers by itself.
 
     Raises:
-        InvalidRequestError: the configuration cannot be used.
+        InvalidRequestError: the configuration cannot be used. AlreadyRunningError: its place is taken.
     """
     async with _wired(settings, homeserver) as parts:
-        work = asyncio.create_task(_run_loops(parts, agents, on_ready))
+        work = asyncio.create_task(_run_loops(parts, agents, on_ready, on_waiting))
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        await _shut_down(parts)
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-        if work.done() and not work.cancelled() and (fault := work.exception()) is not None:
+        try:
+            await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
+            await _shut_down(parts)
+        finally:  # also when this task itself is cancelled: no loop outlives what it works on
+            stopping.cancel()
+            work.cancel()
+            await asyncio.gather(work, stopping, return_exceptions=True)
+        if not work.cancelled() and (fault := work.exception()) is not None:
             raise fault
 
 
@@ -123,8 +147,8 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         naming = Naming(homeserver.server_name, homeserver.registration.sender_localpart)
         request_s = settings.deadline_s * 0.9  # so that the reason arrives before the gateway's own deadline
         client = MatrixClient(homeserver.url, homeserver.registration.as_token, session, timeout_s=request_s)
-        probe = MatrixClient(homeserver.url, "", session, timeout_s=_PROBE_DEADLINE_S)
-        operator_id, operator = _operator(settings, homeserver.url, session, request_s)
+        probe = MatrixClient(homeserver.url, "", session, timeout_s=min(_PROBE_DEADLINE_S, request_s / 2))
+        operator_id, operator = _operator(settings, client)
         manager = SpaceManager(
             client,
             operator,
@@ -153,10 +177,9 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
             metrics=health.metrics,
             deadline_s=settings.deadline_s,
         )
-        await receiver.start()
         stack.push_async_callback(receiver.stop)
-        await gateway.start(settings.paths.socket, settings.listen)
         stack.push_async_callback(gateway.stop)
+        await _listen(receiver, gateway, settings, homeserver.registration)
         yield _Parts(
             homeserver.registration,
             receiver,
@@ -171,10 +194,25 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         )
 
 
-def _operator(
-    settings: Settings, url: str, session: aiohttp.ClientSession, timeout_s: float
-) -> tuple[UserId | None, MatrixClient | None]:
-    """Return the operator and a client of their device, where this home has one."""
+async def _listen(
+    receiver: AppserviceReceiver, gateway: Gateway, settings: Settings, registration: Registration
+) -> None:
+    try:
+        await receiver.start()
+    except OSError as error:
+        raise AlreadyRunningError(
+            f"{registration.url}, where the homeserver sends events, cannot be listened on: {error.strerror}",
+            hint="one registration is for one daemon: does another run with it?",
+        ) from None
+    try:
+        await gateway.start(settings.paths.socket, settings.listen)
+    except OSError as error:
+        where = " and ".join(filter(None, (str(settings.paths.socket), settings.listen)))
+        raise AlreadyRunningError(f"the gateway cannot listen on {where}: {error.strerror}") from None
+
+
+def _operator(settings: Settings, client: MatrixClient) -> tuple[UserId | None, MatrixClient | None]:
+    """Return the operator and a client of their device, where this home has one; it shares the queues of `client`."""
     text = read_private(settings.paths.operator_device)
     if text is None:
         return None, None
@@ -185,29 +223,33 @@ def _operator(
         raise InvalidRequestError(
             f"{settings.paths.operator_device} cannot be read", hint="remove it; 'cchat up' makes it anew"
         ) from None
-    return user_id, MatrixClient(url, token, session, timeout_s=timeout_s)
+    return user_id, client.with_token(token)
 
 
 async def _run_loops(
-    parts: _Parts, agents: tuple[AgentName, ...], on_ready: Callable[[], Awaitable[None]] | None
+    parts: _Parts,
+    agents: tuple[AgentName, ...],
+    on_ready: Callable[[], Awaitable[None]] | None,
+    on_waiting: Callable[[str], None] | None,
 ) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(_take_events(parts.receiver, parts.host), name="events")
         group.create_task(parts.heartbeat.run_lease(), name="lease")
         group.create_task(parts.heartbeat.run_roster(), name="roster")
         group.create_task(_ping_until_answered(parts), name="ping")
-        group.create_task(_keep_registered(parts, on_ready), name="registration")
+        group.create_task(_keep_registered(parts, on_ready, on_waiting), name="registration")
         for agent in agents:
             parts.sessions.hold(agent)
             group.create_task(_boot_until_it_holds(parts.host, agent), name=f"boot {agent}")
 
 
 async def _take_events(source: EventSource, host: AgentHost) -> None:
-    async for batch in source.batches():
-        try:
-            await host.take(batch)
-        except Exception:  # the supervisor of events: one that we cannot handle must not stop all that follow
-            log.exception("events could not be taken in")
+    async with aclosing(source.batches()) as batches:
+        async for batch in batches:
+            try:
+                await host.take(batch)
+            except Exception:  # the supervisor of events: one that we cannot handle must not stop all that follow
+                log.exception("events could not be taken in")
 
 
 async def _ping_until_answered(parts: _Parts) -> None:
@@ -222,11 +264,17 @@ async def _ping_until_answered(parts: _Parts) -> None:
             return
 
 
-async def _keep_registered(parts: _Parts, on_ready: Callable[[], Awaitable[None]] | None) -> None:
+async def _keep_registered(
+    parts: _Parts, on_ready: Callable[[], Awaitable[None]] | None, on_waiting: Callable[[str], None] | None
+) -> None:
     """Find or create the Space, then list whoever could not be listed; each until it holds."""
+    told = ""
     async for _ in _retries():
         if await _ensure_space(parts):
             break
+        if on_waiting is not None and parts.manager.unavailable != told:
+            told = parts.manager.unavailable
+            on_waiting(told)
     if on_ready is not None:
         await on_ready()
     while True:
@@ -241,9 +289,9 @@ async def _ensure_space(parts: _Parts) -> bool:
     parts.health.operator_failure = ""
     try:
         await parts.manager.find_or_create_space()
-    except MatrixUnauthorizedError as error:
-        parts.health.operator_failure = error.message
     except AiAgentChatError as error:
+        if isinstance(error, MatrixUnauthorizedError) and parts.operator is not None:
+            parts.health.operator_failure = error.message
         log.warning("the Space is not to be had: %s", error.message)
     else:
         parts.sessions.changed.set()  # a roster from before a crash is replaced, even by an empty one

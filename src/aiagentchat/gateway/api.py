@@ -19,7 +19,6 @@ from pydantic import BaseModel, ValidationError
 from aiagentchat.agents.service import AgentService
 from aiagentchat.config import ensure_private_dir
 from aiagentchat.errors import (
-    OUTCOMES,
     AiAgentChatError,
     BodyTooLargeError,
     DeadlineExceededError,
@@ -33,7 +32,8 @@ from aiagentchat.gateway.openapi import render_openapi
 from aiagentchat.gateway.routes import ROUTES
 from aiagentchat.gateway.routing import Call, Caller, Route
 from aiagentchat.gateway.schemas import HealthAnswer, Problem
-from aiagentchat.model import AgentName, parse_agent_name, visible
+from aiagentchat.gateway.sse import internal_error
+from aiagentchat.model import CONTENT_LIMIT_BYTES, AgentName, parse_agent_name, visible
 
 log = logging.getLogger(__name__)
 
@@ -78,23 +78,28 @@ class Gateway:
         Raises:
             InvalidRequestError: `listen` is no loopback address. OSError: it is taken.
         """
+        address = parse_listen(listen) if listen else None
         ensure_private_dir(socket.parent)
         await self._runner.setup()
-        await self._listen_on_socket(socket)
-        if not listen:
-            return ""
-        host, port = parse_listen(listen)
+        try:
+            await self._listen_on_socket(socket)
+            return "" if address is None else await self._listen_on_tcp(*address)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _listen_on_tcp(self, host: str, port: int) -> str:
         site = web.TCPSite(self._runner, host, port)
         await site.start()
         assert site._server is not None  # noqa: SLF001 - aiohttp tells a port that was 0 nowhere else
         bound = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]  # noqa: SLF001
         self._hosts |= {f"{name}:{bound}" for name in ("localhost", "127.0.0.1", "[::1]")}
-        return f"{host}:{bound}"
+        return f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
 
     async def _listen_on_socket(self, socket: Path) -> None:
         # Bound under another name and moved into place: it is never there with other rights, nor refused while an
-        # old one is replaced.
-        temporary = socket.with_name(f".{socket.name}.{os.getpid()}")
+        # old one is replaced. That name is no longer than the socket's own, since paths of sockets are limited.
+        temporary = socket.with_name(f".{os.getpid()}")
         temporary.unlink(missing_ok=True)
         before = os.umask(0o177)
         try:
@@ -116,14 +121,10 @@ class Gateway:
             caller = self._authenticate(request)
             query = _validate(route.query, dict(request.query)) if route.query is not None else None
             body = _validate(route.body, await _read_json(request)) if route.body is not None else None
-            call = Call(self, caller, request, query, body)
-            if caller.agent is not None and route.path != "/agents":
-                await self._note_presence(caller.agent)
-            if route.waits:
-                answer = await route.handler(call)
-            else:
-                async with asyncio.timeout(self.deadline_s):
-                    answer = await route.handler(call)
+            async with asyncio.timeout(self._limit_s(route, query)):
+                if caller.agent is not None and route.path != "/agents":
+                    await self._note_presence(caller, caller.agent)
+                answer = await route.handler(Call(self, caller, request, query, body))
             if isinstance(answer, BaseModel):
                 return web.Response(
                     body=answer.__pydantic_serializer__.to_json(answer), content_type="application/json"
@@ -131,6 +132,13 @@ class Gateway:
             return answer
 
         return handle
+
+    def _limit_s(self, route: Route, query: BaseModel | None) -> float | None:
+        """Return seconds that the request may take; None: as long as its connection stands."""
+        if not route.waits:
+            return self.deadline_s
+        wait_s: float | None = getattr(query, "wait", None)
+        return None if wait_s is None else self.deadline_s + wait_s
 
     def _authenticate(self, request: web.Request) -> Caller:
         if "Origin" in request.headers or request.headers.get("Host", "") not in self._hosts:
@@ -148,9 +156,10 @@ class Gateway:
             agent = holder.agent
         return Caller(agent, is_operator=holder.agent is None)
 
-    async def _note_presence(self, agent: AgentName) -> None:
-        """The agent did something, which renews its timed session; a name that is not hosted here is refused."""
-        await self.service.require_agent(agent)
+    async def _note_presence(self, caller: Caller, agent: AgentName) -> None:
+        """The agent did something, which renews its timed session. The operator acts as no agent that is not there."""
+        if caller.is_operator:
+            await self.service.require_agent(agent)
         if self.credentials.is_detached(agent):
             self.service.touch(agent)
 
@@ -165,7 +174,12 @@ class Gateway:
         except TimeoutError:
             return _problem(DeadlineExceededError(f"not done within {self.deadline_s:g} s; it may still take effect"))
         except web.HTTPRequestEntityTooLarge:
-            return _problem(BodyTooLargeError(f"the request is larger than {_BODY_LIMIT_BYTES} bytes"))
+            return _problem(
+                BodyTooLargeError(
+                    f"the request is larger than {_BODY_LIMIT_BYTES} bytes, and nothing was done",
+                    hint=f"a message may make an event of {CONTENT_LIMIT_BYTES} bytes",
+                )
+            )
         except web.HTTPNotFound:
             return _problem(NotFoundError("there is no such route", hint="GET /openapi.json lists them"))
         except web.HTTPException as error:
@@ -174,7 +188,7 @@ class Gateway:
             raise
         except Exception:  # the supervisor of handlers: a fault in one request must not end the daemon
             log.exception("a request failed: %s %s", request.method, request.path)
-            return _problem(AiAgentChatError("something went wrong inside the daemon", hint="see daemon.log"))
+            return _problem(internal_error())
 
 
 def parse_listen(listen: str) -> tuple[str, int]:
@@ -213,14 +227,5 @@ async def _read_json(request: web.Request) -> Any:
 
 
 def _problem(error: AiAgentChatError, *, status: int | None = None) -> web.Response:
-    status = status or OUTCOMES[error.code].http_status
-    problem = Problem(
-        type=f"urn:aiagentchat:{error.code}",
-        title=error.code.replace("_", " "),
-        status=status,
-        detail=error.message,
-        code=error.code,
-        hint=error.hint,
-        retryable=error.retryable,
-    )
-    return web.Response(body=problem.model_dump_json(), status=status, content_type="application/problem+json")
+    problem = Problem.of(error, status=status)
+    return web.Response(body=problem.model_dump_json(), status=problem.status, content_type="application/problem+json")

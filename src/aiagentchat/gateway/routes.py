@@ -77,13 +77,13 @@ async def _ack(call: Call) -> AckAnswer:
 async def _events(call: Call) -> web.StreamResponse:
     service = call.gateway.service
     following = service.follow(call.agent, reader_id=call.reader_id, label=call.reader_label)
-    async with following as (messages, ended), EventStream(call.request, call.gateway.closing) as stream:
+    async with following as (messages, endings), EventStream(call.request, call.gateway.closing) as stream:
 
         async def pump() -> None:
             async for message in messages:
                 await stream.send("message", message_data(message), event_id=message.event_id)
 
-        await stream.run(pump(), ended.wait())
+        await stream.run(pump(), *(ending.wait() for ending in endings))
     return stream.response
 
 
@@ -113,7 +113,8 @@ async def _attach(call: Call) -> BaseModel | web.StreamResponse:
     gateway = call.gateway
     async with asyncio.timeout(gateway.deadline_s):
         attached = await gateway.service.attach(name, kind=kind, description=body.description)
-    token = gateway.credentials.issue(name, detached=body.session == "timed")
+    is_detached = body.session == "timed" or (body.session == "none" and gateway.credentials.is_detached(name))
+    token = gateway.credentials.issue(name, detached=is_detached)
     answer = AttachAnswer(
         name=name,
         user_id=attached.user_id,

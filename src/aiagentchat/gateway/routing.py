@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from pydantic import BaseModel
 
-from aiagentchat.errors import InvalidRequestError, RefusedError
-from aiagentchat.model import AgentName
+from aiagentchat.errors import InvalidRequestError
+from aiagentchat.model import AgentName, visible
 
 if TYPE_CHECKING:
     from aiagentchat.gateway.api import Gateway
@@ -45,18 +45,13 @@ class Call:
             )
         return self.caller.agent
 
-    def require_operator(self) -> None:
-        """Raise `RefusedError` where the credential is an agent's."""
-        if not self.caller.is_operator:
-            raise RefusedError("only the operator's credential may do this")
-
     @property
     def reader_id(self) -> str:
         return self.request.headers.get("AIAgentChat-Reader", "http")[:100]
 
     @property
     def reader_label(self) -> str:
-        return self.request.headers.get("User-Agent", "an HTTP client")[:100]
+        return visible(self.request.headers.get("User-Agent", "an HTTP client")[:100])
 
 
 Handler = Callable[[Call], Awaitable[BaseModel | web.StreamResponse]]

@@ -3,11 +3,12 @@
 Unknown fields and wrong types are refused.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from aiagentchat.agents.service import LAST_READ
+from aiagentchat.errors import AiAgentChatError
 from aiagentchat.model import AgentKind, DirectoryEntry, Message
 
 MOST_WAIT_S = 3600.0
@@ -15,7 +16,7 @@ MOST_LIMIT = 500
 
 _EventId = Annotated[str, StringConstraints(pattern=r"^\$.{1,254}$")]
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
-_Wait = Annotated[float, Field(ge=0, le=MOST_WAIT_S, description="Seconds to wait.")]
+_Wait = Annotated[float, Field(ge=0, le=MOST_WAIT_S, allow_inf_nan=False, description="Seconds to wait.")]
 _Limit = Annotated[int, Field(ge=1, le=MOST_LIMIT)]
 
 
@@ -32,7 +33,7 @@ class _Query(BaseModel):
 class SendBody(_Strict):
     """A message. Without `to` and `reply_to` it goes to the broadcast room."""
 
-    body: Annotated[str, StringConstraints(max_length=200_000)]
+    body: str
     to: _Name | None = Field(None, description="Name of the agent.")
     format: Literal["plain", "markdown"] = "plain"
     reply_to: _EventId | Literal["last"] | None = Field(
@@ -66,7 +67,7 @@ class StatusBody(_Strict):
     """What the agent is doing. What is left out stays as it is."""
 
     line: Annotated[str, StringConstraints(max_length=200)] | None = None
-    typing_s: Annotated[float, Field(ge=0, le=120)] | None = Field(
+    typing_s: Annotated[float, Field(ge=0, le=120, allow_inf_nan=False)] | None = Field(
         None, description="Seconds to show typing; 0 ends it."
     )
 
@@ -180,3 +181,16 @@ class Problem(_Strict):
     code: str
     hint: str
     retryable: bool
+
+    @classmethod
+    def of(cls, error: AiAgentChatError, *, status: int | None = None) -> Self:
+        """Return the problem that an error is; `status` in place of the usual one of its code."""
+        return cls(
+            type=f"urn:aiagentchat:{error.code}",
+            title=error.code.replace("_", " "),
+            status=status or error.outcome.http_status,
+            detail=error.message,
+            code=error.code,
+            hint=error.hint,
+            retryable=error.retryable,
+        )

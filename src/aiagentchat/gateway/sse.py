@@ -1,7 +1,9 @@
 """Server-sent events: one stream to one client, with pings, ended by either side or by the gateway's closing."""
 
 import asyncio
+import contextlib
 import json
+import logging
 from collections.abc import Coroutine
 from dataclasses import asdict
 from types import TracebackType
@@ -9,7 +11,11 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from aiagentchat.errors import AiAgentChatError
+from aiagentchat.gateway.schemas import Problem
 from aiagentchat.model import Message
+
+log = logging.getLogger(__name__)
 
 PING_S = 15.0
 """A comment is sent this often, so that both sides see a connection that is dead."""
@@ -20,8 +26,16 @@ def message_data(message: Message) -> str:
     return json.dumps(asdict(message), ensure_ascii=False, separators=(",", ":"))
 
 
+def internal_error() -> AiAgentChatError:
+    """Return what a client is told of a fault of ours."""
+    return AiAgentChatError("something went wrong inside the daemon", hint="see daemon.log")
+
+
 class EventStream:
-    """The response side of a stream. Use as a context manager; `response` is what the handler returns."""
+    """The response side of a stream. Use as a context manager; `response` is what the handler returns.
+
+    An error that ends the stream is its last event, `error`, with the problem that a response would have.
+    """
 
     def __init__(self, request: web.Request, closing: asyncio.Event) -> None:
         self._request = request
@@ -37,8 +51,15 @@ class EventStream:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
+    ) -> bool:
+        if not isinstance(error, Exception) or isinstance(error, ConnectionResetError):
+            return False
+        if not isinstance(error, AiAgentChatError):
+            log.error("a stream failed: %s", self._request.path, exc_info=error)
+            error = internal_error()
+        with contextlib.suppress(ConnectionResetError):
+            await self.send("error", Problem.of(error).model_dump_json())
+        return True
 
     async def send(self, event: str, data: str, *, event_id: str = "") -> None:
         """Send one event; `data` is a single line."""

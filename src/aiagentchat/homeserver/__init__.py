@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiagentchat.config import Settings
-from aiagentchat.errors import AlreadyRunningError
+from aiagentchat.errors import AlreadyRunningError, InvalidRequestError
 from aiagentchat.homeserver.embedded import EmbeddedConfig, load_or_create
 from aiagentchat.homeserver.lock import holder_pid
 from aiagentchat.homeserver.operator import OperatorAccount, ensure_operator
@@ -52,7 +52,7 @@ async def ensure_running(settings: Settings, progress: Callable[[str], None]) ->
     )
     for notice in notices:
         progress(notice)
-    process = Homeserver(settings.paths, config, progress=progress)
+    process = Homeserver(settings.paths, config, space_alias=_space_alias(settings, config), progress=progress)
     await process.start()
     try:
         operator = await ensure_operator(config.base_url, settings.paths, config, settings.operator)
@@ -61,3 +61,16 @@ async def ensure_running(settings: Settings, progress: Callable[[str], None]) ->
             await process.stop()
         raise
     return RunningHomeserver(process, config, operator)
+
+
+def _space_alias(settings: Settings, config: EmbeddedConfig) -> str:
+    """Return the Space's alias where it was chosen, else ""."""
+    if settings.sources.get("space_alias", "default") == "default":
+        return ""
+    server_name = settings.space_alias.split(":", 1)[1]
+    if server_name != config.server_name:
+        raise InvalidRequestError(
+            f"the Space's alias {settings.space_alias} is of another server than this homeserver, {config.server_name}",
+            hint=f"SPACE_ALIAS is like #team:{config.server_name}",
+        )
+    return settings.space_alias

@@ -39,12 +39,20 @@ class Homeserver:
     """Controls the one homeserver of a home, whoever started it.
 
     Args:
-        progress: told each step, in a sentence for the person who waits.
+        space_alias: the Space's, for the registration. progress: told each step, in a sentence for who waits.
     """
 
-    def __init__(self, paths: Paths, config: EmbeddedConfig, *, progress: Callable[[str], None] = _nobody) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        config: EmbeddedConfig,
+        *,
+        space_alias: str = "",
+        progress: Callable[[str], None] = _nobody,
+    ) -> None:
         self._paths = paths
         self.config = config
+        self._space_alias = space_alias
         self._progress = progress
         self._child: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
@@ -140,7 +148,7 @@ class Homeserver:
     def _is_as_wanted(self) -> bool:
         """Whether the running process was started with what we would write: its files are only written before one."""
         directory = self._paths.homeserver
-        for name, text in render_files(self.config, directory).items():
+        for name, text in render_files(self.config, directory, self._space_alias).items():
             try:
                 if (directory / name).read_text() != text:
                     return False
@@ -157,7 +165,7 @@ class Homeserver:
                     f"port {self.config.port} is taken by another program", hint="use '--port 0' for any free one"
                 )
             await asyncio.sleep(POLL_S)
-        for name, text in render_files(self.config, directory).items():
+        for name, text in render_files(self.config, directory, self._space_alias).items():
             write_private(directory / name, text)
         self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
         self._progress("starting the homeserver (Synapse)")

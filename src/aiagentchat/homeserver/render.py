@@ -24,11 +24,11 @@ _LOG_BYTES = 10 * 1024 * 1024
 _OLD_LOGS = 3
 
 
-def render_files(config: EmbeddedConfig, directory: Path) -> dict[str, str]:
-    """Return what Synapse needs in `directory`: file name to text."""
+def render_files(config: EmbeddedConfig, directory: Path, space_alias: str = "") -> dict[str, str]:
+    """Return what Synapse needs in `directory`: file name to text. `space_alias`: as in `render_registration_yaml`."""
     return {
         HOMESERVER_FILE: render_homeserver_yaml(config, directory),
-        REGISTRATION_FILE: render_registration_yaml(config),
+        REGISTRATION_FILE: render_registration_yaml(config, space_alias),
         LOG_CONFIG_FILE: render_log_config(directory / LOG_FILE),
     }
 
@@ -103,8 +103,11 @@ def _limit(per_second: float, burst_count: int) -> dict[str, float]:
     return {"per_second": per_second, "burst_count": burst_count}
 
 
-def render_registration_yaml(config: EmbeddedConfig) -> str:
+def render_registration_yaml(config: EmbeddedConfig, space_alias: str = "") -> str:
     """Return the application-service registration: exclusive, and no wider than our names.
+
+    Args:
+        space_alias: the Space's, which may be outside of the namespace of our names and is then claimed by itself.
 
     Synapse matches from the start only, so that each pattern ends with the escaped server name and `$`.
     `io.element.msc4190`: on Synapse before it was always so, a device is made with `PUT /devices/{device_id}` only
@@ -112,6 +115,9 @@ def render_registration_yaml(config: EmbeddedConfig) -> str:
     The older `de.sorunome.msc2409.push_ephemeral` is left out: Synapse would send everything ephemeral twice.
     """
     server = re.escape(config.server_name)
+    aliases = [f"#aiagentchat(-[^:]*)?:{server}$"]
+    if space_alias and not re.match(aliases[0], space_alias):
+        aliases.append(f"{re.escape(space_alias)}$")
     return _yaml(
         {
             "id": APPSERVICE_ID,
@@ -124,7 +130,7 @@ def render_registration_yaml(config: EmbeddedConfig) -> str:
             "io.element.msc4190": True,
             "namespaces": {
                 "users": [{"exclusive": True, "regex": f"@aiagentchat-[^:]*:{server}$"}],
-                "aliases": [{"exclusive": True, "regex": f"#aiagentchat(-[^:]*)?:{server}$"}],
+                "aliases": [{"exclusive": True, "regex": regex} for regex in aliases],
                 "rooms": [],
             },
         }

@@ -37,9 +37,12 @@ class Registration:
 
     @property
     def port(self) -> int:
-        """The port of `url`, where the receiver listens."""
-        port = urlsplit(self.url).port
-        if port is None:
+        """The port of `url`, where the receiver listens. Raises `InvalidRequestError` where it names none."""
+        try:
+            port = urlsplit(self.url).port
+        except ValueError:
+            port = None
+        if not port:
             raise InvalidRequestError(f"the registration's url {self.url!r} names no port")
         return port
 
@@ -48,25 +51,32 @@ def read_registration(path: Path) -> Registration:
     """Return the registration in `path`.
 
     Raises:
-        InvalidRequestError: the file is missing, is not YAML, or lacks a key.
+        InvalidRequestError: the file is missing, cannot be read, is not YAML, or lacks a key. It quotes nothing of it.
     """
     try:
-        data = yaml.safe_load(path.read_text())
+        text = path.read_text("utf-8")
     except FileNotFoundError:
         raise InvalidRequestError(
             f"there is no registration file at {path}",
             hint="'cchat up' makes one with an embedded homeserver; for your own, set AIAGENTCHAT_REGISTRATION",
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except OSError as error:
+        raise InvalidRequestError(f"the registration file {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
         raise InvalidRequestError(f"{path} is not valid YAML") from None
+    data = _parse_yaml(text, path)
     keys = ("id", "url", "sender_localpart", "as_token", "hs_token")
     if not isinstance(data, dict) or not all(isinstance(data.get(key), str) and data[key] for key in keys):
         raise InvalidRequestError(f"{path} is no registration: it needs {', '.join(keys)}, each a text")
     return Registration(**{key: data[key] for key in keys})
 
 
-class _NotTakenError(Exception):
-    """The reader of the batches went away before it had taken this one in."""
+def _parse_yaml(text: str, path: Path) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        # PyYAML lets through what its constructors of dates and numbers raise, and what deep nesting does.
+        raise InvalidRequestError(f"{path} is not valid YAML") from None
 
 
 class AppserviceReceiver:
@@ -74,7 +84,8 @@ class AppserviceReceiver:
 
     def __init__(self, registration: Registration) -> None:
         self._registration = registration
-        self._queue: asyncio.Queue[tuple[EventBatch, asyncio.Future[None]]] = asyncio.Queue(_QUEUED_TRANSACTIONS)
+        self._queue: asyncio.Queue[tuple[EventBatch, asyncio.Future[bool]]] = asyncio.Queue(_QUEUED_TRANSACTIONS)
+        self._untaken: set[asyncio.Future[bool]] = set()
         self._runner: web.AppRunner | None = None
         self.transactions = 0
         self.last_transaction_at: float | None = None
@@ -92,27 +103,31 @@ class AppserviceReceiver:
         await web.TCPSite(self._runner, host, self._registration.port).start()
 
     async def stop(self) -> None:
-        """Stop listening. What was not taken in is sent again by the homeserver."""
+        """Stop listening. What was not taken in is refused, and sent again by the homeserver."""
+        for taken in self._untaken:
+            _settle(taken, is_taken=False)
         if self._runner is not None:
             await self._runner.cleanup()
 
     async def batches(self) -> AsyncGenerator[EventBatch, None]:
-        """Yield batches; a transaction is answered when the batch after it is asked for."""
+        """Yield batches; a transaction is answered when the batch after it is asked for.
+
+        A reader that ends or fails closes this generator (`contextlib.aclosing`): what it held comes again.
+        """
         while True:
             batch, taken = await self._queue.get()
+            is_taken = False
             try:
                 yield batch
-            except BaseException:
-                if not taken.done():
-                    taken.set_exception(_NotTakenError())
-                raise
-            if not taken.done():
-                taken.set_result(None)
+                is_taken = True
+            finally:
+                _settle(taken, is_taken=is_taken)
 
     def _verify(self, request: web.Request) -> None:
-        header = request.headers.get("Authorization", "")
-        given = header.removeprefix("Bearer ") if header.startswith("Bearer ") else ""
-        if not hmac.compare_digest(given.encode(), self._registration.hs_token.encode()):
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        expected = self._registration.hs_token if scheme == "Bearer" else ""
+        # aiohttp makes bytes that are no text into halves of surrogate pairs
+        if not expected or not hmac.compare_digest(given.encode(errors="surrogatepass"), expected.encode()):
             raise web.HTTPForbidden(text=json.dumps({"errcode": "M_FORBIDDEN"}), content_type="application/json")
 
     async def _transaction(self, request: web.Request) -> web.Response:
@@ -121,13 +136,17 @@ class AppserviceReceiver:
             body: Any = json.loads(await request.read())
         except (ValueError, RecursionError):
             return web.json_response({"errcode": "M_NOT_JSON"}, status=400)
-        batch = parse_events(body.get("events") if isinstance(body, dict) else None)
+        if not isinstance(body, dict):
+            return web.json_response({"errcode": "M_BAD_JSON"}, status=400)
         loop = asyncio.get_running_loop()
-        taken: asyncio.Future[None] = loop.create_future()
-        await self._queue.put((batch, taken))
+        taken: asyncio.Future[bool] = loop.create_future()
+        self._untaken.add(taken)
         try:
-            await taken
-        except _NotTakenError:
+            await self._queue.put((parse_events(body.get("events")), taken))
+            is_taken = await taken
+        finally:
+            self._untaken.discard(taken)
+        if not is_taken:
             return web.json_response({"errcode": "M_UNKNOWN"}, status=503)
         self.transactions += 1
         self.last_transaction_at = loop.time()
@@ -140,3 +159,8 @@ class AppserviceReceiver:
     async def _query(self, request: web.Request) -> web.Response:
         self._verify(request)
         return web.json_response({"errcode": "M_NOT_FOUND"}, status=404)
+
+
+def _settle(taken: asyncio.Future[bool], *, is_taken: bool) -> None:
+    if not taken.done():  # the homeserver may have hung up meanwhile
+        taken.set_result(is_taken)

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 from urllib.parse import quote, urlencode
 from weakref import WeakValueDictionary
 
@@ -392,7 +392,7 @@ class MatrixClient:
             attempt += 1
             await asyncio.sleep(wait_s)
 
-    def _give_up(self, verdict: Transient, wait_s: float, what: str) -> None:
+    def _give_up(self, verdict: Transient, wait_s: float, what: str) -> NoReturn:
         if verdict.limited:
             raise RateLimitedError(
                 f"the homeserver limits the rate of {what} and asks to wait {wait_s:.1f} s, past the deadline",
@@ -420,7 +420,7 @@ class MatrixClient:
             return Transient(None, f"{type(error).__name__}: {error}".rstrip(": ")), None
         self._note_clock(answer_headers)
         try:
-            answer = json.loads(raw) if raw else {}
+            answer = json.loads(raw)
         except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, call.shape) and 200 <= status < 300:

@@ -4,27 +4,32 @@ import json
 
 from aiagentchat.model import RoomId
 
-_MESSAGES = ["m.room.message", "m.room.encrypted", "m.sticker", "m.room.redaction"]
+_MESSAGES = ("m.room.message", "m.room.encrypted", "m.sticker", "m.room.redaction")
+_OWN_STATE = ("m.room.encryption", "m.room.tombstone", "m.room.power_levels", "m.room.join_rules")
+_FIELDS = ("type", "content", "sender", "state_key", "event_id", "origin_server_ts", "unsigned")
 
 
 def render_sync_filter(
     *, own_room: RoomId, space: RoomId | None, broadcast: RoomId | None, state_types: tuple[str, ...]
 ) -> str:
-    """Return the JSON of a `/sync` filter that cuts all that one agent does not need.
+    """Return the JSON of a `/sync` filter that cuts what one agent does not need. None: there is no such room (yet).
 
     Args:
-        own_room: the agent's room: its messages and state. space: only state of `state_types`, which arrives in the
-            timeline as well. broadcast: only messages. None: there is no such room (yet).
+        own_room: its messages and state. space: its state of `state_types`. broadcast: its messages.
 
-    A room filter is one for all its rooms, so types are the union and `rooms` keeps everything else out. Filters cut
-    bytes, not wake-ups (https://spec.matrix.org/latest/client-server-api/#filtering).
+    A filter has one list of types for all its rooms, and state that changes arrives in the timeline, so that a room
+    cannot have state alone: messages of the Space and changes of the broadcast room's state come as well, and their
+    reader drops them. Who is a member of what does not come at first (a Space has thousands), only as it changes;
+    lazy loading is no way around that, since Synapse then names members of rooms outside the filter.
+    Filters cut bytes, not wake-ups (https://spec.matrix.org/latest/client-server-api/#filtering).
     """
     rooms = [room for room in (own_room, space, broadcast) if room is not None]
-    own_state = ["m.room.member", "m.room.encryption", "m.room.tombstone", "m.room.power_levels", "m.room.join_rules"]
+    with_state = [room for room in (own_room, space) if room is not None]
+    state = {*state_types, *_OWN_STATE}
     nothing: dict[str, object] = {"types": [], "limit": 0}
     return json.dumps(
         {
-            "event_fields": ["type", "content", "sender", "state_key", "event_id", "origin_server_ts", "unsigned"],
+            "event_fields": _FIELDS,
             "presence": nothing,
             "account_data": nothing,
             "room": {
@@ -32,12 +37,8 @@ def render_sync_filter(
                 "include_leave": False,
                 "account_data": {"types": []},
                 "ephemeral": {"types": []},
-                "state": {
-                    "types": sorted({*state_types, *own_state}),
-                    "lazy_load_members": True,
-                    "rooms": [room for room in (own_room, space) if room is not None],
-                },
-                "timeline": {"types": sorted({*_MESSAGES, *state_types, *own_state}), "limit": 50, "rooms": rooms},
+                "state": {"types": sorted(state), "rooms": with_state},
+                "timeline": {"types": sorted({*state, "m.room.member", *_MESSAGES}), "rooms": rooms, "limit": 50},
             },
         },
         separators=(",", ":"),

@@ -52,7 +52,7 @@ def classify(status: int, headers: Mapping[str, str], body: Any, *, request: str
     if status == 429:
         return Transient(_wait_asked_for(headers, fields), f"429 {errcode}", limited=True)
     if status in _TRANSIENT:
-        return Transient(_wait_asked_for(headers, fields), f"HTTP {status}")
+        return Transient(_wait_asked_for(headers, fields), f"HTTP {status} {errcode}")
     kind = MatrixConflictError if errcode in _IN_USE else _BY_STATUS.get(status, MatrixError)
     error = fields.get("error")
     return kind(status, errcode, error if isinstance(error, str) else "(no reason given)", request=request)
@@ -69,7 +69,7 @@ def parse_http_date(text: str) -> float | None:
     try:
         when = parsedate_to_datetime(text)
         return when.replace(tzinfo=when.tzinfo or UTC).timestamp()
-    except (IndexError, OverflowError, TypeError, ValueError):  # the standard library's parser of mail has them all
+    except (OverflowError, ValueError):
         return None
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from aiagentchat.matrix.events import RoomEvent
 from aiagentchat.model import AgentName, DirectoryEntry, RoomAlias, RoomId, UserId
-from aiagentchat.space.content import CARD, ROSTER, Card, Roster, SpaceChild, parse_content
+from aiagentchat.space.content import CARD, ROSTER, ROSTER_LIMIT_BYTES, Card, Roster, SpaceChild, parse_content
 from aiagentchat.space.names import Naming
 
 STATE_TYPES = (CARD, ROSTER, "m.space.child")
@@ -19,6 +19,9 @@ STATE_TYPES = (CARD, ROSTER, "m.space.child")
 
 _MOST_ENTRIES = 20_000
 """Most cards, rosters and children each: whoever is in the Space can write state, and memory is bounded."""
+
+_MOST_ONLINE = ROSTER_LIMIT_BYTES // 4
+"""Most names of a roster, each a letter, two quotes and a comma at least."""
 
 _Value = TypeVar("_Value")
 
@@ -52,8 +55,8 @@ class _Parsed:
             _put(self.cards, key, card)
         elif event.type == ROSTER:
             roster = parse_content(Roster, event.content) if key == event.sender else None
-            accepted = roster is not None
-            _put(self.rosters, key, None if roster is None else frozenset(roster.online))
+            accepted = roster is not None and len(roster.online) <= _MOST_ONLINE
+            _put(self.rosters, key, frozenset(roster.online) if roster is not None and accepted else None)
         else:
             accepted = parse_content(SpaceChild, event.content) is not None
             if not accepted:
@@ -90,6 +93,7 @@ class Directory:
         self._view: tuple[tuple[frozenset[UserId], frozenset[AgentName]], DirectoryView] | None = None
         self._malformed = 0
         self._read_at: float | None = None
+        self._newer: dict[tuple[str, str | None], RoomEvent] | None = None
 
     def is_stale(self) -> bool:
         """Whether it was never read, or not for `ttl_s`."""
@@ -101,24 +105,38 @@ class Directory:
         with self._lock:
             self._read_at = None
 
+    def begin_read(self) -> None:
+        """Say that the Space's state is about to be read. What is applied from now on is newer than what `load` gets.
+
+        One read at a time.
+        """
+        with self._lock:
+            self._newer = {}
+
     def load(self, events: Iterable[RoomEvent], *, malformed: int = 0) -> None:
         """Take the whole state of the Space in place of what was known. `malformed`: entries that were no events."""
         parsed = _Parsed()
         for event in events:
             parsed.take(event, self._naming)
         with self._lock:
-            self._parsed, self._malformed, self._read_at = parsed, malformed, self._clock()
-            self._changed()
+            for event in (self._newer or {}).values():
+                parsed.take(event, self._naming)
+            self._parsed, self._malformed, self._read_at, self._newer = parsed, malformed, self._clock(), None
+            self._view = None
+            self._index_rooms()
 
     def apply(self, event: RoomEvent) -> None:
         """Take one event of the Space as it happens."""
         if event.type in STATE_TYPES:
             with self._lock:
+                if self._newer is not None and len(self._newer) < _MOST_ENTRIES:
+                    self._newer[event.type, event.state_key] = event
                 self._parsed.take(event, self._naming)
-                self._changed()
+                self._view = None
+                if event.type == CARD:
+                    self._index_rooms()
 
-    def _changed(self) -> None:
-        self._view = None
+    def _index_rooms(self) -> None:
         self._rooms = {}
         for card in self._parsed.cards.values():
             self._rooms.setdefault(RoomId(card.room_id), card.name)

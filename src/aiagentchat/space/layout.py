@@ -1,6 +1,6 @@
 """What each of our rooms is made of: pure functions that return a `RoomSpec`. `space.rooms` makes rooms of them.
 
-The table of who may do what is DESIGN's; `docs/security.md` repeats it and the tests try what it forbids.
+Who may do what is a table in `docs/security.md`; the tests try what it forbids.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,10 @@ _NEVER = 150
 
 @dataclass(frozen=True, slots=True)
 class RoomSpec:
-    """A room as it should be. `power_levels` is without the creator, who is added where the room version wants it."""
+    """A room as it should be. `power_levels` is without the creator, who is added where the room version wants it.
+
+    `invite`: who is invited once; who left is not invited again.
+    """
 
     alias: RoomAlias
     creator: UserId
@@ -51,7 +54,9 @@ def _power_levels(operator: UserId | None, messages: int, events: dict[str, int]
     }
 
 
-def space_spec(alias: RoomAlias, naming: Naming, operator: UserId | None, policy: str) -> RoomSpec:
+def space_spec(
+    alias: RoomAlias, naming: Naming, operator: UserId | None, people: tuple[UserId, ...], policy: str
+) -> RoomSpec:
     """The Space: nobody chats in it; agents write their card and, unless `policy` is "strict", their child."""
     child = 50 if policy == "strict" else 0
     return RoomSpec(
@@ -62,7 +67,7 @@ def space_spec(alias: RoomAlias, naming: Naming, operator: UserId | None, policy
         power_levels=_power_levels(operator, 50, {"m.space.child": child, CARD: 0, ROSTER: 0}),
         join_rules={"join_rule": "invite"},
         is_space=True,
-        invite=(operator,) if operator else (),
+        invite=((operator,) if operator else ()) + people,
     )
 
 
@@ -100,7 +105,7 @@ def render_creation(spec: RoomSpec, room_version: str, server_name: str) -> dict
     """Return the body of `createRoom`: alias, power levels and first state in the one call.
 
     `preset: public_chat` with join rule `invite` on top, because servers that encrypt invite-only rooms by default
-    go by the preset.
+    go by the preset. Nobody is invited in it: one who cannot be invited would fail the whole.
     """
     state = [
         {"type": "m.room.join_rules", "state_key": "", "content": spec.join_rules},
@@ -122,17 +127,36 @@ def render_creation(spec: RoomSpec, room_version: str, server_name: str) -> dict
         "visibility": "private",
         "creation_content": {"type": "m.space"} if spec.is_space else {},
         "initial_state": state,
-        "power_level_content_override": wanted_power_levels(spec, room_version, {}),
-        "invite": list(spec.invite),
+        "power_level_content_override": wanted_power_levels(spec, room_version, {}, spec.creator),
     }
 
 
-def wanted_power_levels(spec: RoomSpec, room_version: str, present: dict[str, Any]) -> dict[str, Any]:
-    """Return the power levels to have: the spec's, with the users that `present` names besides."""
-    creator = {spec.creator: 100} if is_creator_listed(room_version) else {}
+def wanted_power_levels(spec: RoomSpec, room_version: str, present: dict[str, Any], made_by: UserId) -> dict[str, Any]:
+    """Return the power levels to have: the spec's, with the users that `present` names besides.
+
+    `made_by`: the room's creator. From room version 12 on they may not be named; who is not, must be.
+
+    Nobody can lower an equal, nor give or take a level above their own. So the operator keeps a level above theirs,
+    and where our user is no creator above all levels, what is above 100 stays as it is.
+    """
     others = present.get("users")
-    users = (others if isinstance(others, dict) else {}) | spec.power_levels["users"] | creator
-    return spec.power_levels | {"users": users}
+    users = dict(others) if isinstance(others, dict) else {}
+    for user_id, level in spec.power_levels["users"].items():
+        users[user_id] = max(level, _level(users.get(user_id)))
+    users[spec.creator] = 100
+    is_listed = is_creator_listed(room_version)
+    if not is_listed:
+        users.pop(made_by, None)
+    events = spec.power_levels["events"]
+    if present and (is_listed or made_by != spec.creator):
+        there = present.get("events")
+        there = there if isinstance(there, dict) else {}
+        events = {kind: min(level, max(100, _level(there.get(kind)))) for kind, level in events.items()}
+    return spec.power_levels | {"users": users, "events": events}
+
+
+def _level(level: object) -> int:
+    return level if isinstance(level, int) else 0
 
 
 def render_parent(server_name: str) -> dict[str, Any]:

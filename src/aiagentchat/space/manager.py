@@ -26,7 +26,7 @@ from aiagentchat.matrix.events import RoomEvent, parse_events
 from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId
 from aiagentchat.space.content import CARD, Card, to_content
 from aiagentchat.space.directory import Directory, DirectoryView
-from aiagentchat.space.layout import RoomSpec, agent_room_spec, broadcast_spec, render_child, space_spec
+from aiagentchat.space.layout import RoomSpec, agent_room_spec, broadcast_spec, render_child, render_parent, space_spec
 from aiagentchat.space.names import DEVICE_ID, Naming
 from aiagentchat.space.rooms import EnsuredRoom, ensure_room
 
@@ -68,10 +68,12 @@ class SpaceManager:
         self.directory = directory
         self.space_id: RoomId | None = None
         self.broadcast_id: RoomId | None = None
+        self.broadcast_encrypted = False
         self.unavailable = "the Space has not been looked up yet"
         self._room_version: str | None = None
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._leases: dict[UserId, tuple[float, bool]] = {}
+        self._parentless: set[RoomId] = set()
 
     def client_of(self, agent: AgentName) -> MatrixClient:
         """Return the client that acts as an agent."""
@@ -90,36 +92,36 @@ class SpaceManager:
     # --- the Space
 
     async def find_or_create_space(self) -> RoomId:
-        """Return the Space and its broadcast room's parent: found, joined and mended, or created.
+        """Return the Space: it and the broadcast room are found, joined and mended, or created.
 
         Raises:
-            AiAgentChatError: it is not to be had now; `unavailable` says why until a later call succeeds.
+            AiAgentChatError: something is not to be had now; `unavailable` says what until a later call succeeds. What
+                was had by then is usable: that the operator could not be brought in stops no agent.
         """
         async with self._one_at_a_time(self._settings.alias):
             try:
-                await self._ensure_space()
+                space_id = await self._ensure_space()
             except AiAgentChatError as error:
                 self.unavailable = error.message
                 raise
-        assert self.space_id is not None
-        return self.space_id
+            self.unavailable = ""
+            return space_id
 
-    async def _ensure_space(self) -> None:
-        settings = self._settings
-        version = await self._default_room_version()
-        spec = space_spec(settings.alias, self._naming, settings.operator, settings.policy)
-        space = await self._ensure(self._daemon, spec, version)
-        await self._bring_operator(self._daemon, space.room_id, created=space.created)
-        self.space_id = space.room_id
-        spec = broadcast_spec(self._naming, settings.operator, settings.people, space.room_id)
-        broadcast = await self._ensure(self._daemon, spec, version)
-        await self._bring_operator(self._daemon, broadcast.room_id, created=broadcast.created)
-        self.broadcast_id = broadcast.room_id
+    async def _ensure_space(self) -> RoomId:
+        settings, naming = self._settings, self._naming
+        spec = space_spec(settings.alias, naming, settings.operator, settings.people, settings.policy)
+        space = await self._ensure(self._daemon, spec)
+        spec = broadcast_spec(naming, settings.operator, settings.people, space.room_id)
+        broadcast = await self._ensure(self._daemon, spec)
+        self.space_id, self.broadcast_id = space.room_id, broadcast.room_id
+        self.broadcast_encrypted = broadcast.encrypted
         await self._read_directory()
         if not self.directory.has_child(broadcast.room_id):
-            child = render_child(self._naming.server_name, "!")
-            await self._write(self._daemon, self._naming.daemon, "m.space.child", broadcast.room_id, child)
-        self.unavailable = ""
+            child = render_child(naming.server_name, "!")
+            await self._write(self._daemon, naming.daemon, "m.space.child", broadcast.room_id, child)
+        for room in (space, broadcast):
+            await self._bring_operator(room)
+        return space.room_id
 
     async def _write(self, client: MatrixClient, sender: UserId, kind: str, key: str, content: dict[str, Any]) -> None:
         """Write state of the Space, and take it into the directory without waiting for it to come back."""
@@ -133,48 +135,42 @@ class SpaceManager:
             self._room_version = await self._daemon.default_room_version()
         return self._room_version
 
-    async def _ensure(self, client: MatrixClient, spec: RoomSpec, version: str) -> EnsuredRoom:
+    async def _ensure(self, client: MatrixClient, spec: RoomSpec) -> EnsuredRoom:
+        version = await self._default_room_version()
         return await ensure_room(client, spec, room_version=version, server_name=self._naming.server_name)
 
-    async def _bring_operator(self, client: MatrixClient, room_id: RoomId, *, created: bool) -> None:
-        """Have the operator in the room without a click, unless they left it themselves."""
-        operator = self._settings.operator
-        if operator is None:
-            return
-        if not created:
-            membership = await self._membership(client, room_id, operator)
-            if membership in ("join", "leave", "ban"):
-                return
-            if membership is None:
-                await client.invite(room_id, operator)
-        if self._operator is not None:
-            await self._operator.join_room(room_id)
-
-    async def _membership(self, client: MatrixClient, room_id: RoomId, user_id: UserId) -> str | None:
-        try:
-            return str((await client.get_state(room_id, "m.room.member", user_id)).get("membership"))
-        except MatrixNotFoundError:
-            return None
+    async def _bring_operator(self, room: EnsuredRoom) -> None:
+        """Have the operator in the room without a click; who left it themselves has no invite, and stays out."""
+        if self._operator is not None and self._settings.operator in room.invited:
+            await self._operator.join_room(room.room_id)
 
     # --- agents
 
     async def find_or_create_agent_room(self, agent: AgentName) -> EnsuredRoom:
         """Return the agent's room, and make the agent's account where there is none. Works without the Space."""
-        async with self._one_at_a_time(agent):
-            client = self.client_of(agent)
+        alias = self._naming.alias(agent)
+        async with self._one_at_a_time(alias):
             if self.directory.card(agent) is None:
                 await self._ensure_account(agent)
             settings = self._settings
             spec = agent_room_spec(agent, self._naming, settings.operator, settings.people, self.space_id)
-            room = await self._ensure(client, spec, await self._default_room_version())
-            await self._bring_operator(client, room.room_id, created=room.created)
+            room = await self._ensure(self.client_of(agent), spec)
+            if spec.parent is None:
+                self._parentless.add(room.room_id)
+            try:
+                await self._bring_operator(room)
+            except AiAgentChatError as error:  # their invite stands
+                log.warning("the operator did not join %s: %s", alias, error.message)
             return room
 
     async def _ensure_account(self, agent: AgentName) -> None:
         await self._daemon.register_appservice_user(self._naming.user_localpart(agent))
         client = self.client_of(agent)
         await client.put_device(DEVICE_ID, "aiagentchat")
-        await client.set_displayname(self._naming.user(agent), agent)
+        try:
+            await client.set_displayname(self._naming.user(agent), agent)
+        except MatrixError as error:  # Synapse 1.163 fails with 500 for some of several at once: one of them is enough
+            log.warning("%s was not given its display name: %s", agent, error.message)
 
     async def register_in_space(self, card: Card) -> None:
         """List an agent: member of the Space and the broadcast room, child, and card, each only if it is not so yet.
@@ -182,22 +178,35 @@ class SpaceManager:
         Raises:
             AiAgentChatError: the Space is not to be had; the agent's own room works all the same.
         """
-        space = self.space_id or await self.find_or_create_space()
+        if self.space_id is None or self.broadcast_id is None:
+            await self.find_or_create_space()
+        assert self.space_id is not None
+        assert self.broadcast_id is not None
         client, user = self.client_of(card.name), self._naming.user(card.name)
         room_id = RoomId(card.room_id)
         present = self.directory.card(card.name)
         if present is None:
-            await self._admit(client, user, space)
-            if self.broadcast_id is not None:
-                await client.join_room(self.broadcast_id)
+            await self._admit(client, user, self.space_id)
+            await client.join_room(self.broadcast_id)
+        # Old child, card, new child; taken off in the reverse order. So a child of ours always has a card, by which it
+        # is found and mended after a crash in between.
+        if present is not None and present.room_id != room_id:  # its room was upgraded, or made anew
+            await self._unlist(RoomId(present.room_id))
+        if present != card:
+            await self._write(client, user, CARD, user, to_content(card))
         if not self.directory.has_child(room_id):
             child = render_child(self._naming.server_name, card.name)
             if self._settings.policy == "strict":
                 await self._write(self._daemon, self._naming.daemon, "m.space.child", room_id, child)
             else:
                 await self._write(client, user, "m.space.child", room_id, child)
-        if present != card:
-            await self._write(client, user, CARD, user, to_content(card))
+        if room_id in self._parentless:
+            await client.put_state(room_id, "m.space.parent", self.space_id, render_parent(self._naming.server_name))
+            self._parentless.discard(room_id)
+
+    async def _unlist(self, room_id: RoomId) -> None:
+        if self.directory.has_child(room_id):
+            await self._write(self._daemon, self._naming.daemon, "m.space.child", room_id, {})
 
     async def _admit(self, client: MatrixClient, user: UserId, space: RoomId) -> None:
         try:
@@ -211,8 +220,8 @@ class SpaceManager:
         card = self.directory.card(agent)
         if card is None or self.space_id is None:
             return
+        await self._unlist(RoomId(card.room_id))
         user = self._naming.user(agent)
-        await self._write(self._daemon, self._naming.daemon, "m.space.child", card.room_id, {})
         await self._write(self.client_of(agent), user, CARD, user, {})
 
     async def find_agent_room(self, agent: AgentName) -> RoomId:
@@ -246,31 +255,48 @@ class SpaceManager:
         """
         if self.space_id is None:
             return DirectoryView((), unavailable=self.unavailable)
-        if self.directory.is_stale():
-            async with self._one_at_a_time("directory"):
-                try:
-                    if self.directory.is_stale():
-                        await self._read_directory()
-                except AiAgentChatError as error:
-                    return DirectoryView((), unavailable=error.message)
-        daemons = self.directory.daemons()
-        alive = frozenset([daemon for daemon in daemons if await self._is_alive(daemon)])
-        return self.directory.view(alive, own)
+        try:
+            await self._read_directory(only_if_stale=True)
+        except AiAgentChatError as error:
+            return DirectoryView((), unavailable=error.message)
+        return self.directory.view(await self._alive(self.directory.daemons()), own)
 
-    async def _read_directory(self) -> None:
+    async def _read_directory(self, *, only_if_stale: bool = False) -> None:
         assert self.space_id is not None
-        batch = parse_events(await self._daemon.get_full_state(self.space_id), self.space_id)
-        self.directory.load(batch.events, malformed=batch.skipped)
+        if only_if_stale and not self.directory.is_stale():
+            return
+        async with self._one_at_a_time("directory"):
+            if only_if_stale and not self.directory.is_stale():
+                return
+            self.directory.begin_read()
+            batch = parse_events(await self._daemon.get_full_state(self.space_id), self.space_id)
+            self.directory.load(batch.events, malformed=batch.skipped)
+
+    async def _alive(self, daemons: frozenset[UserId]) -> frozenset[UserId]:
+        alive = {self._naming.daemon}
+        for daemon in daemons:
+            try:
+                if await self._is_alive(daemon):
+                    alive.add(daemon)
+            except MatrixError as error:
+                log.warning("the lease of %s could not be read: %s", daemon, error.message)
+            except AiAgentChatError as error:  # no answer in time: there would be none for the rest either
+                log.warning("the leases of other daemons could not be read: %s", error.message)
+                break
+        return frozenset(alive)
 
     async def _is_alive(self, daemon: UserId) -> bool:
-        """Whether a daemon's lease (the presence of its user) stands. Our own does while we answer."""
+        """Whether a daemon's lease (the presence of its user) stands. Our own does while we answer.
+
+        "unavailable" is what the homeserver makes of "online" after minutes without a new activity: it stands too.
+        """
         if daemon == self._naming.daemon:
             return True
         read_at, alive = self._leases.get(daemon, (float("-inf"), False))
         if time.monotonic() - read_at > _LEASE_CACHED_S:
             try:
-                alive = (await self._daemon.get_presence(daemon)).get("presence") == "online"
-            except MatrixError:  # shares no room with us, or is no user at all
+                alive = (await self._daemon.get_presence(daemon)).get("presence") in ("online", "unavailable")
+            except (MatrixForbiddenError, MatrixNotFoundError):  # shares no room with us, or is no user at all
                 alive = False
             if len(self._leases) >= 1000:
                 self._leases.clear()

@@ -4,13 +4,16 @@ Used by `space.manager` for the Space, the broadcast room and every agent's room
 """
 
 import asyncio
+import contextlib
 import logging
+import random
 from dataclasses import dataclass
 from typing import Any
 
-from aiagentchat.errors import MatrixConflictError, MatrixForbiddenError, MatrixNotFoundError
+from aiagentchat.errors import AiAgentChatError, MatrixConflictError, MatrixNotFoundError, RefusedError
 from aiagentchat.matrix.client import MatrixClient
-from aiagentchat.model import RoomId
+from aiagentchat.matrix.events import RoomEvent, parse_events
+from aiagentchat.model import RoomAlias, RoomId, UserId
 from aiagentchat.space.layout import RoomSpec, render_creation, render_parent, wanted_power_levels
 
 log = logging.getLogger(__name__)
@@ -18,14 +21,23 @@ log = logging.getLogger(__name__)
 _BEING_MADE_WAITS_S = (0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 4.0)
 """A creator elsewhere holds the alias some seconds before the room can be joined; only then is it taken for dead."""
 
+_SPREAD_S = 1.0
+"""Those who found the same dead room at the same time free its alias one after the other, and the first is enough."""
+
+_State = dict[tuple[str, str], RoomEvent]
+
 
 @dataclass(frozen=True, slots=True)
 class EnsuredRoom:
-    """A room that exists, is joined by its creator and is as its spec says. `encrypted`: it must not be written to."""
+    """A room that exists, is joined by its creator and is as its spec says.
+
+    `encrypted`: it must not be written to. `invited`: who of the spec's people has an invite, and has not joined yet.
+    """
 
     room_id: RoomId
     created: bool
     encrypted: bool
+    invited: frozenset[UserId]
 
 
 async def ensure_room(client: MatrixClient, spec: RoomSpec, *, room_version: str, server_name: str) -> EnsuredRoom:
@@ -35,26 +47,42 @@ async def ensure_room(client: MatrixClient, spec: RoomSpec, *, room_version: str
         client: acts as the spec's creator.
 
     A conflict on creation, whatever its errcode, means that somebody was first: resolve again and join. An alias
-    whose room is dead is deleted and made anew.
+    whose room is dead is deleted and made anew. Bounded: at most as many rounds as there are waits.
 
     Raises:
+        MatrixConflictError: the alias could neither be resolved nor taken, round after round.
+        RefusedError: the alias names a room that somebody else made.
         MatrixError: every other answer (401, 403, 500 …), unchanged.
     """
-    while True:
+    conflict = MatrixConflictError(409, "M_UNKNOWN", f"{spec.alias} was lost to others time after time")
+    freed = False
+    for wait_s in _BEING_MADE_WAITS_S:
         try:
             room_id = await client.resolve_room_alias(spec.alias)
         except MatrixNotFoundError:
             try:
                 room_id = await client.create_room(render_creation(spec, room_version, server_name))
-            except MatrixConflictError:
-                await asyncio.sleep(_BEING_MADE_WAITS_S[0])  # taken, and perhaps not visible yet
+            except MatrixConflictError as error:
+                conflict = error
+                await asyncio.sleep(wait_s)  # taken, and perhaps not visible yet
                 continue
-            return EnsuredRoom(room_id, created=True, encrypted=await _is_encrypted(client, room_id))
+            if freed and not await _is_named(client, spec.alias, room_id):
+                await client.leave_room(room_id)
+                continue
+            return await _converged(client, spec, room_id, server_name, created=True)
         if await _join_when_made(client, room_id):
-            encrypted = await converge_room(client, spec, room_id, server_name)
-            return EnsuredRoom(room_id, created=False, encrypted=encrypted)
-        log.warning("the room of an alias is dead; making it anew", extra={"alias": spec.alias, "room_id": room_id})
-        await client.delete_room_alias(spec.alias)
+            return await _converged(client, spec, room_id, server_name, created=False)
+        await _free_alias(client, spec.alias, room_id)
+        freed = True
+    raise conflict
+
+
+async def _converged(
+    client: MatrixClient, spec: RoomSpec, room_id: RoomId, server_name: str, *, created: bool
+) -> EnsuredRoom:
+    state = await converge_room(client, spec, room_id, server_name)
+    invited = await _invite_missing(client, spec, room_id, state)
+    return EnsuredRoom(room_id, created, ("m.room.encryption", "") in state, invited)
 
 
 async def _join_when_made(client: MatrixClient, room_id: RoomId) -> bool:
@@ -70,43 +98,94 @@ async def _join_when_made(client: MatrixClient, room_id: RoomId) -> bool:
     return False
 
 
-async def converge_room(client: MatrixClient, spec: RoomSpec, room_id: RoomId, server_name: str) -> bool:
-    """Compare the room with its spec, mend what the spec fixes, and return whether the room is encrypted.
+async def _free_alias(client: MatrixClient, alias: RoomAlias, dead: RoomId) -> None:
+    """Delete the alias of a dead room, unless somebody else did so meanwhile: it then names their room, or none."""
+    log.warning("the room of an alias is dead; making it anew", extra={"alias": alias, "room_id": dead})
+    await asyncio.sleep(random.uniform(0, _SPREAD_S))
+    with contextlib.suppress(MatrixNotFoundError):
+        if await client.resolve_room_alias(alias) == dead:
+            await client.delete_room_alias(alias)
+
+
+async def _is_named(client: MatrixClient, alias: RoomAlias, room_id: RoomId) -> bool:
+    """Whether the alias of a new room is still its own: one who freed it at the same time may have freed it again."""
+    try:
+        return await client.resolve_room_alias(alias) == room_id
+    except MatrixNotFoundError:
+        return False
+
+
+async def converge_room(client: MatrixClient, spec: RoomSpec, room_id: RoomId, server_name: str) -> _State:
+    """Compare the room with its spec, mend what the spec fixes, and return the state as it was found.
 
     Name and topic are a person's to change and are left alone. A room without power levels is still being made, or
     was left half-made: it is given time to be finished before it is mended.
+
+    Raises:
+        RefusedError: somebody else made the room. Its creator could do in it whatever they want. The Space is the
+            exception: nobody chats in it, and a team may have one.
     """
     state = await _state_when_made(client, room_id)
-    version = str(state.get(("m.room.create", ""), {}).get("room_version", "1"))
+    create = state.get(("m.room.create", ""))
+    creator = spec.creator if create is None else create.sender
+    if creator != spec.creator and not spec.is_space:
+        await client.leave_room(room_id)
+        raise RefusedError(
+            f"{spec.alias} names a room that {creator} made, and not {spec.creator}",
+            hint="remove that alias; a room under it is then made",
+        )
+    version = "1" if create is None else str(create.content.get("room_version", "1"))
+    levels = wanted_power_levels(spec, version, _content(state, "m.room.power_levels"), creator)
     wanted: dict[tuple[str, str], dict[str, Any]] = {
-        ("m.room.power_levels", ""): wanted_power_levels(spec, version, state.get(("m.room.power_levels", ""), {})),
+        ("m.room.power_levels", ""): levels,
         ("m.room.join_rules", ""): spec.join_rules,
         ("m.room.history_visibility", ""): {"history_visibility": spec.history_visibility},
     }
     if spec.parent is not None:
         wanted["m.space.parent", spec.parent] = render_parent(server_name)
-    if ("m.room.name", "") not in state:
-        wanted["m.room.name", ""] = {"name": spec.name}
+    for kind, field, text in (("m.room.name", "name", spec.name), ("m.room.topic", "topic", spec.topic)):
+        if (kind, "") not in state:
+            wanted[kind, ""] = {field: text}
     for (kind, key), content in wanted.items():
-        if not _contains(state.get((kind, key), {}), content):
+        if not _contains(_content(state, kind, key), content):
             log.info("mending %s", kind, extra={"room_id": room_id})
             await client.put_state(room_id, kind, key, content)
-    return ("m.room.encryption", "") in state
+    return state
 
 
-async def _state_when_made(client: MatrixClient, room_id: RoomId) -> dict[tuple[str, str], dict[str, Any]]:
-    state: dict[tuple[str, str], dict[str, Any]] = {}
+async def _invite_missing(client: MatrixClient, spec: RoomSpec, room_id: RoomId, state: _State) -> frozenset[UserId]:
+    """Invite whom the spec names and who was never in the room; return who has an invite now.
+
+    Someone who cannot be invited (no such user, a server that does not answer) is no reason to go without the room.
+    """
+    invited = set()
+    for user_id in spec.invite:
+        membership = _content(state, "m.room.member", user_id).get("membership")
+        if membership is None:
+            try:
+                await client.invite(room_id, user_id)
+            except AiAgentChatError as error:
+                log.warning("%s was not invited: %s", user_id, error.message, extra={"room_id": room_id})
+                continue
+        if membership in (None, "invite"):
+            invited.add(user_id)
+    return frozenset(invited)
+
+
+async def _state_when_made(client: MatrixClient, room_id: RoomId) -> _State:
+    state: _State = {}
     for wait_s in (*_BEING_MADE_WAITS_S[:5], None):
-        events = await client.get_full_state(room_id)
-        state = {
-            (event["type"], event["state_key"]): event["content"]
-            for event in events
-            if isinstance(event.get("content"), dict)
-        }
+        events = parse_events(await client.get_full_state(room_id), room_id).events
+        state = {(event.type, event.state_key): event for event in events if event.state_key is not None}
         if ("m.room.history_visibility", "") in state or wait_s is None:
             break
         await asyncio.sleep(wait_s)
     return state
+
+
+def _content(state: _State, kind: str, key: str = "") -> dict[str, Any]:
+    event = state.get((kind, key))
+    return {} if event is None else event.content
 
 
 def _contains(present: dict[str, Any], wanted: dict[str, Any]) -> bool:
@@ -117,12 +196,3 @@ def _contains(present: dict[str, Any], wanted: dict[str, Any]) -> bool:
         else key in present and present[key] == value
         for key, value in wanted.items()
     )
-
-
-async def _is_encrypted(client: MatrixClient, room_id: RoomId) -> bool:
-    """A server may encrypt every new room, whatever was asked for."""
-    try:
-        await client.get_state(room_id, "m.room.encryption")
-    except (MatrixNotFoundError, MatrixForbiddenError):
-        return False
-    return True

@@ -1,0 +1,231 @@
+"""What one agent has not acknowledged in one room: a window of it, read from the homeserver and extended live.
+
+The homeserver holds both the messages and the cursor. `agents.inbox` makes an agent's inbox of two of these.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from aiagentchat.agents.cursor import AckPlan, AckWindow
+from aiagentchat.agents.messages import MESSAGE_TYPES, parse_message
+from aiagentchat.errors import AiAgentChatError, MatrixError, MatrixForbiddenError, MatrixNotFoundError
+from aiagentchat.matrix.client import MatrixClient, MessagesPage
+from aiagentchat.matrix.events import parse_event, parse_events
+from aiagentchat.model import EventId, Message, RoomId, UserId
+from aiagentchat.space.content import CURSOR, Cursor, parse_content, to_content
+from aiagentchat.space.names import Naming
+
+log = logging.getLogger(__name__)
+
+UNREAD_WINDOW = 256
+"""Most unread messages of one room held in memory; the rest stays on the homeserver until there is room."""
+
+_PAGE = 100
+_SETTLING_MS = 2_000
+"""After opening, live events this old may be from before the cursor: the server's clock is known to the second."""
+_MOST_LIVE = 512
+"""Live events after which the room is read on, so that what must be remembered of them stays bounded."""
+_UNNAMED = EventId("")
+"""Stands for missed events that are too many to remember: never found, so that the room is read anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Whose inbox in which room this is."""
+
+    user_id: UserId
+    room_id: RoomId
+    is_own_room: bool
+
+
+class RoomInbox:
+    """The unread tail of one room for one agent. Not safe from several tasks; `Inbox` sees to that.
+
+    Messages come by reading the room on from a token, in the room's order, and live, in the order of arrival. The two
+    may differ, so the anchor is moved past a live message only once its place in the room has been read. A live
+    message that stands behind the token is found by reading anew from the anchor, which trails for that reason.
+    """
+
+    def __init__(self, client: MatrixClient, reader: Reader, naming: Naming) -> None:
+        self._client = client
+        self._reader = reader
+        self._naming = naming
+        others = {"types": list(MESSAGE_TYPES), "not_senders": [reader.user_id]}
+        self._filter = json.dumps(others, separators=(",", ":"))
+        self._window: AckWindow | None = None
+        self._token: str | None = None
+        self._at_end = False
+        self._live: set[EventId] = set()  # in the window, and their place in the room not read yet
+        self._missed: set[EventId] = set()  # pushed, and not read yet
+        self._read_until_ms = 0
+        self._receipt: EventId | None = None
+        self.anchor_lost = False
+
+    @property
+    def is_own_room(self) -> bool:
+        return self._reader.is_own_room
+
+    @property
+    def needs_reading(self) -> bool:
+        """Whether there may be messages on the homeserver that fit the window and are not in it."""
+        return self._window is None or (not self._at_end and self._window.unread_count < UNREAD_WINDOW)
+
+    def unread(self) -> list[Message]:
+        """Return the unread messages of the window, in order."""
+        return [] if self._window is None else self._window.unread()
+
+    def offer(self, message: Message) -> bool:
+        """Take a live message; return whether a waiting reader should look.
+
+        What is newer than all that was read is appended. Anything else may be a push that comes late, or twice, and
+        may be behind the cursor already: it is not judged here, but looked for in the room.
+        """
+        if message.sender.user_id == self._reader.user_id:
+            return False
+        if self._window is None:
+            return True
+        if message.event_id in self._window:
+            return False
+        too_many = len(self._live) >= _MOST_LIVE or self._window.unread_count >= UNREAD_WINDOW
+        if not self._at_end or too_many or message.ts <= self._read_until_ms:
+            self._at_end = False
+            self._missed.add(message.event_id if len(self._missed) < _MOST_LIVE else _UNNAMED)
+            return True
+        self._live.add(message.event_id)
+        self._read_until_ms = message.ts
+        return self._window.add(message)
+
+    def withdraw(self, event_id: EventId) -> None:
+        """Drop a message that was taken back before it was acknowledged."""
+        self._live.discard(event_id)
+        if self._window is not None:
+            self._window.withdraw(event_id)
+
+    async def read_on(self) -> None:
+        """Read from the token on, until the end of the room or a full window."""
+        window = self._window or await self._open()
+        while not self._at_end and (self._live or window.unread_count < UNREAD_WINDOW):
+            looked_for = frozenset(self._missed)
+            page = await self._client.get_messages(
+                self._reader.room_id, direction="f", start=self._token, limit=_PAGE, filter_json=self._filter
+            )
+            self._take_page(window, page)
+            if page.end is not None:
+                self._token = page.end
+            elif self._live or self._missed & looked_for:  # not after the token, so before it, or nowhere
+                window = await self._open()
+            elif not self._missed:
+                self._at_end = True
+                window.end_reached()
+
+    def _take_page(self, window: AckWindow, page: MessagesPage) -> None:
+        room_id = self._reader.room_id
+        for event in parse_events(page.chunk, room_id).events:
+            message = parse_message(event, self._naming, None if self._reader.is_own_room else room_id)
+            if message is None:
+                continue
+            self._read_until_ms = max(self._read_until_ms, message.ts)
+            self._missed.discard(message.event_id)
+            if message.event_id in self._live:
+                self._live.discard(message.event_id)
+                window.move_to_end(message.event_id)
+            else:
+                window.add(message)
+
+    async def plan(self, event_ids: frozenset[EventId]) -> AckPlan | None:
+        """Return what acknowledging those of `event_ids` that are in the window would change; None: nothing.
+
+        Raises:
+            AckWindowFullError: nothing can be acknowledged.
+        """
+        if self._window is None:
+            return None
+        plan = self._window.plan(event_ids)
+        if plan is not None and not self._live.isdisjoint(plan.passed):
+            self._at_end = False
+            await self.read_on()
+            plan = self._window.plan(event_ids)
+        return plan
+
+    def known(self, event_ids: frozenset[EventId]) -> frozenset[EventId]:
+        """Return those of `event_ids` that are in the window."""
+        window = self._window
+        return frozenset() if window is None else frozenset(each for each in event_ids if each in window)
+
+    async def carry_out(self, plan: AckPlan) -> None:
+        """Write the cursor of a plan that was made just now, and have the receipt follow."""
+        assert self._window is not None
+        await self._client.put_room_account_data(
+            self._reader.user_id, self._reader.room_id, CURSOR, to_content(plan.cursor)
+        )
+        self._window.commit(plan)
+        if plan.receipt is not None and plan.receipt != self._receipt and self._reader.is_own_room:
+            await self._show_receipt(plan.receipt)
+
+    async def last_acknowledged(self) -> EventId | None:
+        """Return the latest acknowledged message, or None."""
+        cursor = await self._load_cursor()
+        return EventId(cursor.acked[-1]) if cursor is not None and cursor.acked else None
+
+    async def _show_receipt(self, event_id: EventId) -> None:
+        """Let people see how far the agent has read. The cursor is what counts, so a failure is only noted."""
+        try:
+            await self._client.send_receipt(self._reader.room_id, event_id)
+            self._receipt = event_id
+        except AiAgentChatError as error:
+            log.warning("the read receipt did not follow: %s", error.message, extra={"room_id": self._reader.room_id})
+
+    async def _open(self) -> AckWindow:
+        """Begin anew after the cursor's anchor."""
+        cursor = await self._load_cursor() or Cursor(anchor=await self._first_join())
+        try:
+            _, self._token = await self._client.get_tokens_around(self._reader.room_id, EventId(cursor.anchor))
+        except MatrixNotFoundError:
+            # Purged: and with it everything before it. What is left is unread, or named in `acked`.
+            self.anchor_lost = True
+            self._token = None
+        self._window = AckWindow(cursor)
+        self._at_end = False
+        self._live.clear()
+        self._missed.clear()
+        self._read_until_ms = max(self._read_until_ms, self._client.server_now_ms() + _SETTLING_MS)
+        return self._window
+
+    async def _load_cursor(self) -> Cursor | None:
+        try:
+            content = await self._client.get_room_account_data(self._reader.user_id, self._reader.room_id, CURSOR)
+        except MatrixNotFoundError:
+            return None
+        return parse_content(Cursor, content)
+
+    async def _first_join(self) -> EventId:
+        """Return the event with which the agent first joined: its membership, followed back.
+
+        At most 50 changes back through what it replaced.
+        """
+        raw = await self._own_membership()
+        first = raw
+        for _ in range(50):
+            replaced = raw.get("unsigned", {}).get("replaces_state")
+            if not isinstance(replaced, str):
+                break
+            try:
+                raw = await self._client.get_event(self._reader.room_id, EventId(replaced))
+            except MatrixNotFoundError:
+                break
+            if raw.get("content", {}).get("membership") == "join":
+                first = raw
+        event = parse_event(first, self._reader.room_id)
+        if event is None:
+            raise MatrixError(200, "M_BAD_JSON", "the agent's membership is no event")
+        return event.event_id
+
+    async def _own_membership(self) -> dict[str, Any]:
+        room_id, kind, user_id = self._reader.room_id, "m.room.member", self._reader.user_id
+        try:
+            return await self._client.get_state_event(room_id, kind, user_id)
+        except (MatrixForbiddenError, MatrixNotFoundError):  # never joined: the room was made anew, for one
+            await self._client.join_room(room_id)
+            return await self._client.get_state_event(room_id, kind, user_id)

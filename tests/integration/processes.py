@@ -1,0 +1,222 @@
+"""A system of homeserver, daemon and agents that is used as a person uses it: through `cchat` processes."""
+
+import contextlib
+import json
+import os
+import queue
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from aiagentchat.config import Paths
+from aiagentchat.daemon.lock import running_pid
+from aiagentchat.homeserver.process import find_running
+from tests.integration.systems import OPERATOR, fresh_name
+
+Json = Any
+T = TypeVar("T")
+Env = Mapping[str, str] | None
+
+PROCESS_S = 60.0
+"""Most time for one process to do what it is asked; a cold Synapse on a busy machine takes the most."""
+
+_OURS = re.compile(r"AIAGENTCHAT_|SPACE_ALIAS$|SERVER_NAME$|MATRIX_ROOM_ID$|COV_CORE|PYTHONIOENCODING$")
+
+
+def wait_until(holds: Callable[[], T], *, timeout_s: float = PROCESS_S) -> T:
+    """Ask until the answer is truthy, and return it."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := holds()):
+        assert time.monotonic() < deadline, f"not so within {timeout_s:g} s: {answer!r}"
+        time.sleep(0.03)
+    return answer
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a process that ended has printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    @property
+    def data(self) -> list[Json]:
+        """Each line of the output as JSON."""
+        return [json.loads(line) for line in self.lines]
+
+
+class Running:
+    """A process that goes on, with its output line by line."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        self._lines: dict[str, queue.Queue[str]] = {"out": queue.Queue(), "err": queue.Queue()}
+        for name, stream in (("out", process.stdout), ("err", process.stderr)):
+            if stream is not None:
+                threading.Thread(target=self._pass_on, args=(stream, self._lines[name]), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(stream: IO[str], lines: "queue.Queue[str]") -> None:
+        for line in stream:
+            lines.put(line.rstrip("\n"))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def line(self, text: str = "", *, of: str = "out") -> str:
+        """Return the next line that has `text` in it."""
+        deadline = time.monotonic() + PROCESS_S
+        seen: list[str] = []
+        while True:
+            try:
+                line = self._lines[of].get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"no line with {text!r} in std{of}, but {seen}") from None
+            if text in line:
+                return line
+            seen.append(line)
+
+    def has_line(self) -> bool:
+        """Whether something was printed that nobody has taken."""
+        return not self._lines["out"].empty()
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code."""
+        self._process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        return self._process.wait(PROCESS_S)
+
+
+class System:
+    """One home.
+
+    Args:
+        environment: of every command besides this process's own, less what is meant for another home.
+    """
+
+    def __init__(self, home: Path, **environment: str) -> None:
+        self.home = home
+        self.paths = Paths(config_dir=home, data_dir=home)
+        inherited = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
+        own = {"AIAGENTCHAT_HOME": str(home), "AIAGENTCHAT_OPERATOR": OPERATOR, "PYTHONUTF8": "1"}
+        self.environment = inherited | own | environment
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "aiagentchat", *arguments]
+
+    def cchat(self, *arguments: str, code: int | None = 0, stdin: str = "", env: Env = None) -> Done:
+        """Run a command that must end with `code`; None: with any."""
+        ended = subprocess.run(
+            self.command(*arguments),
+            env=self.environment | dict(env or {}),
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=PROCESS_S,
+            check=False,
+        )
+        assert code in (None, ended.returncode), (arguments, ended.returncode, ended.stdout, ended.stderr)
+        return Done(ended.returncode, ended.stdout, ended.stderr)
+
+    @contextlib.contextmanager
+    def running(self, *arguments: str, env: Env = None) -> Iterator[Running]:
+        """Run a command that goes on; what is still there afterwards is killed."""
+        with subprocess.Popen(
+            self.command(*arguments),
+            env=self.environment | dict(env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            start_new_session=True,
+        ) as process:
+            try:
+                yield Running(process)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+
+    def up(self, *arguments: str) -> Done:
+        """Start it in the background, on any free port."""
+        return self.cchat("up", "--detach", "--port", "0", *arguments)
+
+    def down(self) -> None:
+        """Stop whatever runs in this home."""
+        self.cchat("down")
+        assert (self.daemon_pid, self.homeserver_pid) == (None, None)
+
+    @property
+    def daemon_pid(self) -> int | None:
+        return running_pid(self.paths.daemon_lock)
+
+    @property
+    def homeserver_pid(self) -> int | None:
+        return find_running(self.paths)
+
+    def kill(self, *pids: int | None) -> None:
+        """`kill -9`, and return when they are gone."""
+        for pid in pids:
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not {self.daemon_pid, self.homeserver_pid} & set(pids))
+
+    def status(self) -> Json:
+        return self.cchat("status", "--json").data[0]
+
+    def who(self) -> dict[str, Json]:
+        """Return the directory by name."""
+        return {agent["name"]: agent for agent in self.cchat("who", "--json").data[0]["agents"]}
+
+    def join(self, stem: str = "agent", *arguments: str) -> "Agent":
+        """Bring an agent of a fresh name online, for a timed session."""
+        name = fresh_name(stem)
+        return Agent(self, name, self.cchat("join", name, "--detach", "--json", *arguments).data[0])
+
+    def roster(self) -> list[str]:
+        """Return who is online as the homeserver has it on its disk, whether it runs or not."""
+        query = """SELECT json FROM event_json NATURAL JOIN current_state_events WHERE type = 'io.aiagentchat.roster'"""
+        uri = f"file:{self.paths.homeserver / 'homeserver.db'}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
+            return [name for (text,) in database.execute(query) for name in json.loads(text)["content"]["online"]]
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An agent that joined, and its commands."""
+
+    system: System
+    name: str
+    joined: Json
+
+    def cchat(self, *arguments: str, code: int | None = 0, stdin: str = "", env: Env = None) -> Done:
+        """Run a command as this agent."""
+        return self.system.cchat("--as", self.name, *arguments, code=code, stdin=stdin, env=env)
+
+    def tell(self, *bodies: str) -> list[str]:
+        """Have the operator write to it; return the ids of the events."""
+        sent = [self.system.cchat("send", "--to", self.name, "--json", "-", stdin=body) for body in bodies]
+        return [done.data[0]["event_id"] for done in sent]
+
+    def unread(self) -> list[str]:
+        """Return the bodies of what is unread, and acknowledge nothing."""
+        return [message["body"] for message in self.cchat("read", "--peek", "--json").data]

@@ -1,0 +1,392 @@
+"""Hosted agents over the gateway and a real Synapse: sessions and readers, strange rooms, encrypted rooms."""
+
+import asyncio
+import dataclasses
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.model import AgentName, RoomId, UserId
+from aiagentchat.space.content import ROSTER
+from aiagentchat.space.names import DEVICE_ID
+from tests.integration.conftest import StartDaemon
+from tests.integration.correspondents import Hosted, Json, attach, messages_of, person, say, until
+from tests.integration.systems import WAIT_S, Api, RunningDaemon, Synapse, fresh_name
+
+
+@pytest.fixture
+def alice(synapse: Synapse, http: aiohttp.ClientSession) -> MatrixClient:
+    """The operator's own Matrix client."""
+    return synapse.operator_client(http)
+
+
+async def entry_of(api: Api, name: str) -> Json | None:
+    found = [agent for agent in (await api.get("/who"))["agents"] if agent["name"] == name]
+    return found[0] if found else None
+
+
+async def status_of(api: Api, name: str) -> str:
+    entry = await entry_of(api, name)
+    return "unknown" if entry is None else str(entry["status"])
+
+
+async def until_status(api: Api, name: str, status: str) -> None:
+    async def is_so() -> bool:
+        return await status_of(api, name) == status
+
+    await until(is_so)
+
+
+async def next_event(stream: AsyncIterator[tuple[str, Any]]) -> tuple[str, Any]:
+    async with asyncio.timeout(WAIT_S):
+        return await anext(stream)
+
+
+async def rest_of(stream: AsyncIterator[tuple[str, Any]]) -> list[str]:
+    """Return the names of the events until the stream ends, which it has to do."""
+    async with asyncio.timeout(WAIT_S):
+        return [event async for event, _ in stream]
+
+
+# --- sessions
+
+
+async def test_a_held_session_lasts_as_long_as_its_connection(daemon: RunningDaemon) -> None:
+    name = fresh_name()
+    async with daemon.api.stream("POST", "/agents", {"name": name, "session": "held"}) as stream:
+        event, attached = await next_event(stream)
+        assert (event, attached["name"], attached["registered"]) == ("attached", name, True)
+        assert await status_of(daemon.api, name) == "online"
+    await until_status(daemon.api, name, "offline")
+    entry = await entry_of(daemon.api, name)
+    assert entry is not None
+    assert (entry["reach"], entry["last_seen_ts"] is None) == ("none", False)
+
+
+async def test_a_leave_ends_held_sessions_streams_and_waiting_readers(daemon: RunningDaemon) -> None:
+    agent = await attach(daemon, session="none")
+    held = daemon.api.stream("POST", "/agents", {"name": agent.name, "session": "held"})
+    async with held as holding, agent.api.stream("GET", "/events") as streaming:
+        assert (await next_event(holding))[0] == "attached"
+        await daemon.api.call("DELETE", f"/agents/{agent.name}")
+        assert await rest_of(holding) == ["ended"]
+        assert await rest_of(streaming) == []
+    assert await status_of(daemon.api, agent.name) == "offline"
+    again = await attach(daemon, name=agent.name)
+    assert await again.bodies() == []
+    waiting = asyncio.create_task(again.bodies(wait="60"))
+    await until_busy(again)
+    await daemon.api.call("DELETE", f"/agents/{agent.name}")
+    async with asyncio.timeout(WAIT_S):
+        assert await waiting == []
+    anew = await attach(daemon, name=agent.name)
+    assert await anew.bodies() == []  # the reader's slot is free
+
+
+async def test_a_timed_session_ends_after_silence_and_every_call_renews_it(
+    synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path, AIAGENTCHAT_SESSION_TTL="1.5"))
+    agent = await attach(daemon, session="timed")
+    began = asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() < began + 3:
+        assert await status_of(agent.api, agent.name) == "online"
+        await asyncio.sleep(0.2)  # the time between two calls is what is tested here
+    await until_status(daemon.api, agent.name, "offline")  # the operator's calls do not renew it
+    await agent.bodies()
+    assert await status_of(daemon.api, agent.name) == "online"
+
+
+async def test_a_timed_session_that_began_beside_a_held_one_ends_too(
+    synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path, AIAGENTCHAT_SESSION_TTL="1"))
+    agent = await attach(daemon, session="none")
+    async with agent.api.stream("GET", "/events"):
+        await until_status(daemon.api, agent.name, "online")
+        await attach(daemon, name=agent.name, session="timed")
+    await until_status(daemon.api, agent.name, "offline")
+
+
+async def test_the_roster_on_the_homeserver_follows_who_is_online(daemon: RunningDaemon, synapse: Synapse) -> None:
+    space = RoomId((await daemon.api.get("/health"))["system"]["space_id"])
+    user = UserId(f"@{synapse.registration.sender_localpart}:{synapse.config.server_name}")
+    name = fresh_name()
+    async with aiohttp.ClientSession() as session:
+        client = synapse.appservice(session)
+
+        async def is_listed() -> bool:
+            return name in (await client.get_state(space, ROSTER, user))["online"]
+
+        async def is_not_listed() -> bool:
+            return not await is_listed()
+
+        async with daemon.api.stream("POST", "/agents", {"name": name, "session": "held"}):
+            await until(is_listed)
+        await until(is_not_listed)
+        await attach(daemon, name=name)
+        await until(is_listed)
+        await daemon.stop()
+        assert (await client.get_state(space, ROSTER, user))["online"] == []
+
+
+async def test_an_agent_without_a_name_is_ephemeral_and_leaves_the_list(daemon: RunningDaemon) -> None:
+    attached = await daemon.api.post("/agents")
+    name = attached["name"]
+    assert name.startswith("session-")
+    entry = await entry_of(daemon.api, name)
+    assert entry is not None
+    assert (entry["kind"], entry["status"]) == ("ephemeral", "online")
+    assert (await daemon.api.call("DELETE", f"/agents/{name}")).status == 200
+    assert await entry_of(daemon.api, name) is None
+    again = await daemon.api.post("/agents", name=name, kind="ephemeral")
+    assert again["room_id"] == attached["room_id"]
+
+
+async def test_many_ephemeral_agents_at_once_all_come_up(daemon: RunningDaemon) -> None:
+    attached = await asyncio.gather(*(daemon.api.post("/agents", session="none") for _ in range(6)))
+    assert len({answer["room_id"] for answer in attached}) == 6
+    names = {agent["name"] for agent in (await daemon.api.get("/who"))["agents"]}
+    assert {answer["name"] for answer in attached} <= names
+
+
+async def test_the_status_line_and_the_reach_are_in_the_directory(daemon: RunningDaemon) -> None:
+    agent = await attach(daemon)
+    await agent.api.call("PUT", "/status", {"line": "reviewing", "typing_s": 5})
+    entry = await entry_of(daemon.api, agent.name)
+    assert entry is not None
+    assert (entry["status_line"], entry["reach"]) == ("reviewing", "poll")
+    async with agent.api.stream("GET", "/events"):
+        await until_reach(daemon.api, agent.name, "push")
+    await until_reach(daemon.api, agent.name, "poll")
+
+
+async def until_reach(api: Api, name: str, reach: str) -> None:
+    async def is_so() -> bool:
+        entry = await entry_of(api, name)
+        return entry is not None and entry["reach"] == reach
+
+    await until(is_so)
+
+
+# --- readers
+
+
+async def until_busy(agent: Hosted) -> None:
+    """Return once somebody reads the agent's inbox, which has to be open: the probe then takes no time itself."""
+
+    async def is_busy() -> bool:
+        return (await dataclasses.replace(agent.api, reader="prober").call("GET", "/read")).status == 409
+
+    await until(is_busy)
+
+
+async def test_a_second_reader_is_refused_and_told_who_reads_until_the_first_is_gone(
+    daemon: RunningDaemon, alice: MatrixClient
+) -> None:
+    agent = await attach(daemon)
+    other = dataclasses.replace(agent.api, reader="other")
+    await say(alice, agent.room_id, "not acknowledged")
+    async with agent.api.stream("GET", "/events") as stream:
+        await messages_of(stream, 1)
+        for path in ("/read", "/events"):
+            refused = await other.call("GET", path)
+            assert (refused.status, refused.code, refused.data["retryable"]) == (409, "reader_busy", True)
+            assert "aiohttp" in refused.data["detail"]  # how the first calls itself
+        looked = await other.get("/read", peek="true")
+        assert [message["body"] for message in looked["messages"]] == ["not acknowledged"]
+
+    async def is_free() -> bool:
+        return (await other.call("GET", "/read")).status == 200
+
+    await until(is_free)  # the first died, and what it did not acknowledge comes again
+    assert [message["body"] for message in (await other.get("/read"))["messages"]] == ["not acknowledged"]
+
+
+async def test_a_reader_that_was_handed_messages_has_the_inbox_until_it_acknowledges_them(
+    daemon: RunningDaemon, alice: MatrixClient
+) -> None:
+    agent = await attach(daemon)
+    other = dataclasses.replace(agent.api, reader="other")
+    await say(alice, agent.room_id, "hello")
+    messages = await agent.unread(wait="10")
+    assert (await other.call("GET", "/read")).status == 409
+    await agent.acknowledge(messages)
+    assert (await other.get("/read"))["messages"] == []
+    assert await agent.unread() == []  # and who was handed nothing holds nothing
+
+
+async def test_a_reader_that_gives_up_waiting_frees_the_inbox(daemon: RunningDaemon) -> None:
+    agent = await attach(daemon)
+    assert await agent.bodies() == []
+    waiting = asyncio.create_task(agent.unread(wait="60"))
+    await until_busy(agent)
+    waiting.cancel()
+
+    async def is_free() -> bool:
+        return (await dataclasses.replace(agent.api, reader="other").call("GET", "/read")).status == 200
+
+    await until(is_free)
+
+
+async def test_a_reader_that_comes_back_takes_over_from_its_own_old_stream(
+    daemon: RunningDaemon, alice: MatrixClient
+) -> None:
+    agent = await attach(daemon)
+    assert await agent.bodies() == []
+    async with agent.api.stream("GET", "/events") as old:
+        await until_busy(agent)
+        async with agent.api.stream("GET", "/events") as new:
+            assert await rest_of(old) == []
+            assert await agent.unread() == []  # reading beside its stream takes nothing from it
+            await say(alice, agent.room_id, "hello")
+            assert [message["body"] for message in await messages_of(new, 1)] == ["hello"]
+            await until_busy(agent)
+
+
+async def test_one_looks_without_being_the_reader_and_may_wait_for_it(
+    daemon: RunningDaemon, alice: MatrixClient
+) -> None:
+    agent = await attach(daemon)
+    async with agent.api.stream("GET", "/events") as stream:
+        looking = asyncio.create_task(agent.bodies(peek="true", wait="20"))
+        await say(alice, agent.room_id, "seen by both")
+        assert await looking == ["seen by both"]
+        assert len(await messages_of(stream, 1)) == 1
+
+
+# --- strange rooms
+
+
+async def test_an_agent_leaves_a_room_that_a_stranger_invited_it_to_and_hears_nothing_from_there(
+    daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    agent = await attach(daemon)
+    mallory = await person(synapse, http, tmp_path, "mallory")
+    room_id = await mallory.create_room({"preset": "public_chat", "invite": [agent.user_id]})
+
+    async def membership() -> str:
+        return str((await mallory.get_state(room_id, "m.room.member", agent.user_id))["membership"])
+
+    async def has_left() -> bool:
+        return await membership() == "leave"
+
+    await until(has_left)
+    # Even where it is a member, by the homeserver's doing, what is said there reaches no inbox.
+    await mallory.invite(room_id, agent.user_id)
+    async with agent.api.stream("GET", "/events") as stream:
+        with_agents_hand = as_agent(synapse, http, agent.name)
+        await until(has_left)
+        await with_agents_hand.join_room(room_id)
+        await say(mallory, room_id, "do as I say")
+        await daemon.api.post("/send", body="from the operator", to=agent.name)
+        assert [message["body"] for message in await messages_of(stream, 1)] == ["from the operator"]
+    assert await agent.bodies() == ["from the operator"]
+
+
+async def test_the_daemons_own_user_leaves_strange_rooms_too(
+    daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    mallory = await person(synapse, http, tmp_path, "mallory")
+    user = f"@{synapse.registration.sender_localpart}:{synapse.config.server_name}"
+    room_id = await mallory.create_room({"invite": [user]})
+
+    async def has_left() -> bool:
+        return bool((await mallory.get_state(room_id, "m.room.member", user))["membership"] == "leave")
+
+    await until(has_left)
+
+
+async def test_an_invite_that_waited_while_the_daemon_was_down_is_refused_as_well(
+    synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path / "first"))
+    agent = await attach(daemon)
+    await daemon.stop()
+    mallory = await person(synapse, http, tmp_path, "mallory")
+    room_id = await mallory.create_room({"invite": [agent.user_id]})
+    await start_daemon(synapse, synapse.settings(tmp_path / "second"))
+
+    async def has_left() -> bool:
+        return bool((await mallory.get_state(room_id, "m.room.member", agent.user_id))["membership"] == "leave")
+
+    await until(has_left)
+
+
+# --- encrypted rooms
+
+
+def as_agent(synapse: Synapse, http: aiohttp.ClientSession, name: AgentName) -> MatrixClient:
+    """Return a client that acts as an agent's user, which is the creator of its room."""
+    user = UserId(f"@{synapse.registration.sender_localpart}-{name}:{synapse.config.server_name}")
+    return synapse.appservice(http).as_user(user, DEVICE_ID)
+
+
+async def encrypt(client: MatrixClient, room_id: RoomId) -> None:
+    """Switch encryption on, as the one creator may whom no power level stops."""
+    await client.put_state(room_id, "m.room.encryption", "", {"algorithm": "m.megolm.v1.aes-sha2"})
+
+
+async def test_into_an_encrypted_room_nothing_is_sent_and_everyone_is_told(
+    synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path, alice: MatrixClient
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path / "first"))
+    agent, asker = await attach(daemon), await attach(daemon, "asker")
+    asked = await say(alice, agent.room_id, "before it was encrypted")
+    await agent.unread(wait="10")
+    await encrypt(as_agent(synapse, http, agent.name), agent.room_id)
+
+    async def is_marked() -> bool:
+        entry = await entry_of(daemon.api, agent.name)
+        return entry is not None and entry["encrypted"]
+
+    await until(is_marked)
+
+    async def check(daemon: RunningDaemon) -> None:
+        for api, message in (
+            (daemon.api, {"to": agent.name}),
+            (daemon.api.as_agent(asker.name), {"to": agent.name}),
+            (daemon.api.as_agent(agent.name), {"reply_to": asked}),
+        ):
+            refused = await api.call("POST", "/send", {"body": "in clear", "key": secrets.token_hex(4)} | message)
+            assert (refused.status, refused.code) == (409, "room_encrypted")
+        conditions = {each["name"]: each for each in (await daemon.api.get("/health"))["conditions"]}
+        assert not conditions["encryption"]["ok"]
+        assert agent.name in conditions["encryption"]["detail"]
+        assert conditions["encryption"]["remedy"]
+        [message] = (await daemon.api.as_agent(agent.name).get("/read", peek="true"))["messages"]
+        assert message["event_id"] == asked  # what was said in clear still comes
+
+    await check(daemon)
+    await daemon.kill()
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path / "second"))  # which knows it from the homeserver
+    await check(daemon)
+    page = await alice.get_messages(agent.room_id, direction="b", limit=100)
+    bodies = [event["content"]["body"] for event in page.chunk if event["type"] == "m.room.message"]
+    assert bodies == ["before it was encrypted"]
+
+
+async def test_an_encrypted_broadcast_room_is_not_written_to_either(
+    own_synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(own_synapse, own_synapse.settings(tmp_path / "first"))
+    agent = await attach(daemon)
+    broadcast = RoomId((await daemon.api.get("/health"))["system"]["broadcast_id"])
+    await encrypt(own_synapse.appservice(http), broadcast)
+
+    async def is_degraded() -> bool:
+        return bool((await daemon.api.get("/health"))["status"] == "degraded")
+
+    await until(is_degraded)
+    refused = await agent.api.call("POST", "/send", {"body": "in clear"})
+    assert (refused.status, refused.code) == (409, "room_encrypted")
+    await daemon.kill()
+    daemon = await start_daemon(own_synapse, own_synapse.settings(tmp_path / "second"))
+    refused = await daemon.api.call("POST", "/send", {"body": "in clear"})
+    assert (refused.status, refused.code) == (409, "room_encrypted")
+    await daemon.api.post("/send", body="an agent's own room works", to=agent.name)

@@ -1,0 +1,302 @@
+"""The inbox over the gateway and a real Synapse: what is unread, in which order, and that acknowledged is for ever."""
+
+import asyncio
+import secrets
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from aiagentchat.agents.room_inbox import UNREAD_WINDOW
+from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.model import EventId, RoomId
+from tests.integration.conftest import StartDaemon
+from tests.integration.correspondents import Json, attach, messages_of, purge, redact, restart, say, until
+from tests.integration.systems import RunningDaemon, Synapse
+
+
+@pytest.fixture
+def alice(synapse: Synapse, http: aiohttp.ClientSession) -> MatrixClient:
+    """The operator's own Matrix client."""
+    return synapse.operator_client(http)
+
+
+async def say_all(client: MatrixClient, room_id: RoomId, bodies: list[str]) -> list[EventId]:
+    return [await say(client, room_id, body) for body in bodies]
+
+
+def numbered(count: int) -> list[str]:
+    return [f"message {number}" for number in range(count)]
+
+
+async def push(synapse: Synapse, http: aiohttp.ClientSession, event: Json) -> None:
+    """Push an event to the daemon's receiver as the homeserver does when it repeats itself."""
+    registration = synapse.registration
+    url = f"{registration.url}/_matrix/app/v1/transactions/{secrets.token_hex(4)}"
+    headers = {"Authorization": f"Bearer {registration.hs_token}"}
+    async with http.put(url, json={"events": [event]}, headers=headers) as response:
+        assert response.status == 200
+
+
+async def test_unread_messages_come_in_order_and_reading_acknowledges_nothing(
+    daemon: RunningDaemon, alice: MatrixClient
+) -> None:
+    agent = await attach(daemon)
+    await say_all(alice, agent.room_id, numbered(3))
+    first = await agent.unread(wait="10")
+    assert [message["body"] for message in await agent.unread()] == numbered(3)
+    assert [message["body"] for message in first] == numbered(3)[: len(first)]
+    assert await agent.bodies(limit="2") == numbered(2)
+
+
+async def test_what_was_acknowledged_never_comes_again_even_to_a_new_daemon_on_an_empty_home(
+    synapse: Synapse, start_daemon: StartDaemon, alice: MatrixClient, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path / "first"))
+    agent = await attach(daemon)
+    await say_all(alice, agent.room_id, numbered(3))
+    messages = await agent.unread()
+    assert len(await agent.acknowledge(messages[:2])) == 2
+    assert await agent.bodies() == numbered(3)[2:]
+    await daemon.kill()
+    again = agent.on(await start_daemon(synapse, synapse.settings(tmp_path / "second")))
+    assert await again.bodies() == numbered(3)[2:]
+    await again.acknowledge(messages)
+    assert await again.bodies() == []
+
+
+async def test_acknowledging_out_of_order_keeps_the_gap(
+    synapse: Synapse, start_daemon: StartDaemon, alice: MatrixClient, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path / "first"))
+    agent = await attach(daemon)
+    await say_all(alice, agent.room_id, numbered(4))
+    messages = await agent.unread()
+    await agent.acknowledge([messages[3]])
+    await agent.acknowledge([messages[1]])
+    assert await agent.bodies() == ["message 0", "message 2"]
+    await daemon.kill()
+    again = agent.on(await start_daemon(synapse, synapse.settings(tmp_path / "second")))
+    assert await again.bodies() == ["message 0", "message 2"]
+
+
+async def test_a_message_out_of_turn_beyond_what_the_cursor_holds_is_refused_until_the_oldest_is_acknowledged(
+    daemon: RunningDaemon, alice: MatrixClient
+) -> None:
+    agent = await attach(daemon)
+    await say_all(alice, agent.room_id, numbered(130))
+    messages = await agent.unread(limit="500")
+    await agent.acknowledge(messages[1:129])
+    refused = await agent.api.call("POST", "/ack", {"event_ids": [messages[129]["event_id"]]})
+    assert (refused.status, refused.code) == (409, "ack_window_full")
+    assert messages[0]["event_id"] in refused.data["hint"]
+    assert await agent.bodies() == ["message 0", "message 129"]
+    await agent.acknowledge([messages[0]])
+    await agent.acknowledge([messages[129]])
+    assert await agent.bodies() == []
+
+
+async def test_a_flood_while_the_daemon_was_down_comes_late_in_order_and_in_bounded_portions(
+    synapse: Synapse, start_daemon: StartDaemon, alice: MatrixClient, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path / "first"))
+    agent = await attach(daemon)
+    await daemon.stop()
+    await say_all(alice, agent.room_id, numbered(600))
+    again = agent.on(await start_daemon(synapse, synapse.settings(tmp_path / "second")))
+    handed: list[str] = []
+    for _ in range(10):
+        messages = await again.unread(limit="500")
+        assert len(messages) < UNREAD_WINDOW + 100
+        assert all(message["late"] for message in messages)
+        handed += [message["body"] for message in messages]
+        if not messages:
+            break
+        await again.acknowledge(messages)
+    assert handed == numbered(600)
+
+
+async def test_a_message_of_this_session_is_not_late_and_one_from_before_it_is(
+    daemon: RunningDaemon, alice: MatrixClient
+) -> None:
+    agent = await attach(daemon, session="none")
+    await say(alice, agent.room_id, "before")
+    stored = (await agent.unread(wait="10", peek="true"))[0]["ts"]
+
+    async def clock_moved_on() -> bool:  # a session's beginning is known to the second
+        return bool(alice.server_now_ms() > stored + 2000)
+
+    await until(clock_moved_on)
+    async with agent.api.stream("GET", "/events") as stream:
+        assert [(message["body"], message["late"]) for message in await messages_of(stream, 1)] == [("before", True)]
+        await say(alice, agent.room_id, "during")
+        assert [(message["body"], message["late"]) for message in await messages_of(stream, 1)] == [("during", False)]
+
+
+async def test_a_broadcast_comes_to_every_agent_but_its_writer(daemon: RunningDaemon, alice: MatrixClient) -> None:
+    writer, reader = await attach(daemon, "writer"), await attach(daemon, "reader")
+    await writer.send("to all")
+    [message] = await reader.unread(wait="10")
+    assert (message["body"], message["broadcast"]) == ("to all", True)
+    assert message["sender"] == {"user_id": writer.user_id, "name": writer.name, "kind": "agent"}
+    await reader.acknowledge([message])
+    broadcast = (await daemon.api.get("/health"))["system"]["broadcast_id"]
+    await say(alice, broadcast, "from a person")
+    for agent in (writer, reader):
+        [message] = await agent.unread(wait="10")
+        assert (message["body"], message["broadcast"], message["sender"]["name"]) == ("from a person", True, "alice")
+
+
+async def test_both_rooms_are_merged_by_time_and_acknowledged_apart(daemon: RunningDaemon) -> None:
+    agent = await attach(daemon)
+    bodies = numbered(4)
+    for number, body in enumerate(bodies):
+        await daemon.api.post("/send", body=body, **({"to": agent.name} if number % 2 else {}))
+    messages = await agent.unread()
+    assert [message["body"] for message in messages] == bodies
+    await agent.acknowledge([messages[0], messages[3]])
+    assert await agent.bodies() == bodies[1:3]
+
+
+async def test_an_agent_never_reads_what_it_wrote_itself(daemon: RunningDaemon, alice: MatrixClient) -> None:
+    agent = await attach(daemon)
+    asked = await say(alice, agent.room_id, "a question")
+    await agent.send("its answer", reply_to=asked)
+    await agent.send("to all")
+    assert await agent.bodies() == ["a question"]
+
+
+async def test_a_message_is_what_a_persons_own_client_sent(daemon: RunningDaemon, alice: MatrixClient) -> None:
+    agent = await attach(daemon)
+    root = await say(
+        alice, agent.room_id, "see <b>this</b>", format="org.matrix.custom.html", formatted_body="<b>x</b>"
+    )
+    in_thread = {"rel_type": "m.thread", "event_id": root, "m.in_reply_to": {"event_id": root}}
+    await say(alice, agent.room_id, "in a thread", **{"m.relates_to": in_thread})
+    await say(alice, agent.room_id, "cat.png", msgtype="m.image", url="mxc://example.org/cat")
+    edit = {"m.new_content": {"msgtype": "m.text", "body": "better"}}
+    await say(alice, agent.room_id, "* better", **edit, **{"m.relates_to": {"rel_type": "m.replace", "event_id": root}})
+    first, threaded, image, edited = await agent.unread()
+    assert first["sender"] == {"user_id": "@alice:example.org", "name": "alice", "kind": "person"}
+    assert (first["body"], first["format"]) == ("see <b>this</b>", "html")
+    assert (threaded["thread"], threaded["in_reply_to"]) == (root, {"room_id": agent.room_id, "event_id": root})
+    assert image["body"] == "[image] cat.png"
+    assert edited["body"] == "[edit] better"
+
+
+async def test_an_event_pushed_again_is_handed_once_even_long_after_it_was_acknowledged(
+    daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession, alice: MatrixClient
+) -> None:
+    agent = await attach(daemon)
+    async with agent.api.stream("GET", "/events") as stream:
+        ids = await say_all(alice, agent.room_id, numbered(80))
+        raw = await alice.get_event(agent.room_id, ids[0]) | {"room_id": agent.room_id}
+        for _ in range(2):
+            await push(synapse, http, raw)
+        messages = await messages_of(stream, 80)
+        assert [message["event_id"] for message in messages] == ids
+        await agent.acknowledge(messages)  # the cursor's anchor is past the first
+        await push(synapse, http, raw)
+        await say(alice, agent.room_id, "the next")
+        assert [message["body"] for message in await messages_of(stream, 1)] == ["the next"]
+
+
+async def test_a_backlog_of_what_a_former_daemon_saw_acknowledged_is_not_handed_out(
+    synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, alice: MatrixClient, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path / "first"))
+    agent = await attach(daemon)
+    ids = await say_all(alice, agent.room_id, numbered(80))
+    await agent.acknowledge(await agent.unread())
+    await daemon.kill()
+    again = agent.on(await start_daemon(synapse, synapse.settings(tmp_path / "second")))
+    async with again.api.stream("GET", "/events") as stream:
+        for event_id in (ids[0], ids[-1]):
+            await push(synapse, http, await alice.get_event(agent.room_id, event_id) | {"room_id": agent.room_id})
+        await say(alice, agent.room_id, "the next")
+        assert [message["body"] for message in await messages_of(stream, 1)] == ["the next"]
+
+
+async def test_of_many_concurrent_writers_every_message_comes_once_and_none_that_was_acknowledged_again(
+    synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, alice: MatrixClient, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path / "first"))
+    agent = await attach(daemon)
+    writers = await asyncio.gather(*(attach(daemon, "writer") for _ in range(6)))
+    async with agent.api.stream("GET", "/events") as stream:
+        # Each agent's first message comes with an invite and a join: state, in the midst of other clients' messages.
+        firsts = [writer.send(f"first of {writer.name}", to=agent.name) for writer in writers]
+        stored, said = await asyncio.gather(
+            asyncio.gather(*firsts), asyncio.gather(*(say(alice, agent.room_id, body) for body in numbered(30)))
+        )
+        expected = {sent["event_id"] for sent in stored} | set(said)
+        messages = await messages_of(stream, len(expected))
+        assert {message["event_id"] for message in messages} == expected
+        await agent.acknowledge(messages[:30])
+    assert {message["event_id"] for message in await agent.unread()} == {m["event_id"] for m in messages[30:]}
+    await daemon.kill()
+    again = agent.on(await start_daemon(synapse, synapse.settings(tmp_path / "second")))
+    assert {message["event_id"] for message in await again.unread()} == {m["event_id"] for m in messages[30:]}
+
+
+async def test_a_message_that_was_taken_back_before_it_was_read_is_not_handed_out(
+    daemon: RunningDaemon, synapse: Synapse, alice: MatrixClient
+) -> None:
+    agent = await attach(daemon)
+    async with agent.api.stream("GET", "/events") as stream:
+        await say(alice, agent.room_id, "stays")
+        wrong = await say(alice, agent.room_id, "taken back")
+        await messages_of(stream, 2)
+        await redact(synapse, agent.room_id, wrong)
+        await say(alice, agent.room_id, "after it")
+        await messages_of(stream, 1)
+    assert await agent.bodies() == ["stays", "after it"]
+
+
+async def test_a_cursor_whose_event_was_taken_back_still_holds(
+    synapse: Synapse, start_daemon: StartDaemon, alice: MatrixClient, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path / "first"))
+    agent = await attach(daemon)
+    await say_all(alice, agent.room_id, numbered(81))
+    messages = await agent.unread()
+    await agent.acknowledge(messages[:80])
+    await daemon.kill()
+    for message in messages[:20]:  # the anchor is the sixteenth
+        await redact(synapse, agent.room_id, message["event_id"])
+    again = agent.on(await start_daemon(synapse, synapse.settings(tmp_path / "second")))
+    assert await again.bodies() == ["message 80"]
+
+
+async def test_a_cursor_whose_event_was_purged_loses_nothing_that_is_left_and_health_says_so(
+    synapse: Synapse, start_daemon: StartDaemon, alice: MatrixClient, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path / "first"))
+    agent = await attach(daemon)
+    await say_all(alice, agent.room_id, numbered(83))
+    messages = await agent.unread()
+    await agent.acknowledge(messages[:80])
+    await daemon.kill()
+    await purge(synapse, agent.room_id, messages[70]["event_id"])
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path / "second"))
+    again = agent.on(daemon)
+    assert await again.bodies() == numbered(83)[80:]
+    [condition] = [each for each in (await daemon.api.get("/health"))["conditions"] if each["name"] == "cursors"]
+    assert not condition["ok"]
+    assert agent.name in condition["detail"]
+    await again.acknowledge(messages[80:])
+    assert await again.bodies() == []
+
+
+async def test_messages_from_after_a_restart_of_the_homeserver_arrive(
+    own_synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    alice = own_synapse.operator_client(http)
+    daemon = await start_daemon(own_synapse, own_synapse.settings(tmp_path / "home"))
+    agent = await attach(daemon)
+    async with agent.api.stream("GET", "/events") as stream:
+        await say(alice, agent.room_id, "before")
+        assert [message["body"] for message in await messages_of(stream, 1)] == ["before"]
+        await restart(own_synapse)  # it counts its transactions from 1 again
+        await say(alice, agent.room_id, "after")
+        assert [message["body"] for message in await messages_of(stream, 1)] == ["after"]

@@ -1,0 +1,263 @@
+"""Each room on a real Synapse: made as designed, mended when half-made or changed, upgraded, refused; people in it."""
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from aiagentchat.errors import (
+    MatrixError,
+    MatrixForbiddenError,
+    MatrixUnauthorizedError,
+    RefusedError,
+)
+from aiagentchat.homeserver import process
+from aiagentchat.homeserver.embedded import EmbeddedConfig
+from aiagentchat.homeserver.render import HOMESERVER_FILE, render_files
+from aiagentchat.model import AgentName, RoomAlias, UserId
+from aiagentchat.space import rooms
+from aiagentchat.space.layout import RoomSpec, agent_room_spec, broadcast_spec, space_spec
+from aiagentchat.space.manager import SpaceManager
+from tests.integration.correspondents import person
+from tests.integration.spaces import (
+    NAMING,
+    Http,
+    State,
+    boot,
+    fresh_alias,
+    manager_of,
+    membership,
+    state_of,
+)
+from tests.integration.systems import Synapse, fresh_name, start_synapse
+
+
+@pytest.fixture
+def manager(synapse: Synapse, http: Http) -> SpaceManager:
+    """A manager with a Space alias of its own."""
+    return manager_of(synapse, http, fresh_alias())
+
+
+# --- what is found
+
+
+def assert_is_as_designed(state: State, spec: RoomSpec, version: str, **users: int) -> None:
+    named = spec.power_levels["users"] | users | ({spec.creator: 100} if version == "10" else {})
+    levels = state["m.room.power_levels", ""]
+    assert {kind: levels[kind] for kind in spec.power_levels} == spec.power_levels | {"users": named}
+    assert state["m.room.join_rules", ""] == spec.join_rules
+    assert state["m.room.history_visibility", ""] == {"history_visibility": spec.history_visibility}
+    if spec.parent is not None:
+        assert state["m.space.parent", spec.parent] == {"via": ["example.org"], "canonical": True}
+    for operator in spec.invite[:1]:
+        assert state["m.room.member", operator]["membership"] == "join", "the operator needs no click"
+
+
+def specs_of(manager: SpaceManager, agent: AgentName) -> dict[str, RoomSpec]:
+    settings = manager._settings
+    operator, people, space = settings.operator, settings.people, manager.space_id
+    assert space is not None
+    return {
+        "space": space_spec(settings.alias, NAMING, operator, people, settings.policy),
+        "agent": agent_room_spec(agent, NAMING, operator, people, space),
+        "broadcast": broadcast_spec(NAMING, operator, people, space),
+    }
+
+
+VERSIONS = pytest.mark.parametrize("version", ["10", "12"])
+
+
+@VERSIONS
+async def test_rooms_are_made_as_designed_with_the_operator_in_them(synapse: Synapse, http: Http, version: str) -> None:
+    manager, agent = manager_of(synapse, http, fresh_alias(), version=version), fresh_name()
+    space, room = await manager.find_or_create_space(), await boot(manager, agent)
+    specs = specs_of(manager, agent)
+    of_space, of_agent = await state_of(manager.client_of_daemon, space), await state_of(manager.client_of(agent), room)
+    assert_is_as_designed(of_space, specs["space"], version)
+    assert_is_as_designed(of_agent, specs["agent"], version)
+    assert of_space["m.room.create", ""]["type"] == "m.space"
+    assert of_agent["m.room.create", ""]["room_version"] == version
+    assert of_agent["m.room.name", ""] == {"name": agent}
+    assert of_space["m.space.child", room] == {"via": ["example.org"], "order": agent, "suggested": True}
+    broadcast = await state_of(manager.client_of(agent), await manager._daemon.resolve_room_alias(NAMING.broadcast))
+    assert_is_as_designed(broadcast, specs["broadcast"], broadcast["m.room.create", ""]["room_version"])
+
+
+@VERSIONS
+async def test_a_half_made_room_is_mended(
+    synapse: Synapse, http: Http, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rooms, "_BEING_MADE_WAITS_S", (0.02,) * 5)
+    manager, agent = manager_of(synapse, http, fresh_alias(), version=version), fresh_name()
+    await manager.find_or_create_space()
+    await manager._ensure_account(agent)
+    client = manager.client_of(agent)
+    levels = {"users": {NAMING.user(agent): 100}, "events": {"m.room.name": 150}}  # 10: the name fails; 12: the levels
+    body = {"room_alias_name": f"aiagentchat-{agent}", "name": "x", "room_version": version}
+    with pytest.raises(MatrixError):
+        await client.create_room({**body, "power_level_content_override": levels})
+    half = await manager.find_agent_room(agent)
+    assert ("m.room.power_levels", "") not in await state_of(client, half)
+    room = await manager.find_or_create_agent_room(agent)
+    assert (room.room_id, room.created, room.encrypted) == (half, False, False)
+    mended = await state_of(client, half)
+    assert_is_as_designed(mended, specs_of(manager, agent)["agent"], version)
+    assert mended["m.room.name", ""] == {"name": agent}
+    assert mended["m.room.topic", ""] == {"topic": f"Talk to {agent} here"}
+
+
+@VERSIONS
+@pytest.mark.parametrize("which", ["space", "agent"])
+async def test_what_somebody_changed_is_mended_and_what_is_theirs_is_left(
+    synapse: Synapse, http: Http, version: str, which: str
+) -> None:
+    manager, agent = manager_of(synapse, http, fresh_alias(), version=version), fresh_name()
+    space, room = await manager.find_or_create_space(), await boot(manager, agent)
+    spec = specs_of(manager, agent)[which]
+    room_id, client = (space, manager.client_of_daemon) if which == "space" else (room, manager.client_of(agent))
+    people = {"@bob:example.org": 75, "@carol:example.org": 100}
+    creator = {spec.creator: 100} if version == "10" else {}
+    events = spec.power_levels["events"] | {"m.room.join_rules": 0, "m.room.name": 0}
+    changes: list[tuple[str, str, dict[str, Any]]] = [
+        ("m.room.name", "", {"name": "Ours"}),
+        ("m.room.topic", "", {"topic": ""}),
+        ("m.room.join_rules", "", {"join_rule": "public"}),
+        ("m.room.history_visibility", "", {"history_visibility": "world_readable"}),
+        ("m.space.parent", space, {}),
+        ("m.room.power_levels", "", {"users": {**people, **creator}, "events": events, "invite": 0}),
+    ]
+    for kind, key, content in changes:
+        await client.put_state(room_id, kind, key, content)
+    again = manager_of(synapse, http, manager._settings.alias, version=version)
+    await again.find_or_create_space()
+    await again.find_or_create_agent_room(agent)
+    state = await state_of(client, room_id)
+    assert_is_as_designed(state, spec, version, **people)
+    assert (state["m.room.name", ""], state["m.room.topic", ""]) == ({"name": "Ours"}, {"topic": ""})
+
+
+async def test_an_upgraded_room_is_followed_through_its_alias_and_listed_in_place_of_the_old(
+    manager: SpaceManager, synapse: Synapse, http: Http
+) -> None:
+    agent = fresh_name()
+    space, old = await manager.find_or_create_space(), await boot(manager, agent)
+    path = ("_matrix", "client", "v3", "rooms", old, "upgrade")
+    new = (await manager.client_of(agent)._request("POST", path, body={"new_version": "12"}))["replacement_room"]
+    again = manager_of(synapse, http, manager._settings.alias)
+    await again.find_or_create_space()
+    assert again.directory.agent_of_room(old) == agent
+    assert await boot(again, agent) == new
+    fresh = manager_of(synapse, http, manager._settings.alias)
+    await fresh.find_or_create_space()
+    assert [(entry.name, entry.room_id) for entry in (await fresh.list_agents()).entries] == [(agent, new)]
+    assert fresh.directory.has_child(new)
+    assert not fresh.directory.has_child(old)
+    state = await state_of(manager.client_of(agent), new)
+    assert_is_as_designed(state, specs_of(manager, agent)["agent"], "12")
+    assert ("m.space.parent", space) in state
+
+
+async def test_a_room_that_somebody_else_made_under_an_agents_alias_is_refused_and_left(manager: SpaceManager) -> None:
+    agent, other = fresh_name(), fresh_name()
+    await manager.find_or_create_agent_room(other)
+    levels = {"users": {NAMING.user(agent): 100}}
+    body = {"room_alias_name": f"aiagentchat-{agent}", "preset": "public_chat", "room_version": "12"}
+    theirs = await manager.client_of(other).create_room({**body, "power_level_content_override": levels})
+    with pytest.raises(RefusedError, match=str(NAMING.user(other))):
+        await manager.find_or_create_agent_room(agent)
+    assert await manager.client_of(agent).joined_rooms() == ()
+    await manager.client_of(other).put_state(theirs, "m.room.join_rules", "", {"join_rule": "invite"})
+    with pytest.raises(MatrixForbiddenError):
+        await manager.find_or_create_agent_room(agent)
+
+
+@VERSIONS
+async def test_a_space_of_the_teams_own_is_used_if_the_daemon_may_mend_it(
+    synapse: Synapse, http: Http, version: str
+) -> None:
+    operator, alias = synapse.operator_client(http), RoomAlias(f"#team-{secrets.token_hex(4)}:example.org")
+    me, manager = synapse.operator.user_id, manager_of(synapse, http, alias, version=version)
+    body = {"creation_content": {"type": "m.space"}, "room_version": version, "invite": [NAMING.daemon]}
+    space = await operator.create_room({**body, "room_alias_name": alias[1:].split(":")[0]})
+    with pytest.raises(MatrixForbiddenError):
+        await manager.find_or_create_space()
+    assert manager.space_id is None
+    users = {NAMING.daemon: 100} | ({me: 100} if version == "10" else {})
+    await operator.put_state(space, "m.room.power_levels", "", {"users": users})
+    assert await manager.find_or_create_space() == space
+    await boot(manager, fresh_name())
+    levels = (await state_of(operator, space))["m.room.power_levels", ""]
+    assert levels["users"] == users
+
+
+async def test_an_encrypted_room_is_recognised(tmp_path: Path, http: Http, monkeypatch: pytest.MonkeyPatch) -> None:
+    def encrypting(config: EmbeddedConfig, directory: Path) -> dict[str, str]:
+        files = render_files(config, directory)
+        settings = yaml.safe_load(files[HOMESERVER_FILE]) | {"encryption_enabled_by_default_for_room_type": "all"}
+        return files | {HOMESERVER_FILE: yaml.safe_dump(settings)}
+
+    monkeypatch.setattr(process, "render_files", encrypting)
+    synapse = await start_synapse(tmp_path)
+    try:
+        for created in (True, False):
+            manager = manager_of(synapse, http, RoomAlias("#aiagentchat:example.org"))
+            await manager.find_or_create_space()
+            room = await manager.find_or_create_agent_room(AgentName("claude"))
+            assert (room.created, room.encrypted, manager.broadcast_encrypted) == (created, True, True)
+    finally:
+        await synapse.stop()
+
+
+# --- people
+
+
+async def test_who_left_or_was_banned_is_not_brought_back_by_itself(
+    manager: SpaceManager, synapse: Synapse, http: Http, tmp_path: Path
+) -> None:
+    agent, operator = fresh_name(), synapse.operator_client(http)
+    bob = await (await person(synapse, http, tmp_path)).whoami()
+    alias = manager._settings.alias
+    manager = manager_of(synapse, http, alias, people=(bob,))
+    space, room = await manager.find_or_create_space(), await boot(manager, agent)
+    client = manager.client_of(agent)
+    await operator.leave_room(room)
+    await operator.leave_room(space)
+    await client._request("POST", ("_matrix", "client", "v3", "rooms", room, "ban"), body={"user_id": bob})
+    again = manager_of(synapse, http, alias, people=(bob,))
+    await again.find_or_create_space()
+    await boot(again, agent)
+    assert await membership(client, room, synapse.operator.user_id) == "leave"
+    assert await membership(manager.client_of_daemon, space, synapse.operator.user_id) == "leave"
+    assert await membership(client, room, bob) == "ban"
+    assert await membership(manager.client_of_daemon, space, bob) == "invite"
+
+
+async def test_people_named_later_are_invited_and_one_who_cannot_be_stops_nothing(
+    manager: SpaceManager, synapse: Synapse, http: Http, tmp_path: Path
+) -> None:
+    old, new = fresh_name("old"), fresh_name("new")
+    await boot(manager, old)
+    bob = await person(synapse, http, tmp_path)
+    people = (UserId("@nobody:elsewhere.test"), await bob.whoami())
+    again = manager_of(synapse, http, manager._settings.alias, people=people)
+    space = await again.find_or_create_space()
+    rooms_of_theirs = [await boot(again, old), await boot(again, new), space]
+    for room, client in zip(rooms_of_theirs, (again.client_of(old), again.client_of(new), again._daemon), strict=True):
+        assert [await membership(client, room, each) for each in people] == [None, "invite"]
+        await bob.join_room(room)
+
+
+async def test_an_operator_whose_device_is_dead_stops_no_agent(manager: SpaceManager) -> None:
+    assert manager._operator is not None
+    manager._operator._token = "no-longer-known"
+    with pytest.raises(MatrixUnauthorizedError):
+        await manager.find_or_create_space()
+    assert "401" in manager.unavailable
+    agent = fresh_name()
+    room = await boot(manager, agent)
+    operator = manager._settings.operator
+    assert operator is not None
+    assert await membership(manager.client_of(agent), room, operator) == "invite"
+    assert [entry.name for entry in (await manager.list_agents()).entries] == [agent]

@@ -1,0 +1,263 @@
+"""`cchat up`, `down` and `daemon` as processes: what is shown, what a signal stops, and what a `kill -9` leaves.
+
+Every system here has a home of its own; whatever is still in it at the end of a test is stopped.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from aiagentchat.homeserver.render import REGISTRATION_FILE
+from tests.integration.processes import PROCESS_S, Running, System, wait_until
+from tests.integration.systems import Synapse, fresh_name
+
+STOP_S = 5.0
+NewSystem = Callable[..., System]
+
+
+@pytest.fixture
+def new_system(tmp_path: Path) -> Iterator[NewSystem]:
+    """Make a home; all are stopped at the end."""
+    systems: list[System] = []
+
+    def new(**environment: str) -> System:
+        systems.append(System(tmp_path / f"home{len(systems)}", **environment))
+        return systems[-1]
+
+    yield new
+    for system in systems:
+        system.down()
+
+
+@pytest.fixture
+def system(new_system: NewSystem) -> System:
+    return new_system()
+
+
+def end_in_time(up: Running, number: signal.Signals) -> int:
+    """Return the exit code of a process that ends within what the design says, and not a moment later."""
+    began = time.monotonic()
+    code = up.end(number)
+    assert time.monotonic() - began < STOP_S
+    return code
+
+
+def is_gone(system: System) -> bool:
+    return (system.daemon_pid, system.homeserver_pid) == (None, None)
+
+
+# --- in the foreground
+
+
+def test_in_the_foreground_it_runs_until_a_signal_and_all_is_there_again_the_next_time(system: System) -> None:
+    with system.running("up", "--port", "0") as up:
+        for step in ("starting the homeserver", "is ready at", "starting the daemon", "starting the agent echo"):
+            assert up.line(step, of="err").startswith("… ")
+        url = up.line("homeserver  ").split()[-1]
+        assert re.fullmatch(r"http://localhost:\d+", url)
+        assert up.line("user  ").split()[-1] == "@alice:localhost"
+        assert up.line("password  ").split()[-1] == str(system.paths.operator_password)
+        up.line("Ctrl-C stops it.")
+        first = system.status()
+        assert (first["homeserver_url"], first["daemon_pid"], first["health"]) == (url, up.pid, "ok")
+        agent = system.join()
+        agent.tell("read", "kept", "and this")
+        agent.cchat("read", "--limit", "1")
+        wait_until(lambda: system.roster() == sorted([agent.name, "echo"]))
+        with system.running("join", held := fresh_name("held")) as joined:
+            joined.line(held)
+            assert end_in_time(up, signal.SIGINT) == 0
+            assert joined.wait() == 3
+            assert "the daemon stopped" in joined.line("cchat", of="err")
+    assert is_gone(system)
+    assert system.roster() == []
+    assert not system.paths.socket.exists()
+
+    with system.running("up", "--no-echo") as up:
+        up.line("Ctrl-C stops it.")
+        second, directory = system.status(), system.who()
+        assert second["agents"] == []
+        same = ("homeserver_url", "space_id", "broadcast_id", "operator")
+        assert [second[key] for key in same] == [first[key] for key in same]
+        assert directory[agent.name]["room_id"] == agent.joined["room_id"]
+        assert {entry["status"] for entry in directory.values()} == {"offline"}
+        unread = agent.cchat("read", "--json").data
+        assert [(message["body"], message["late"]) for message in unread] == [("kept", True), ("and this", True)]
+        assert end_in_time(up, signal.SIGTERM) == 0
+    assert is_gone(system)
+    assert "Traceback" not in system.paths.daemon_log.read_text()
+
+
+def test_it_goes_on_when_nobody_reads_what_it_prints_until_its_terminal_is_closed(system: System) -> None:
+    with subprocess.Popen(
+        system.command("up", "--port", "0", "--no-echo"),
+        env=system.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as up:
+        assert up.stdout is not None
+        assert b"starting" in up.stdout.readline()
+        up.stdout.close()
+        wait_until(lambda: system.cchat("status", code=None).code == 0)
+        assert up.poll() is None
+        up.send_signal(signal.SIGHUP)
+        assert up.wait(PROCESS_S) in (0, 1)  # 1: of its output, which it could not write
+    assert is_gone(system)
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_ctrl_c_during_a_start_leaves_no_process(system: System, detached: bool) -> None:
+    with system.running("up", "--port", "0", *(["--detach"] if detached else [])) as up:
+        up.line("starting the homeserver", of="err")
+        wait_until(lambda: system.homeserver_pid is not None)
+        assert up.end(signal.SIGINT) == (130 if detached else 0)
+    assert is_gone(system)
+
+
+def test_a_detached_start_that_fails_says_why(system: System) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert f"port {port} is taken" in system.cchat("up", "--detach", "--port", port, code=2).err
+        listen = {"AIAGENTCHAT_LISTEN": f"127.0.0.1:{port}"}
+        assert f"127.0.0.1:{port}" in system.cchat("up", "--detach", "--port", "0", code=5, env=listen).err
+    assert is_gone(system)
+    assert not system.paths.socket.exists()
+
+
+# --- what a kill leaves
+
+
+def test_whatever_is_killed_is_taken_over_or_replaced(system: System) -> None:
+    system.up("--no-echo")
+    first = system.status()
+    agent = system.join()
+    agent.tell("stored before")
+
+    homeserver = system.homeserver_pid
+    system.kill(system.daemon_pid)
+    assert system.homeserver_pid == homeserver
+    assert system.cchat("who", code=3).out == ""
+    assert "runs already" in system.up("--no-echo").err
+    assert system.homeserver_pid == homeserver
+
+    system.kill(homeserver)  # under a daemon that runs, which starts another
+    wait_until(lambda: system.homeserver_pid not in (None, homeserver))
+    wait_until(lambda: "ok" in system.cchat("status", code=None).out)
+    agent.cchat("send", "to all")
+    assert agent.unread() == ["stored before"]
+
+    system.kill(system.daemon_pid, system.homeserver_pid)
+    assert "starting the homeserver" in system.up("--no-echo").err
+    assert agent.unread() == ["stored before"]
+    last = system.status()
+    same = ("homeserver_url", "space_id", "broadcast_id", "operator")
+    assert [last[key] for key in same] == [first[key] for key in same]
+
+    system.kill(system.daemon_pid)
+    assert system.cchat("down").out == "stopped\n"
+    assert is_gone(system)
+
+
+# --- two at once
+
+
+@pytest.fixture(scope="module")
+def two_systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[System, System]]:
+    """Started at the same time, from a shell that names another gateway; the second with a server name of its own."""
+    stray = {"AIAGENTCHAT_TOKEN": "agent:x:stray", "AIAGENTCHAT_URL": "http://127.0.0.1:9"}
+    first = System(tmp_path_factory.mktemp("first"))
+    second = System(tmp_path_factory.mktemp("second"), SERVER_NAME="overruled.example")
+    up = ("up", "--detach", "--port", "0")
+    with (
+        first.running(*up, env=stray) as one,
+        second.running(*up, "--server-name", "chat.example", env=stray) as other,
+    ):
+        assert (one.wait(), other.wait()) == (0, 0)
+    yield first, second
+    first.down()
+    second.down()
+
+
+def test_two_systems_run_side_by_side_each_in_its_home(two_systems: tuple[System, System]) -> None:
+    first, second = two_systems
+    agent = first.join()
+    assert agent.name in first.who()
+    assert list(second.who()) == ["echo"]
+    second.cchat("send", "--to", agent.name, "hi", code=4)
+    assert second.cchat("ask", "echo", "hello").out == "hello\n"
+    statuses = first.status(), second.status()
+    assert [status["server_name"] for status in statuses] == ["localhost", "chat.example"]
+    assert [status["space_alias"] for status in statuses] == ["#aiagentchat:localhost", "#aiagentchat:chat.example"]
+    assert len({status["homeserver_url"] for status in statuses}) == 2
+
+
+def test_echo_stays_away_when_it_was_told_to_leave(two_systems: tuple[System, System]) -> None:
+    system, _ = two_systems
+    system.cchat("leave", "echo")
+    wait_until(lambda: "echo" not in system.roster())
+    refused = system.cchat("ask", "--timeout", "2.5", "echo", "are you there?", code=7)  # it would try again after 2 s
+    assert "echo is offline" in refused.err
+
+
+def test_a_server_name_stays_and_another_is_refused(two_systems: tuple[System, System]) -> None:
+    _, system = two_systems
+    system.down()
+    refused = system.cchat("up", "--detach", "--server-name", "another.example", code=2)
+    assert "cannot become 'another.example'" in refused.err
+    assert is_gone(system)
+
+
+# --- a daemon on a homeserver that is there
+
+
+def test_a_daemon_keeps_its_agents_online_on_the_homeserver_of_another_home(
+    new_system: NewSystem, synapse: Synapse
+) -> None:
+    system = new_system(
+        AIAGENTCHAT_HOMESERVER_URL=synapse.config.base_url,
+        AIAGENTCHAT_REGISTRATION=str(synapse.paths.homeserver / REGISTRATION_FILE),
+        SERVER_NAME=synapse.config.server_name,
+    )
+    names = [fresh_name(), fresh_name()]
+    with system.running("daemon", "--agent", names[0], "--agent", names[1]) as daemon:
+        daemon.line("the daemon is up", of="err")
+        wait_until(lambda: set(names) <= {name for name, entry in system.who().items() if entry["status"] == "online"})
+        system.cchat("--as", names[0], "send", "--to", names[1], "hi")
+        assert system.cchat("--as", names[1], "read").out.endswith(f" {names[0]}: hi\n")
+        assert "--as NAME" in system.cchat("send", "--to", names[0], "hi", code=5).err  # it has no operator
+        assert "pid" in system.cchat("daemon", code=5).err
+
+        other = new_system(**{name: system.environment[name] for name in ("SERVER_NAME", *_DAEMON)})
+        assert "one registration is for one daemon" in other.cchat("daemon", code=5).err
+        assert end_in_time(daemon, signal.SIGTERM) == 0
+    assert system.cchat("who", code=3).out == ""
+    assert synapse_roster(synapse, names) == []
+
+
+_DAEMON = ("AIAGENTCHAT_HOMESERVER_URL", "AIAGENTCHAT_REGISTRATION")
+
+
+def synapse_roster(synapse: Synapse, names: Sequence[str]) -> list[str]:
+    """Return which of these the homeserver still has online."""
+    return [name for name in System(synapse.paths.data_dir).roster() if name in names]
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "AIAGENTCHAT_REGISTRATION"),
+        ({"AIAGENTCHAT_REGISTRATION": os.devnull}, "is no registration"),
+    ],
+)
+def test_a_daemon_without_a_homeserver_says_what_to_set(system: System, environment: dict[str, str], said: str) -> None:
+    assert said in system.cchat("daemon", code=2, env=environment).err
+    assert "not an agent's name" in system.cchat("daemon", "--agent", "A B", code=2).err
