@@ -8,7 +8,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Literal, NewType
 
-from aiagentchat.errors import InvalidNameError
+from aiagentchat.errors import InvalidNameError, InvalidRequestError
 
 AgentName = NewType("AgentName", str)
 EventId = NewType("EventId", str)
@@ -25,6 +25,7 @@ CONTENT_LIMIT_BYTES = 60_000
 """Most bytes of an event's content that are sent. Synapse takes 64,500 and refuses 65,000 (`M_TOO_LARGE`)."""
 
 _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -53,6 +54,23 @@ def visible(text: str) -> str:
     Newline and tab stay; everything else that could move a cursor or reorder a line becomes `\\x1b`, `\\u202e`.
     """
     return _UNSAFE.sub(lambda match: match.group().encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+def parse_text(text: str, what: str) -> str:
+    """Return text that somebody gave, its lines ended by newlines; `what` is named in errors.
+
+    Raises:
+        InvalidRequestError: it holds a control character other than newline and tab, or half a surrogate pair.
+    """
+    text = text.replace("\r\n", "\n")
+    found = _CONTROL.search(text)
+    if found is not None:
+        place = f"U+{ord(found.group()):04X} at character {found.start() + 1}"
+        raise InvalidRequestError(
+            f"{what} holds {place}, which is no text; nothing was sent",
+            hint="send plain text: colours and other terminal codes can mostly be left out with --color=never",
+        )
+    return text
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,19 @@ import json
 import os
 import queue
 import re
+import secrets
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
+from urllib.parse import quote
 
 from aiagentchat.config import Paths
 from aiagentchat.daemon.lock import running_pid
@@ -64,9 +67,11 @@ class Running:
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
         self._lines: dict[str, queue.Queue[str]] = {"out": queue.Queue(), "err": queue.Queue()}
+        self._reading: dict[str, threading.Thread] = {}
         for name, stream in (("out", process.stdout), ("err", process.stderr)):
-            if stream is not None:
-                threading.Thread(target=self._pass_on, args=(stream, self._lines[name]), daemon=True).start()
+            assert stream is not None
+            self._reading[name] = threading.Thread(target=self._pass_on, args=(stream, self._lines[name]), daemon=True)
+            self._reading[name].start()
 
     @staticmethod
     def _pass_on(stream: IO[str], lines: "queue.Queue[str]") -> None:
@@ -93,6 +98,11 @@ class Running:
             if text in line:
                 return line
             seen.append(line)
+
+    def rest(self, *, of: str = "out") -> str:
+        """Return what else was printed by a process that has ended."""
+        self._reading[of].join(PROCESS_S)
+        return "\n".join(self._lines[of].queue)
 
     def has_line(self) -> bool:
         """Whether something was printed that nobody has taken."""
@@ -213,9 +223,21 @@ class Agent:
         return self.system.cchat("--as", self.name, *arguments, code=code, stdin=stdin, env=env)
 
     def tell(self, *bodies: str) -> list[str]:
-        """Have the operator write to it; return the ids of the events."""
-        sent = [self.system.cchat("send", "--to", self.name, "--json", "-", stdin=body) for body in bodies]
-        return [done.data[0]["event_id"] for done in sent]
+        """Have the operator write to it from a Matrix client, which lets anything through; return the events' ids."""
+        device = json.loads(self.system.paths.operator_device.read_text())
+        base_url = self.system.status()["homeserver_url"]
+        sent = []
+        for body in bodies:
+            room, txn_id = quote(self.joined["room_id"], safe=""), secrets.token_hex(8)
+            request = urllib.request.Request(
+                f"{base_url}/_matrix/client/v3/rooms/{room}/send/m.room.message/{txn_id}",
+                method="PUT",
+                data=json.dumps({"msgtype": "m.text", "body": body}).encode(),
+                headers={"Authorization": f"Bearer {device['access_token']}"},
+            )
+            with urllib.request.urlopen(request, timeout=PROCESS_S) as response:
+                sent.append(str(json.load(response)["event_id"]))
+        return sent
 
     def unread(self) -> list[str]:
         """Return the bodies of what is unread, and acknowledge nothing."""

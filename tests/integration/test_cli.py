@@ -108,13 +108,13 @@ def test_who_prints_name_status_and_room(system: System, agent: Agent, fresh: Ag
 
 
 def test_who_as_json_is_one_line_with_all_that_is_known(system: System) -> None:
-    described = system.join("coder", "--description", "Writes code\x1b[2J")
+    described = system.join("coder", "--description", "Writes code \u202e")
     done = system.cchat("--json", "who")
     assert set(done.data[0]) == {"agents", "skipped", "unavailable"}
     entry = system.who()[described.name]
     assert (entry["kind"], entry["status"], entry["encrypted"]) == ("persistent", "online", False)
     assert entry["room_id"] == described.joined["room_id"]
-    assert "\x1b" not in done.out
+    assert "\u202e" not in done.out
 
 
 # --- send and read
@@ -307,7 +307,7 @@ def test_reply_answers_the_message_read_last_or_the_one_that_is_named(writer: Ag
 
 
 def test_ask_prints_the_answer_and_nothing_else(system: System, agent: Agent) -> None:
-    assert system.cchat("ask", "echo", "is main green?\nreally\x1b[2J").out == "is main green?\nreally\\x1b[2J\n"
+    assert system.cchat("ask", "echo", "is main green?\nreally \u202e").out == "is main green?\nreally \\u202e\n"
     answer = agent.cchat("ask", "echo", "hello", "--json").data[0]
     assert set(answer) == MESSAGE_KEYS
     assert (answer["body"], answer["sender"]["name"]) == ("hello", "echo")
@@ -408,6 +408,8 @@ def test_an_unknown_agent_is_4_with_the_names_that_are_near(system: System, writ
     ("arguments", "said"),
     [
         (["send", " \n"], "empty"),
+        (["send", "\x1b[31mred"], "U+001B"),
+        (["join", "--detach", "--description", "a\x07"], "U+0007"),
         (["send", "--to", "Not A Name", "hi"], "not an agent's name"),
         (["--as", "Not A Name", "who"], "not an agent's name"),
         (["join", "_broadcast", "--detach"], "not an agent's name"),

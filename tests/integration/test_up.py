@@ -112,12 +112,28 @@ def test_it_goes_on_when_nobody_reads_what_it_prints_until_its_terminal_is_close
     assert is_gone(system)
 
 
-@pytest.mark.parametrize("detached", [True, False])
-def test_ctrl_c_during_a_start_leaves_no_process(system: System, detached: bool) -> None:
-    with system.running("up", "--port", "0", *(["--detach"] if detached else [])) as up:
-        up.line("starting the homeserver", of="err")
+@pytest.mark.parametrize(
+    ("arguments", "at", "number", "code"),
+    [
+        ([], "starting the homeserver", signal.SIGINT, 0),
+        ([], "starting the daemon", signal.SIGTERM, 0),
+        ([], "starting the agent echo", signal.SIGINT, 0),
+        ([], "starting the homeserver", None, 0),
+        (["--detach"], "starting the homeserver", signal.SIGINT, 130),
+        (["--detach"], "starting the homeserver", signal.SIGTERM, 130),
+    ],
+)
+def test_a_start_that_is_stopped_by_a_signal_or_by_down_leaves_no_process(
+    system: System, arguments: list[str], at: str, number: signal.Signals | None, code: int
+) -> None:
+    with system.running("up", "--port", "0", *arguments) as up:
+        up.line(at, of="err")
         wait_until(lambda: system.homeserver_pid is not None)
-        assert up.end(signal.SIGINT) == (130 if detached else 0)
+        if number is None:
+            system.down()
+            assert up.wait() == code
+        else:
+            assert up.end(number) == code
     assert is_gone(system)
 
 
@@ -172,16 +188,21 @@ def test_whatever_is_killed_is_taken_over_or_replaced(system: System) -> None:
 
 @pytest.fixture(scope="module")
 def two_systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[System, System]]:
-    """Started at the same time, from a shell that names another gateway; the second with a server name of its own."""
+    """Started at the same time, from a shell that names another gateway; the second with a server name of its own.
+
+    The first is started twice at once, of which one start is refused.
+    """
     stray = {"AIAGENTCHAT_TOKEN": "agent:x:stray", "AIAGENTCHAT_URL": "http://127.0.0.1:9"}
     first = System(tmp_path_factory.mktemp("first"))
     second = System(tmp_path_factory.mktemp("second"), SERVER_NAME="overruled.example")
     up = ("up", "--detach", "--port", "0")
     with (
         first.running(*up, env=stray) as one,
+        first.running(*up, env=stray) as again,
         second.running(*up, "--server-name", "chat.example", env=stray) as other,
     ):
-        assert (one.wait(), other.wait()) == (0, 0)
+        assert sorted([one.wait(), again.wait()]) == [0, 5]
+        assert other.wait() == 0
     yield first, second
     first.down()
     second.down()

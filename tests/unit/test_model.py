@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aiagentchat.errors import InvalidNameError
-from aiagentchat.model import new_session_name, parse_agent_name, visible
+from aiagentchat.errors import InvalidNameError, InvalidRequestError
+from aiagentchat.model import new_session_name, parse_agent_name, parse_text, visible
 
 FIRST = string.ascii_lowercase + string.digits
 REST = FIRST + "._-"
@@ -131,3 +131,15 @@ def test_making_visible_twice_changes_nothing_more(text: str) -> None:
 )
 def test_what_was_there_can_be_read(text: str, shown: str) -> None:
     assert visible(text) == shown
+
+
+@pytest.mark.parametrize("text", ["Grüße\n\tan alle", "\u202e\u2066 \U0001f600 ﷽", "a\r\nb", ""])
+def test_text_of_any_script_is_text_and_its_lines_end_in_newlines(text: str) -> None:
+    assert parse_text(text, "it") == text.replace("\r", "")
+
+
+@pytest.mark.parametrize("sign", ["\x00", "\x07", "\r", "\x1b", "\x7f", "\x9b", "\ud800"])
+def test_control_characters_and_half_surrogates_are_no_text(sign: str) -> None:
+    with pytest.raises(InvalidRequestError, match=rf"the note holds U\+{ord(sign):04X} at character 3") as caught:
+        parse_text(f"ab{sign}c", "the note")
+    assert sign not in caught.value.message

@@ -11,7 +11,7 @@ from aiagentchat.model import EventId, Message
 from aiagentchat.space.content import ACKED_LIMIT, Cursor
 
 TRAILING = 64
-"""Acknowledged messages that the anchor stays behind, where the cursor has room for them."""
+"""Acknowledged messages that the anchor stays behind at least, where the cursor has room for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,8 @@ class AckWindow:
                 f"{ACKED_LIMIT} messages beyond {oldest_unread} are acknowledged already",
                 hint=f"read and acknowledge {oldest_unread} first",
             )
-        passing = max(0, prefix - min(TRAILING, spare))
+        is_full = len(acked) + len(unseen) > ACKED_LIMIT
+        passing = prefix - min(TRAILING, spare) if is_full else 0
         passed = tuple(acked[:passing])
         cursor = Cursor(anchor=passed[-1] if passed else self._anchor, acked=[*acked[passing:], *unseen])
         return AckPlan(cursor, passed, acked[prefix - 1] if prefix else None)

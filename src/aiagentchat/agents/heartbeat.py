@@ -38,6 +38,7 @@ class Heartbeat:
         self._sessions = sessions
         self._space = space
         self._written: frozenset[AgentName] | None = None
+        self._writing = asyncio.Lock()
         self.lease_refreshed_at: float | None = None
 
     async def run_lease(self) -> None:
@@ -70,18 +71,20 @@ class Heartbeat:
 
     async def write_roster(self) -> bool:
         """Write who is online, unless it stands so already; return whether it does now."""
-        space, online = self._space(), self._sessions.online()
-        if space is None:
-            return False
-        if online == self._written:
+        async with self._writing:  # what stands is not known while it is being written
+            space, online = self._space(), self._sessions.online()
+            if space is None:
+                return False
+            if online == self._written:
+                return True
+            self._written = None
+            try:
+                await self._client.put_state(space, ROSTER, self._user_id, {"online": sorted(online)})
+            except AiAgentChatError as error:
+                log.warning("the roster was not written: %s", error.message)
+                return False
+            self._written = online
             return True
-        try:
-            await self._client.put_state(space, ROSTER, self._user_id, {"online": sorted(online)})
-        except AiAgentChatError as error:
-            log.warning("the roster was not written: %s", error.message)
-            return False
-        self._written = online
-        return True
 
     async def resign(self) -> None:
         """Say goodbye: an empty roster, and a lease that is over."""

@@ -281,6 +281,7 @@ class AgentHost:
         agent = self.owner_of(event.room_id)
         if event.room_id == manager.space_id:
             manager.directory.apply(event)
+            self._list_again(event)
         elif agent is None and event.room_id != manager.broadcast_id:
             self._refuse_strange_room(event)
             return
@@ -295,6 +296,18 @@ class AgentHost:
             self.answers.note(message)
             for inbox in inboxes:
                 inbox.offer(message)
+
+    def _list_again(self, event: RoomEvent) -> None:
+        """Mend it where an agent was taken off the list by somebody whose business that is not."""
+        name = self.owner_of(RoomId(event.state_key or "")) if event.type == "m.space.child" else None
+        card = None if name is None else self.manager.directory.card(name)
+        if card is None or card.daemon != self.naming.daemon or self.manager.directory.has_child(RoomId(card.room_id)):
+            return
+        if event.sender in self.manager.people or event.sender in (self.naming.daemon, self.naming.user(card.name)):
+            return
+        log.warning("%s took %s off the list; listing it again", event.sender, card.name)
+        self.pending[card.name] = card
+        self.pending_changed.set()
 
     def _inboxes_of(self, room_id: RoomId) -> list[Inbox]:
         """Return the open inboxes that a room belongs to: all, where it is the broadcast room."""

@@ -82,11 +82,12 @@ class Inbox:
 
     async def wait_unread(self, limit: int, wait_s: float) -> list[Message]:
         """Return up to `limit` unread messages as soon as there is one, or none after `wait_s` seconds."""
-        deadline = asyncio.get_running_loop().time() + wait_s
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
         while True:
             news = self._news
             messages = await self.unread(limit)
-            if messages or self._closed:
+            if messages or self._closed or loop.time() >= deadline:
                 return messages
             try:
                 async with asyncio.timeout_at(deadline):

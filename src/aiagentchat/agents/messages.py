@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from aiagentchat.errors import BodyTooLargeError, InvalidRequestError
 from aiagentchat.matrix.events import RoomEvent
-from aiagentchat.model import CONTENT_LIMIT_BYTES, EventId, EventRef, Message, RoomId, Sender, UserId
+from aiagentchat.model import CONTENT_LIMIT_BYTES, EventId, EventRef, Message, RoomId, Sender, UserId, parse_text
 from aiagentchat.space.content import HOPS, IN_REPLY_TO, InReplyTo, parse_content
 from aiagentchat.space.names import Naming
 
@@ -89,16 +89,11 @@ def render_message(body: str, fmt: str) -> dict[str, Any]:
     """Return the content of a new message; `fmt` "plain" or "markdown".
 
     Raises:
-        InvalidRequestError: the body is empty, or holds what no JSON text can.
+        InvalidRequestError: the body is empty, or holds control characters.
     """
+    body = parse_text(body, "the message")
     if not body.strip():
         raise InvalidRequestError("the message is empty; nothing was sent")
-    try:
-        body.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequestError("the message is not valid Unicode text; nothing was sent") from None
-    if "\x00" in body:
-        raise InvalidRequestError("the message holds a NUL character; nothing was sent")
     content: dict[str, Any] = {"msgtype": "m.text", "body": body, "m.mentions": {}}
     if fmt == "markdown":
         rendered = _markdown.render(body).strip()

@@ -44,8 +44,8 @@ class RoomInbox:
     """The unread tail of one room for one agent. Not safe from several tasks; `Inbox` sees to that.
 
     Messages come by reading the room on from a token, in the room's order, and live, in the order of arrival. The two
-    may differ, so the anchor is moved past a live message only once its place in the room has been read. A live
-    message that stands behind the token is found by reading anew from the anchor, which trails for that reason.
+    may differ: before the anchor is moved, the places of all live messages are read. One that stands behind the token
+    is found by reading anew from the anchor, which trails for that reason.
     """
 
     def __init__(self, client: MatrixClient, reader: Reader, naming: Naming) -> None:
@@ -59,6 +59,7 @@ class RoomInbox:
         self._at_end = False
         self._live: set[EventId] = set()  # in the window, and their place in the room not read yet
         self._missed: set[EventId] = set()  # pushed, and not read yet
+        self._regained: set[EventId] = set()  # in the window before it was begun anew, and not read again yet
         self._read_until_ms = 0
         self._receipt: EventId | None = None
         self.anchor_lost = False
@@ -100,13 +101,14 @@ class RoomInbox:
     def withdraw(self, event_id: EventId) -> None:
         """Drop a message that was taken back before it was acknowledged."""
         self._live.discard(event_id)
+        self._regained.discard(event_id)
         if self._window is not None:
             self._window.withdraw(event_id)
 
     async def read_on(self) -> None:
         """Read from the token on, until the end of the room or a full window."""
         window = self._window or await self._open()
-        while not self._at_end and (self._live or window.unread_count < UNREAD_WINDOW):
+        while not self._at_end and (self._live or self._regained or window.unread_count < UNREAD_WINDOW):
             looked_for = frozenset(self._missed)
             page = await self._client.get_messages(
                 self._reader.room_id, direction="f", start=self._token, limit=_PAGE, filter_json=self._filter
@@ -118,6 +120,7 @@ class RoomInbox:
                 window = await self._open()
             elif not self._missed:
                 self._at_end = True
+                self._regained.clear()
                 window.end_reached()
 
     def _take_page(self, window: AckWindow, page: MessagesPage) -> None:
@@ -128,6 +131,7 @@ class RoomInbox:
                 continue
             self._read_until_ms = max(self._read_until_ms, message.ts)
             self._missed.discard(message.event_id)
+            self._regained.discard(message.event_id)
             if message.event_id in self._live:
                 self._live.discard(message.event_id)
                 window.move_to_end(message.event_id)
@@ -143,7 +147,9 @@ class RoomInbox:
         if self._window is None:
             return None
         plan = self._window.plan(event_ids)
-        if plan is not None and not self._live.isdisjoint(plan.passed):
+        if plan is not None and plan.passed and (self._missed or self._live):
+            if self._missed:  # and perhaps behind the token
+                await self._open()
             self._at_end = False
             await self.read_on()
             plan = self._window.plan(event_ids)
@@ -182,16 +188,33 @@ class RoomInbox:
         cursor = await self._load_cursor() or Cursor(anchor=await self._first_join())
         try:
             _, self._token = await self._client.get_tokens_around(self._reader.room_id, EventId(cursor.anchor))
-        except MatrixNotFoundError:
-            # Purged: and with it everything before it. What is left is unread, or named in `acked`.
+        except MatrixError as error:
+            if not await self._is_purged(EventId(cursor.anchor), error):
+                raise
+            # And with it everything before it. What is left is unread, or named in `acked`.
             self.anchor_lost = True
             self._token = None
+        if self._window is not None:
+            self._regained = {message.event_id for message in self._window.unread()}
         self._window = AckWindow(cursor)
         self._at_end = False
         self._live.clear()
         self._missed.clear()
         self._read_until_ms = max(self._read_until_ms, self._client.server_now_ms() + _SETTLING_MS)
         return self._window
+
+    async def _is_purged(self, anchor: EventId, error: MatrixError) -> bool:
+        """Tell a purged anchor from a homeserver at fault.
+
+        Synapse keeps a purged membership as state, without its place in the room, and then answers 500.
+        """
+        if error.status != 500:
+            return isinstance(error, MatrixNotFoundError)
+        room_id = self._reader.room_id
+        kept = parse_event(await self._client.get_event(room_id, anchor), room_id)
+        page = await self._client.get_messages(room_id, direction="f", start=None, limit=1, filter_json="{}")
+        oldest = next(iter(parse_events(page.chunk, room_id).events), None)
+        return kept is not None and oldest is not None and kept.ts < oldest.ts
 
     async def _load_cursor(self) -> Cursor | None:
         try:

@@ -13,7 +13,7 @@ from aiagentchat.agents.mail import Draft, Mail, Sent
 from aiagentchat.agents.messages import mark_late
 from aiagentchat.agents.readers import Readers
 from aiagentchat.errors import InvalidRequestError, NotFoundError
-from aiagentchat.model import AgentKind, AgentName, EventId, Message, RoomId
+from aiagentchat.model import AgentKind, AgentName, EventId, Message, RoomId, parse_text
 from aiagentchat.space.directory import DirectoryView
 
 LAST_READ = "last"
@@ -136,6 +136,8 @@ class AgentService:
 
     async def attach(self, name: AgentName, *, kind: AgentKind, description: str | None) -> Attached:
         """Boot an agent; see `AgentHost.boot`."""
+        if description is not None:
+            description = parse_text(description, "the description")
         return await self._host.boot(name, kind=kind, description=description)
 
     @asynccontextmanager
@@ -158,4 +160,6 @@ class AgentService:
 
     async def set_status(self, agent: AgentName, line: str | None, typing_s: float | None) -> None:
         """Say what the agent is doing."""
+        if line is not None:
+            line = parse_text(line, "the status line")
         await self._host.set_status(agent, line, typing_s)

@@ -208,11 +208,14 @@ def daemon(call: Invocation) -> None:
     async def on_ready() -> None:
         call.out.note(f"the daemon is up: {settings.space_alias} on {homeserver.url}")
 
+    def on_waiting(reason: str) -> None:
+        call.out.note(f"the Space is not to be had yet: {reason}")
+
     async def run() -> None:
         stop = asyncio.Event()
         with _stopped_by_signals(stop), DaemonLock(settings.paths.daemon_lock):
             call.out.note(f"starting a daemon on {homeserver.url}")
-            await run_daemon(settings, homeserver, stop=stop, agents=agents, on_ready=on_ready)
+            await run_daemon(settings, homeserver, stop=stop, agents=agents, on_ready=on_ready, on_waiting=on_waiting)
 
     asyncio.run(run())
 

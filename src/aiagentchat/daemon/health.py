@@ -57,6 +57,7 @@ class Health:
         self._started_at = time.monotonic()
         self.ping_failure = "the homeserver has not pinged the daemon yet"
         self.operator_failure = ""
+        self.boot_failures: dict[str, str] = {}
 
     async def report(self) -> HealthAnswer:
         """Return all conditions, and what `cchat status` shows."""
@@ -136,10 +137,12 @@ class Health:
         return Condition(name="operator", ok=not failure, detail=failure or self._info.operator, remedy=remedy)
 
     def _pending(self) -> Condition:
-        names = sorted(self._host.pending)
-        detail = f"not listed in the Space yet: {', '.join(names[:20])}" if names else "all agents are listed"
-        remedy = "" if not names else "nothing to do: it is tried again until it holds"
-        return Condition(name="registration", ok=not names, detail=detail, remedy=remedy)
+        missing = [f"{name} is not up: {why}" for name, why in sorted(self.boot_failures.items())[:20]]
+        if names := sorted(self._host.pending):
+            missing.append(f"not listed in the Space yet: {', '.join(names[:20])}")
+        detail = "; ".join(missing) or "all agents are listed"
+        remedy = "" if not missing else "nothing to do: it is tried again until it holds"
+        return Condition(name="registration", ok=not missing, detail=detail, remedy=remedy)
 
     def _encrypted(self) -> Condition:
         rooms = self._host.encrypted_rooms()

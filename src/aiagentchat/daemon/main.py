@@ -240,7 +240,7 @@ async def _run_loops(
         group.create_task(_keep_registered(parts, on_ready, on_waiting), name="registration")
         for agent in agents:
             parts.sessions.hold(agent)
-            group.create_task(_boot_until_it_holds(parts.host, agent), name=f"boot {agent}")
+            group.create_task(_boot_until_it_holds(parts, agent), name=f"boot {agent}")
 
 
 async def _take_events(source: EventSource, host: AgentHost) -> None:
@@ -300,13 +300,16 @@ async def _ensure_space(parts: _Parts) -> bool:
     return False
 
 
-async def _boot_until_it_holds(host: AgentHost, agent: AgentName) -> None:
+async def _boot_until_it_holds(parts: _Parts, agent: AgentName) -> None:
+    parts.health.boot_failures[agent] = "it is being booted"
     async for _ in _retries():
         try:
-            await host.boot(agent)
+            await parts.host.boot(agent)
         except AiAgentChatError as error:
             log.warning("%s is not up: %s", agent, error.message)
+            parts.health.boot_failures[agent] = error.message
         else:
+            del parts.health.boot_failures[agent]
             return
 
 

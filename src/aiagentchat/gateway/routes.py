@@ -130,7 +130,8 @@ async def _attach(call: Call) -> BaseModel | web.StreamResponse:
     async with gateway.service.held_session(name) as ended, EventStream(call.request, gateway.closing) as stream:
         await stream.send("attached", answer.model_dump_json())
         await stream.run(ended.wait())
-        await stream.send("ended", json.dumps({"name": name}))
+        if ended.is_set():
+            await stream.send("ended", json.dumps({"name": name}))
     return stream.response
 
 

@@ -85,6 +85,12 @@ class SpaceManager:
         return self._daemon
 
     @property
+    def people(self) -> frozenset[UserId]:
+        """The operator and the configured people: what they change, they meant."""
+        operator = self._settings.operator
+        return frozenset(self._settings.people) | (frozenset() if operator is None else {operator})
+
+    @property
     def daemon_user(self) -> UserId:
         """The daemon's own user."""
         return self._naming.daemon

@@ -1,0 +1,310 @@
+"""The inbox of one room against a homeserver whose room order is not its order of arrival, and whose pushes come
+late, twice, or never: what no real homeserver does on request.
+
+Sizes are made small here, so that few messages reach every bound.
+"""
+
+import json
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from aiagentchat.agents import cursor, room_inbox
+from aiagentchat.agents.messages import parse_message
+from aiagentchat.agents.room_inbox import Reader, RoomInbox
+from aiagentchat.errors import AckWindowFullError, MatrixForbiddenError, MatrixNotFoundError
+from aiagentchat.matrix.client import MatrixClient, MessagesPage
+from aiagentchat.matrix.events import parse_event
+from aiagentchat.model import EventId, Message, RoomId, UserId
+from aiagentchat.space.content import CURSOR
+from aiagentchat.space.names import Naming
+
+NAMING = Naming("example.org")
+AGENT, ROOM = UserId("@aiagentchat-a:example.org"), RoomId("!room")
+TRAILING, ACKED, WINDOW, PAGE = 5, 8, 6, 2
+MOST_BEHIND, MOST_ON_THE_WAY = 2, 3  # together they stay within what the anchor trails behind
+_T = TypeVar("_T")
+Json = dict[str, Any]
+
+
+def done(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Run what never has to wait, without an event loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return cast("_T", stop.value)
+    raise AssertionError("it waits")
+
+
+@dataclass
+class FakeRoom:
+    """One room of a homeserver, and the agent's account data in it. A token is the id of the event it stands behind."""
+
+    timeline: list[Json] = field(default_factory=list)
+    cursors: list[Json] = field(default_factory=list)
+    receipts: list[str] = field(default_factory=list)
+    clock_ms: int = 1_000_000
+    requests: int = 0
+
+    def __post_init__(self) -> None:
+        content = {"membership": "join"}
+        self.add("$join", AGENT, type="m.room.member", state_key=AGENT, content=content)
+
+    def add(
+        self, event_id: str, sender: str = "@alice:example.org", *, before_end: int = 0, age_ms: int = 0, **fields: Any
+    ) -> Json:
+        event = {"type": "m.room.message", "content": {"msgtype": "m.text", "body": event_id}} | fields
+        event |= {"event_id": event_id, "room_id": ROOM, "sender": sender, "origin_server_ts": self.clock_ms - age_ms}
+        self.timeline.insert(len(self.timeline) - before_end, event)
+        return event
+
+    def ids(self) -> list[str]:
+        return [event["event_id"] for event in self.timeline]
+
+    def server_now_ms(self) -> int:
+        return self.clock_ms
+
+    async def get_messages(
+        self, room_id: RoomId, *, direction: str, start: str | None, limit: int, filter_json: str
+    ) -> MessagesPage:
+        assert (room_id, direction) == (ROOM, "f")
+        self.requests += 1
+        wanted = json.loads(filter_json)
+        after = self.timeline if start is None else self.timeline[self.ids().index(start) + 1 :]
+        fitting = [e for e in after if e["type"] in wanted["types"] and e["sender"] not in wanted["not_senders"]]
+        page = fitting[:limit]
+        return MessagesPage(tuple(page), page[-1]["event_id"] if page else None)
+
+    async def get_tokens_around(self, room_id: RoomId, event_id: EventId) -> tuple[str, str]:
+        if event_id not in self.ids():
+            raise MatrixNotFoundError(404, "M_NOT_FOUND", "gone")
+        return "", event_id
+
+    async def get_state_event(self, room_id: RoomId, kind: str, key: str) -> Json:
+        return self.timeline[0]
+
+    async def get_room_account_data(self, user: UserId, room_id: RoomId, kind: str) -> Json:
+        if not self.cursors:
+            raise MatrixNotFoundError(404, "M_NOT_FOUND", "none")
+        return self.cursors[-1]
+
+    async def put_room_account_data(self, user: UserId, room_id: RoomId, kind: str, content: Json) -> None:
+        assert kind == CURSOR
+        self.cursors.append(content)
+
+    async def send_receipt(self, room_id: RoomId, event_id: EventId) -> None:
+        self.receipts.append(event_id)
+
+
+def inbox_on(room: FakeRoom, *, is_own_room: bool = True) -> RoomInbox:
+    return RoomInbox(cast("MatrixClient", room), Reader(AGENT, ROOM, is_own_room=is_own_room), NAMING)
+
+
+def as_message(event: Json) -> Message:
+    parsed = parse_event(event)
+    assert parsed is not None
+    message = parse_message(parsed, NAMING, None)
+    assert message is not None
+    return message
+
+
+def acknowledge(inbox: RoomInbox, event_ids: set[EventId]) -> None:
+    plan = done(inbox.plan(frozenset(event_ids)))
+    if plan is not None:
+        done(inbox.carry_out(plan))
+
+
+def small(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(cursor, "TRAILING", TRAILING)
+    patch.setattr(cursor, "ACKED_LIMIT", ACKED)
+    patch.setattr(room_inbox, "UNREAD_WINDOW", WINDOW)
+    patch.setattr(room_inbox, "_PAGE", PAGE)
+    patch.setattr(room_inbox, "_MOST_LIVE", 4)
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    small(monkeypatch)
+
+
+class RoomAndPushes(RuleBasedStateMachine):
+    """Writers, pushes and one reader, in any order. Nothing is lost, and nothing acknowledged comes again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        small(self.patch)
+        self.room = FakeRoom()
+        self.inbox = inbox_on(self.room)
+        self.events: list[Json] = []
+        self.on_the_way: list[Json] = []
+        self.acked: set[EventId] = set()
+
+    def teardown(self) -> None:
+        """Whatever happened: once every push has come, all is handed out, and then nothing any more."""
+        try:
+            for event in self.on_the_way:
+                self.inbox.offer(as_message(event))
+            for _ in range(len(self.events) + 1):
+                self.read()
+                self.acknowledge_all({message.event_id for message in self.unread()})
+            assert self.acked == {event["event_id"] for event in self.events}
+            fresh = inbox_on(self.room)
+            done(fresh.read_on())
+            assert not fresh.unread()
+        finally:
+            self.patch.undo()
+
+    def unread(self) -> list[Message]:
+        unread = self.inbox.unread()
+        assert not self.acked & {message.event_id for message in unread}, "acknowledged, and handed again"
+        return unread
+
+    @precondition(lambda self: len(self.on_the_way) < MOST_ON_THE_WAY)
+    @rule(
+        before_end=st.integers(0, MOST_BEHIND), passes_ms=st.sampled_from([0, 1, 3000]), age_ms=st.sampled_from([0, 1])
+    )
+    def write(self, before_end: int, passes_ms: int, age_ms: int) -> None:
+        """Somebody writes; the event's place in the room is among the latest, not always the last."""
+        self.room.clock_ms += passes_ms
+        before_end = min(before_end, len(self.room.timeline) - 1)
+        event = self.room.add(f"${len(self.events)}", before_end=before_end, age_ms=age_ms)
+        self.events.append(event)
+        self.on_the_way.append(event)
+
+    @precondition(lambda self: self.on_the_way)
+    @rule()
+    def push(self) -> None:
+        self.inbox.offer(as_message(self.on_the_way.pop(0)))
+
+    @precondition(lambda self: len(self.on_the_way) < len(self.events))
+    @rule(data=st.data())
+    def push_again(self, data: st.DataObject) -> None:
+        pushed = self.events[: len(self.events) - len(self.on_the_way)]
+        self.inbox.offer(as_message(data.draw(st.sampled_from(pushed))))
+
+    @rule()
+    def read(self) -> None:
+        if self.inbox.needs_reading:
+            done(self.inbox.read_on())
+        self.unread()
+
+    @precondition(lambda self: self.inbox.unread())
+    @rule(data=st.data())
+    def acknowledge(self, data: st.DataObject) -> None:
+        unread = [message.event_id for message in self.unread()]
+        self.acknowledge_all(set(unread) if data.draw(st.booleans()) else {data.draw(st.sampled_from(unread))})
+
+    def acknowledge_all(self, event_ids: set[EventId]) -> None:
+        try:
+            acknowledge(self.inbox, event_ids)
+        except AckWindowFullError:  # a late one stands before them: it is read, and acknowledged with them
+            return
+        self.acked |= event_ids
+
+    @rule()
+    def start_anew(self) -> None:
+        """The daemon is killed; what was on the way comes to the next one."""
+        self.inbox = inbox_on(self.room)
+
+    @invariant()
+    def memory_is_bounded(self) -> None:
+        assert len(self.inbox.unread()) <= WINDOW + PAGE + 4
+        assert len(self.inbox._missed) <= 5
+
+
+TestRoomAndPushes = RoomAndPushes.TestCase
+TestRoomAndPushes.settings = settings(max_examples=200, stateful_step_count=60)
+
+
+def test_messages_are_read_page_by_page_until_the_window_is_full() -> None:
+    room = FakeRoom()
+    for number in range(20):
+        room.add(f"${number}")
+    inbox = inbox_on(room)
+    done(inbox.read_on())
+    assert [message.event_id for message in inbox.unread()] == [f"${number}" for number in range(WINDOW)]
+    assert not inbox.needs_reading
+    acknowledge(inbox, {EventId("$0"), EventId("$1")})
+    done(inbox.read_on())
+    assert [message.event_id for message in inbox.unread()] == [f"${number}" for number in range(2, WINDOW + 2)]
+
+
+def test_a_live_message_costs_no_request_and_a_late_one_is_found_where_it_stands() -> None:
+    room = FakeRoom()
+    inbox = inbox_on(room)
+    done(inbox.read_on())
+    room.clock_ms += 10_000
+    before = room.requests
+    for number in range(3):
+        room.clock_ms += 1
+        assert inbox.offer(as_message(room.add(f"${number}")))
+    assert (room.requests, inbox.needs_reading) == (before, False)
+    late = room.add("$late", before_end=2, age_ms=5)
+    assert inbox.offer(as_message(late))
+    assert inbox.needs_reading
+    done(inbox.read_on())
+    assert [message.event_id for message in inbox.unread()] == ["$0", "$late", "$1", "$2"]
+
+
+def test_a_push_of_what_is_behind_the_cursor_hands_nothing_out() -> None:
+    room = FakeRoom()
+    events = [room.add(f"${number}") for number in range(ACKED + 1)]
+    inbox = inbox_on(room)
+    for event in events:
+        done(inbox.read_on())
+        acknowledge(inbox, {EventId(event["event_id"])})
+    assert room.cursors[-1]["anchor"] == f"${ACKED - TRAILING}"
+    inbox.offer(as_message(events[0]))
+    done(inbox.read_on())
+    assert inbox.unread() == []
+
+
+def test_the_receipt_follows_in_the_own_room_alone_and_once() -> None:
+    for is_own_room, receipts in ((True, ["$1"]), (False, [])):
+        room = FakeRoom()
+        for number in range(4):
+            room.add(f"${number}")
+        inbox = inbox_on(room, is_own_room=is_own_room)
+        done(inbox.read_on())
+        acknowledge(inbox, {EventId("$0"), EventId("$1")})
+        acknowledge(inbox, {EventId("$3")})  # out of turn: the receipt stays
+        assert (room.receipts, len(room.cursors)) == (receipts, 2)
+
+
+def test_own_messages_and_an_agent_that_is_not_a_member_yet() -> None:
+    class NotJoined(FakeRoom):
+        joined = False
+
+        async def get_state_event(self, room_id: RoomId, kind: str, key: str) -> Json:
+            if not self.joined:
+                raise MatrixForbiddenError(403, "M_FORBIDDEN", "not in the room")
+            return await super().get_state_event(room_id, kind, key)
+
+        async def join_room(self, room_id: RoomId) -> RoomId:
+            self.joined = True
+            return room_id
+
+    room = NotJoined()
+    inbox = inbox_on(room)
+    room.add("$own", AGENT)
+    room.add("$theirs")
+    done(inbox.read_on())
+    assert [message.event_id for message in inbox.unread()] == ["$theirs"]
+    assert not inbox.offer(as_message(room.add("$own too", AGENT)))
+
+
+def test_a_message_that_was_taken_back_leaves_the_inbox() -> None:
+    room = FakeRoom()
+    inbox = inbox_on(room)
+    inbox.withdraw(EventId("$0"))  # before anything was read
+    done(inbox.read_on())
+    room.clock_ms += 10_000
+    inbox.offer(as_message(room.add("$0")))
+    inbox.withdraw(EventId("$0"))
+    assert inbox.unread() == []
