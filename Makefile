@@ -14,6 +14,8 @@ INSTALLED := $(VENV)/.installed
 # Wheels only: what is built from source is built with tools that no lock holds. Synapse has no wheel for macOS, and is
 # built there (needs Rust).
 WHEELS := $(if $(filter Linux,$(shell uname -s)),--only-binary :all:)
+# Each process has a homeserver of its own; the tests of one file stay together.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 # A tier counts when it holds tests. The first two always have to.
 TIERS := tests/unit tests/integration $(patsubst %/,%,$(sort $(dir $(wildcard tests/chaos/test_*.py))))
 
@@ -53,13 +55,13 @@ demo: $(INSTALLED) ## run the main job once, visibly, in a home of its own
 
 test: $(INSTALLED) ## all tests, the ones against a real Synapse included, with branch coverage
 	@for tier in $(TIERS); do ls $$tier/test_*.py >/dev/null || exit; done
-	$(PYTEST) --cov=aiagentchat $(TIERS) $(ARGS)
+	$(PYTEST) $(PARALLEL) --cov=aiagentchat $(TIERS) $(ARGS)
 
 unit: $(INSTALLED) ## the tests without sockets: seconds
 	$(PYTEST) tests/unit $(ARGS)
 
 integration: $(INSTALLED) ## a real Synapse, real daemon and command processes
-	$(PYTEST) tests/integration $(ARGS)
+	$(PYTEST) $(PARALLEL) tests/integration $(ARGS)
 
 chaos: $(INSTALLED) ## faults, seeded and replayable
 	$(PYTEST) tests/chaos $(ARGS)

@@ -207,7 +207,9 @@ class System:
         query = """SELECT json FROM event_json NATURAL JOIN current_state_events WHERE type = 'io.aiagentchat.roster'"""
         uri = f"file:{self.paths.homeserver / 'homeserver.db'}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
-            return [name for (text,) in database.execute(query) for name in json.loads(text)["content"]["online"]]
+            return [
+                name for (text,) in database.execute(query) for name in json.loads(text)["content"].get("online", [])
+            ]
 
 
 @dataclass(frozen=True)

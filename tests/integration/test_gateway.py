@@ -13,7 +13,6 @@ import pytest
 
 from aiagentchat.errors import AlreadyRunningError, InvalidRequestError
 from aiagentchat.gateway.routes import ROUTES
-from aiagentchat.homeserver.ports import any_free_port
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, messages_of, say
 from tests.integration.systems import WAIT_S, Answer, Api, RunningDaemon, Synapse, running_daemon
@@ -243,8 +242,10 @@ async def test_a_page_in_the_persons_browser_is_no_client_of_the_socket(
 async def test_over_tcp_the_same_holds_and_the_host_is_loopback_with_the_port(
     synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
-    port = any_free_port()
-    daemon = await start_daemon(synapse, synapse.settings(tmp_path, AIAGENTCHAT_LISTEN=f"127.0.0.1:{port}"))
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path, AIAGENTCHAT_LISTEN="127.0.0.1:0"))
+    address, _, free_port = str((await daemon.api.get("/health"))["system"]["listening"]).partition(":")
+    assert address == "127.0.0.1"
+    port = int(free_port)
 
     async def who(**changed: str) -> Answer:
         return await raw(port, "GET", "/who", daemon.api.headers() | changed)
@@ -359,7 +360,7 @@ async def test_headers_that_are_no_text_are_no_fault_of_the_daemon(pair: tuple[H
     async with api.stream("GET", "/events"):
         assert is_problem(await raw(api.socket, "GET", "/read", api.headers() | odd), 409, "reader_busy")
     await pair[1].send("hello", to=pair[0].name)
-    assert (await raw(api.socket, "GET", "/read", api.headers() | odd)).status == 200
+    assert (await raw(api.socket, "GET", "/read?wait=30", api.headers() | odd)).status == 200
     assert "is being read by a\\udcffb" in (await api.call("GET", "/read")).data["detail"]
     answer = await raw(api.socket, "GET", "/who", api.headers() | {"AIAgentChat-As": "\udcff"})
     assert is_problem(answer, 403, "forbidden")

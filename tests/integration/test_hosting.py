@@ -2,20 +2,24 @@
 
 import asyncio
 import dataclasses
+import random
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 import pytest
 
+from aiagentchat.agents.host import AgentHost
+from aiagentchat.agents.sessions import Sessions
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import AgentName, RoomId, UserId
 from aiagentchat.space.content import ROSTER
 from aiagentchat.space.names import DEVICE_ID
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, messages_of, person, say, until
+from tests.integration.spaces import NAMING, fresh_alias, manager_of
 from tests.integration.systems import WAIT_S, Api, RunningDaemon, Synapse, fresh_name
 
 
@@ -153,6 +157,25 @@ async def test_many_ephemeral_agents_at_once_all_come_up(daemon: RunningDaemon) 
     assert len({answer["room_id"] for answer in attached}) == 6
     names = {agent["name"] for agent in (await daemon.api.get("/who"))["agents"]}
     assert {answer["name"] for answer in attached} <= names
+
+
+async def test_ephemeral_agents_that_start_at_once_are_spread_over_two_seconds(
+    synapse: Synapse, http: aiohttp.ClientSession
+) -> None:
+    class Waits(random.Random):
+        asked: ClassVar[list[tuple[float, float]]] = []
+
+        def uniform(self, a: float, b: float) -> float:
+            self.asked.append((a, b))
+            return 0.01 * len(self.asked)
+
+    manager = manager_of(synapse, http, fresh_alias())
+    host = AgentHost(manager, Sessions(ttl_s=60, server_now_ms=lambda: 0), NAMING, jitter=Waits())
+    await host.boot(fresh_name("alone"), kind="ephemeral")
+    await asyncio.gather(*(host.boot(fresh_name("kept")) for _ in range(3)))
+    assert Waits.asked == []
+    await asyncio.gather(*(host.boot(fresh_name("burst"), kind="ephemeral") for _ in range(4)))
+    assert Waits.asked == [(0, 2.0)] * 3
 
 
 async def test_the_status_line_and_the_reach_are_in_the_directory(daemon: RunningDaemon) -> None:

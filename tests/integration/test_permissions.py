@@ -7,7 +7,7 @@ What is tried is allowed or is a 403; anything else fails the test.
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomId, UserId
 from aiagentchat.space.content import CARD, ROSTER
 from tests.integration.spaces import NAMING, Http, boot, fresh_alias, manager_of, membership
-from tests.integration.systems import Synapse, fresh_name
+from tests.integration.systems import Synapse, fresh_name, start_synapse
 
 SPACE, STRICT, AGENT_ROOM, BROADCAST = "Space", "strict Space", "agent room", "broadcast room"
 DAEMON, AGENT, OTHER, OPERATOR, PERSON, STRANGER = "daemon", "agent", "other agent", "operator", "person", "stranger"
@@ -76,6 +76,14 @@ async def make_world(synapse: Synapse, home: Path, version: str) -> World:
         for room in rooms.values():
             await MatrixClient(synapse.config.base_url, tokens[PERSON], session).join_room(room)
     return World(version, rooms, users, tokens)
+
+
+@pytest.fixture(scope="module")
+def synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Synapse]:
+    """A homeserver for this file alone, whose broadcast room it may leave in any state."""
+    synapse = asyncio.run(start_synapse(tmp_path_factory.mktemp("synapse")))
+    yield synapse
+    asyncio.run(synapse.stop())
 
 
 @pytest.fixture(scope="module", params=VERSIONS)

@@ -193,8 +193,8 @@ async def test_a_space_of_the_teams_own_is_used_if_the_daemon_may_mend_it(
 
 
 async def test_an_encrypted_room_is_recognised(tmp_path: Path, http: Http, monkeypatch: pytest.MonkeyPatch) -> None:
-    def encrypting(config: EmbeddedConfig, directory: Path) -> dict[str, str]:
-        files = render_files(config, directory)
+    def encrypting(config: EmbeddedConfig, directory: Path, space_alias: str) -> dict[str, str]:
+        files = render_files(config, directory, space_alias)
         settings = yaml.safe_load(files[HOMESERVER_FILE]) | {"encryption_enabled_by_default_for_room_type": "all"}
         return files | {HOMESERVER_FILE: yaml.safe_dump(settings)}
 

@@ -274,10 +274,11 @@ def status(call: Invocation) -> None:
     if call.out.as_json:
         call.out.data(system | {"conditions": health["conditions"]})
         return
+    password = f" (password in {system['password_file']})" if system["password_file"] else ""
     rows = {
         "homeserver": system["homeserver_url"],
         "server name": system["server_name"],
-        "operator": f"{system['operator']} (password in {system['password_file']})",
+        "operator": f"{system['operator']}{password}" if system["operator"] else "none: the daemon makes the rooms",
         "Space": f"{system['space_alias']} ({system['space_id'] or 'not to be had'})",
         "mode": system["mode"],
         "online": ", ".join(system["agents"]) or "nobody",

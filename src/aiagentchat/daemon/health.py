@@ -28,7 +28,6 @@ class SystemInfo:
     server_name: str
     operator: str
     mode: str
-    listening: str
 
 
 class Health:
@@ -58,6 +57,7 @@ class Health:
         self.ping_failure = "the homeserver has not pinged the daemon yet"
         self.operator_failure = ""
         self.boot_failures: dict[str, str] = {}
+        self.listening = ""
 
     async def report(self) -> HealthAnswer:
         """Return all conditions, and what `cchat status` shows."""
@@ -89,7 +89,7 @@ class Health:
             "agents": sorted(self._host.sessions.online()),
             "health": status,
             "daemon_pid": os.getpid(),
-            "listening": self._info.listening,
+            "listening": self.listening,
         }
 
     async def _homeserver(self) -> Condition:

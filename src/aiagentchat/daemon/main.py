@@ -165,9 +165,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         heartbeat = Heartbeat(client, naming.daemon, sessions, lambda: manager.space_id)
         host = AgentHost(manager, sessions, naming)
         receiver = AppserviceReceiver(homeserver.registration)
-        info = SystemInfo(
-            homeserver.shown_url, homeserver.server_name, str(operator_id or ""), "appservice", settings.listen
-        )
+        info = SystemInfo(homeserver.shown_url, homeserver.server_name, str(operator_id or ""), "appservice")
         health = Health(settings, info, host, heartbeat, receiver, probe)
         speaker = Speaker(operator_id, operator, None) if operator_id is not None and operator is not None else None
         gateway = Gateway(
@@ -179,7 +177,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         )
         stack.push_async_callback(receiver.stop)
         stack.push_async_callback(gateway.stop)
-        await _listen(receiver, gateway, settings, homeserver.registration)
+        health.listening = await _listen(receiver, gateway, settings, homeserver.registration)
         yield _Parts(
             homeserver.registration,
             receiver,
@@ -196,7 +194,8 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
 
 async def _listen(
     receiver: AppserviceReceiver, gateway: Gateway, settings: Settings, registration: Registration
-) -> None:
+) -> str:
+    """Take events and requests from now on; return the gateway's TCP address, or ""."""
     try:
         await receiver.start()
     except OSError as error:
@@ -205,7 +204,7 @@ async def _listen(
             hint="one registration is for one daemon: does another run with it?",
         ) from None
     try:
-        await gateway.start(settings.paths.socket, settings.listen)
+        return await gateway.start(settings.paths.socket, settings.listen)
     except OSError as error:
         where = " and ".join(filter(None, (str(settings.paths.socket), settings.listen)))
         raise AlreadyRunningError(f"the gateway cannot listen on {where}: {error.strerror}") from None

@@ -1,0 +1,190 @@
+"""Between events and messages: whatever a homeserver hands on becomes a message or nothing, never a fault."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiagentchat.agents.messages import (
+    MOST_HOPS,
+    add_answer,
+    add_reply,
+    check_size,
+    mark_late,
+    parse_message,
+    render_message,
+    transaction_id,
+)
+from aiagentchat.errors import BodyTooLargeError, InvalidRequestError
+from aiagentchat.matrix.events import RoomEvent
+from aiagentchat.model import CONTENT_LIMIT_BYTES, AgentName, EventId, EventRef, Message, RoomId, UserId
+from aiagentchat.space.content import HOPS, IN_REPLY_TO
+from aiagentchat.space.names import Naming
+
+NAMING = Naming("example.org")
+ROOM, BROADCAST = RoomId("!room"), RoomId("!all")
+ALICE, CODER = UserId("@alice:example.org"), NAMING.user(AgentName("coder"))
+REF = {"room_id": "!other", "event_id": "$asked"}
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(), max_size=8),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=6), children, max_size=3),
+    max_leaves=6,
+)
+foreign_text = st.text(st.characters(exclude_categories=()), max_size=12)
+relations = st.fixed_dictionaries(
+    {},
+    optional={
+        "rel_type": st.sampled_from(["m.thread", "m.replace", "m.annotation"]) | json_values,
+        "event_id": foreign_text | json_values,
+        "m.in_reply_to": st.fixed_dictionaries({"event_id": foreign_text}) | json_values,
+    },
+)
+contents = st.fixed_dictionaries(
+    {"body": foreign_text | json_values},
+    optional={
+        "msgtype": st.sampled_from(["m.text", "m.notice", "m.image"]) | json_values,
+        "format": st.just("org.matrix.custom.html") | json_values,
+        "formatted_body": foreign_text | json_values,
+        "m.relates_to": relations | json_values,
+        "m.new_content": st.fixed_dictionaries({"body": foreign_text | json_values}) | json_values,
+        HOPS: st.integers() | json_values,
+        IN_REPLY_TO: st.fixed_dictionaries({"room_id": foreign_text, "event_id": foreign_text}) | json_values,
+    },
+)
+
+
+def event(content: dict[str, object], *, sender: UserId = ALICE, kind: str = "m.room.message") -> RoomEvent:
+    return RoomEvent(EventId("$event"), ROOM, sender, kind, None, content, 1_000)
+
+
+def parsed(content: dict[str, object], *, sender: UserId = ALICE, kind: str = "m.room.message") -> Message:
+    message = parse_message(event(content, sender=sender, kind=kind), NAMING, BROADCAST)
+    assert message is not None
+    return message
+
+
+@given(content=contents)
+def test_whatever_stands_in_an_event_it_is_a_message_that_can_be_passed_on_or_none(content: dict[str, object]) -> None:
+    message = parse_message(event(content), NAMING, BROADCAST)
+    assert (message is not None) == isinstance(content["body"], str)
+    if message is not None:
+        assert 0 <= message.hops <= MOST_HOPS
+        reference = message.in_reply_to
+        texts = [message.body, message.thread or "", *((reference.room_id, reference.event_id) if reference else ())]
+        json.dumps(texts, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "body"),
+    [
+        ({"msgtype": "m.text", "body": "hi"}, "m.room.message", "hi"),
+        ({"msgtype": "m.notice", "body": "hi"}, "m.room.message", "hi"),
+        ({"msgtype": "m.image", "body": "cat.png"}, "m.room.message", "[image] cat.png"),
+        ({"msgtype": "org.example.x", "body": "y"}, "m.room.message", "[org.example.x] y"),
+        ({"body": "no type"}, "m.room.message", "[attachment] no type"),
+        ({"body": "a wink"}, "m.sticker", "[sticker] a wink"),
+        (
+            {
+                "msgtype": "m.text",
+                "body": "* new",
+                "m.new_content": {"body": "new"},
+                "m.relates_to": {"rel_type": "m.replace", "event_id": "$old"},
+            },
+            "m.room.message",
+            "[edit] new",
+        ),
+    ],
+)
+def test_what_is_no_plain_text_says_so_in_front(content: dict[str, object], kind: str, body: str) -> None:
+    assert parsed(content, kind=kind).body == body
+
+
+@pytest.mark.parametrize(
+    ("sender", "name", "kind"),
+    [
+        (ALICE, "alice", "person"),
+        (CODER, "coder", "agent"),
+        (NAMING.daemon, NAMING.daemon[1:].split(":")[0], "daemon"),
+        (UserId("@aiagentchat-coder:elsewhere.org"), "aiagentchat-coder", "person"),
+    ],
+)
+def test_the_sender_is_who_the_homeserver_says(sender: UserId, name: str, kind: str) -> None:
+    found = parsed({"msgtype": "m.text", "body": "x"}, sender=sender).sender
+    assert (found.user_id, found.name, found.kind) == (sender, name, kind)
+
+
+def test_what_is_answered_is_named_by_our_field_before_that_of_matrix() -> None:
+    relation = {"m.in_reply_to": {"event_id": "$here"}}
+    assert parsed({"body": "x", "m.relates_to": relation}).in_reply_to == EventRef(ROOM, EventId("$here"))
+    both = parsed({"body": "x", "m.relates_to": relation, IN_REPLY_TO: REF})
+    assert both.in_reply_to == EventRef(RoomId("!other"), EventId("$asked"))
+    broken = parsed({"body": "x", "m.relates_to": relation, IN_REPLY_TO: {"room_id": 7}})
+    assert broken.in_reply_to == EventRef(ROOM, EventId("$here"))
+
+
+@pytest.mark.parametrize(("hops", "counted"), [(3, 3), (-1, 0), (True, 0), ("3", 0), (MOST_HOPS + 1, 0)])
+def test_hops_that_are_no_count_are_none(hops: object, counted: int) -> None:
+    assert parsed({"body": "x", HOPS: hops}).hops == counted
+
+
+@pytest.mark.parametrize("body", ["", " \n\t", "\x00", "a\x1b[2J", "\ud800"])
+def test_what_is_empty_or_no_text_is_refused(body: str) -> None:
+    with pytest.raises(InvalidRequestError, match="nothing was sent"):
+        render_message(body, "plain")
+
+
+def test_markdown_is_rendered_and_its_html_is_not_let_through() -> None:
+    content = render_message("**a** <script>x</script>\nb", "markdown")
+    assert content["body"] == "**a** <script>x</script>\nb"
+    assert content["formatted_body"] == "<p><strong>a</strong> &lt;script&gt;x&lt;/script&gt;<br />\nb</p>"
+    assert "formatted_body" not in render_message("**a**", "plain")
+
+
+def test_a_reply_stands_in_the_thread_and_notifies_who_asked() -> None:
+    asked = parsed({"body": "?", "m.relates_to": {"rel_type": "m.thread", "event_id": "$root"}})
+    content = add_reply(render_message("!", "plain"), asked)
+    assert content["m.relates_to"] == {
+        "m.in_reply_to": {"event_id": "$event"},
+        "rel_type": "m.thread",
+        "event_id": "$root",
+        "is_falling_back": False,
+    }
+    assert content["m.mentions"] == {"user_ids": [ALICE]}
+    assert "rel_type" not in add_reply(render_message("!", "plain"), parsed({"body": "?"}))["m.relates_to"]
+
+
+def test_an_answer_elsewhere_names_and_quotes_the_question_as_text() -> None:
+    asked = parsed({"msgtype": "m.text", "body": "<b>\n" + "x" * 400}, sender=CODER)
+    content = add_answer(render_message("1 < 2", "plain"), asked)
+    assert content[IN_REPLY_TO] == {"room_id": ROOM, "event_id": "$event"}
+    quote = "&lt;b&gt;<br>" + "x" * (300 - 4) + "…"
+    assert content["formatted_body"] == f"<blockquote>{quote}</blockquote>1 &lt; 2"
+    assert content["body"] == "1 < 2"
+
+
+def test_hops_count_from_agent_to_agent_and_a_person_starts_anew() -> None:
+    for sender, hops, following in ((CODER, 4, 5), (CODER, MOST_HOPS, MOST_HOPS), (ALICE, 4, 1)):
+        asked = parsed({"body": "?", HOPS: hops}, sender=sender)
+        assert add_reply(render_message("!", "plain"), asked)[HOPS] == following
+
+
+def test_the_size_limit_counts_bytes_as_they_are_sent() -> None:
+    fixed = len(json.dumps(render_message("x", "plain"), separators=(",", ":"))) - 1
+    check_size(render_message("x" * (CONTENT_LIMIT_BYTES - fixed), "plain"))
+    with pytest.raises(BodyTooLargeError, match=f"{CONTENT_LIMIT_BYTES + 1} bytes"):
+        check_size(render_message("x" * (CONTENT_LIMIT_BYTES - fixed + 1), "plain"))
+    with pytest.raises(BodyTooLargeError):
+        check_size(render_message("ü" * (CONTENT_LIMIT_BYTES // 2), "plain"))
+
+
+def test_a_transaction_id_is_of_one_sender_and_one_key() -> None:
+    ids = {transaction_id(user, key) for user in (ALICE, CODER) for key in ("a", "b")}
+    assert len(ids) == 4
+    assert transaction_id(ALICE, "a") in ids
+
+
+def test_late_is_what_was_stored_before_the_session() -> None:
+    message = parsed({"body": "x"})
+    assert [mark_late(message, began).late for began in (None, 1_001, 1_000)] == [True, True, False]
