@@ -73,6 +73,14 @@ async def say(client: MatrixClient, room_id: RoomId, body: str, **content: objec
     return await client.send(room_id, "m.room.message", message, secrets.token_hex(8))
 
 
+async def say_all(client: MatrixClient, room_id: RoomId, bodies: list[str]) -> list[EventId]:
+    return [await say(client, room_id, body) for body in bodies]
+
+
+def numbered(count: int) -> list[str]:
+    return [f"message {number}" for number in range(count)]
+
+
 async def matrix(synapse: Synapse, token: str, method: str, *path: str, body: object = None, ok: bool = True) -> Json:
     """Do a request that our own client has no method for; return its JSON."""
     url = "/".join([synapse.config.base_url, *(quote(segment, safe="") for segment in path)])

@@ -9,9 +9,19 @@ import pytest
 
 from aiagentchat.agents.room_inbox import UNREAD_WINDOW
 from aiagentchat.matrix.client import MatrixClient
-from aiagentchat.model import EventId, RoomId
 from tests.integration.conftest import StartDaemon
-from tests.integration.correspondents import Json, attach, messages_of, purge, redact, restart, say, until
+from tests.integration.correspondents import (
+    Json,
+    attach,
+    messages_of,
+    numbered,
+    purge,
+    redact,
+    restart,
+    say,
+    say_all,
+    until,
+)
 from tests.integration.systems import RunningDaemon, Synapse
 
 
@@ -19,14 +29,6 @@ from tests.integration.systems import RunningDaemon, Synapse
 def alice(synapse: Synapse, http: aiohttp.ClientSession) -> MatrixClient:
     """The operator's own Matrix client."""
     return synapse.operator_client(http)
-
-
-async def say_all(client: MatrixClient, room_id: RoomId, bodies: list[str]) -> list[EventId]:
-    return [await say(client, room_id, body) for body in bodies]
-
-
-def numbered(count: int) -> list[str]:
-    return [f"message {number}" for number in range(count)]
 
 
 async def push(synapse: Synapse, http: aiohttp.ClientSession, event: Json) -> None:

@@ -26,10 +26,14 @@ class RoomEvent:
 
 @dataclass(frozen=True, slots=True)
 class EventBatch:
-    """Events that arrived together, in the order of arrival. `skipped` counts entries that were no events."""
+    """Events that arrived together, in the order of arrival. `skipped` counts entries that were no events.
+
+    `gaps`: rooms of which events are missing before these. They are on the homeserver.
+    """
 
     events: tuple[RoomEvent, ...]
     skipped: int = 0
+    gaps: frozenset[RoomId] = frozenset()
 
 
 class EventSource(Protocol):

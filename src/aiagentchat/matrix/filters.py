@@ -6,11 +6,14 @@ from aiagentchat.model import RoomId
 
 _MESSAGES = ("m.room.message", "m.room.encrypted", "m.sticker", "m.room.redaction")
 _OWN_STATE = ("m.room.encryption", "m.room.tombstone", "m.room.power_levels", "m.room.join_rules")
-_FIELDS = ("type", "content", "sender", "state_key", "event_id", "origin_server_ts", "unsigned")
+POSITION_ONLY = '{"account_data":{"types":[]},"presence":{"types":[]},"room":{"rooms":[]}}'
+"""The JSON of a filter that lets nothing through: a sync with it says where one stands."""
+
+_FIELDS = ("type", "content", "sender", "state_key", "event_id", "origin_server_ts")
 
 
 def render_sync_filter(
-    *, own_room: RoomId, space: RoomId | None, broadcast: RoomId | None, state_types: tuple[str, ...]
+    *, own_room: RoomId | None, space: RoomId | None, broadcast: RoomId | None, state_types: tuple[str, ...]
 ) -> str:
     """Return the JSON of a `/sync` filter that cuts what one agent does not need. None: there is no such room (yet).
 

@@ -1,0 +1,127 @@
+"""The polled transport: one account's filtered `/sync` loop, for homeservers where we are an ordinary user.
+
+The client-server API (https://spec.matrix.org/latest/client-server-api/#syncing). The position moves on only once its
+events were taken in. What a sync leaves out (`limited`) is not fetched here: the batch names the room as one with a
+gap, and whoever reads that room reads it on from where it stands.
+"""
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aiagentchat.errors import MatrixError
+from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.matrix.events import EventBatch, RoomEvent, parse_events
+from aiagentchat.matrix.filters import POSITION_ONLY, render_sync_filter
+from aiagentchat.model import RoomId
+
+POLL_S = 30.0
+"""How long the homeserver may hold a sync that has nothing new."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncedRooms:
+    """What one agent follows. None: there is no such room, or not yet."""
+
+    own: RoomId | None = None
+    space: RoomId | None = None
+    broadcast: RoomId | None = None
+
+    @property
+    def followed(self) -> frozenset[RoomId]:
+        return frozenset(room for room in (self.own, self.space, self.broadcast) if room is not None)
+
+    def wants(self, event: RoomEvent) -> bool:
+        """Whether an event of a followed room is one of those that are followed there."""
+        return event.room_id == self.own or (event.room_id == self.space) == (event.state_key is not None)
+
+
+class SyncSource:
+    """An `EventSource`: one account's events, in the order in which the homeserver hands them.
+
+    Args:
+        client: acts as the account. rooms: what to follow, asked before each sync. state_types: of the Space's state.
+
+    The position outlives the generator: who asks for `batches` again goes on where the last batch was taken in. A room
+    that is followed from now on has a gap: what came before is on the homeserver.
+    """
+
+    def __init__(
+        self,
+        client: MatrixClient,
+        rooms: Callable[[], SyncedRooms],
+        *,
+        state_types: tuple[str, ...],
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._client = client
+        self._rooms = rooms
+        self._state_types = state_types
+        self._poll_s = poll_s
+        self._since: str | None = None
+        self._followed = frozenset[RoomId]()
+        self._untaken = 0  # batches handed out from this position, and not taken in
+        self.syncs = 0
+
+    async def batches(self) -> AsyncGenerator[EventBatch, None]:
+        """Yield what is new, batch by batch.
+
+        Raises:
+            MatrixUnauthorizedError: the token is not, or no longer, known. AiAgentChatError: no answer in time, or a
+                final one; the position stays.
+        """
+        while True:
+            if self._since is None:
+                self._since = _position(await self._client.sync(filter_json=POSITION_ONLY, timeout_s=0.0))
+                self._followed = frozenset()
+            rooms = self._rooms()
+            answer = await self._sync(rooms)
+            position = _position(answer)
+            self.syncs += 1
+            self._untaken += 1
+            batch = parse_sync(answer, rooms)
+            yield replace(batch, gaps=batch.gaps | (rooms.followed - self._followed))
+            self._since, self._followed, self._untaken = position, rooms.followed, 0
+
+    async def _sync(self, rooms: SyncedRooms) -> dict[str, Any]:
+        filter_json = render_sync_filter(
+            own_room=rooms.own, space=rooms.space, broadcast=rooms.broadcast, state_types=self._state_types
+        )
+        # A room that is followed from now on is said at once. Synapse answers the very same request from a cache of
+        # two minutes, so a repeated one differs by a millisecond.
+        poll_s = self._poll_s if rooms.followed == self._followed else 0.0
+        return await self._client.sync(
+            filter_json=filter_json, since=self._since, timeout_s=poll_s + self._untaken / 1000, presence="online"
+        )
+
+
+def _position(answer: dict[str, Any]) -> str:
+    position = answer.get("next_batch")
+    if not isinstance(position, str):
+        raise MatrixError(200, "M_BAD_JSON", "a sync names no next_batch")
+    return position
+
+
+def parse_sync(answer: object, rooms: SyncedRooms) -> EventBatch:
+    """Return the events of a sync, and the rooms of which it left some out. Never raises, whatever `answer` is.
+
+    Of each room comes what is followed there: all of the own one, the Space's state, the broadcast room's messages.
+    """
+    joined = _dict(_dict(_dict(answer).get("rooms")).get("join"))
+    events: list[RoomEvent] = []
+    gaps = set()
+    skipped = 0
+    for room_id in sorted(rooms.followed):
+        part = _dict(joined.get(room_id))
+        timeline = _dict(part.get("timeline"))
+        if timeline.get("limited") is True:
+            gaps.add(room_id)
+        for section in (_dict(part.get("state")), timeline):
+            batch = parse_events(section.get("events"), room_id)
+            skipped += batch.skipped
+            events += [event for event in batch.events if event.room_id == room_id and rooms.wants(event)]
+    return EventBatch(tuple(events), skipped=skipped, gaps=frozenset(gaps))
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
