@@ -8,16 +8,19 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import aiohttp
+import yaml
 
 from aiagentchat.config import Paths, Settings, load_settings, read_private
 from aiagentchat.daemon.lock import DaemonLock
 from aiagentchat.daemon.main import Homeserver, run_daemon
+from aiagentchat.homeserver import process as homeserver_process
 from aiagentchat.homeserver.embedded import EmbeddedConfig, load_or_create
 from aiagentchat.homeserver.operator import OperatorAccount, ensure_operator
 from aiagentchat.homeserver.process import Homeserver as SynapseProcess
-from aiagentchat.homeserver.render import REGISTRATION_FILE
+from aiagentchat.homeserver.render import HOMESERVER_FILE, REGISTRATION_FILE, render_files
 from aiagentchat.matrix.appservice import Registration, read_registration
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import AgentName
@@ -74,12 +77,18 @@ class Synapse:
         await self.process.stop()
 
 
-async def start_synapse(home: Path, *, server_name: str = "example.org") -> Synapse:
-    """Return a homeserver that answers, with its operator's account."""
+async def start_synapse(home: Path, *, server_name: str = "example.org", **settings: object) -> Synapse:
+    """Return a homeserver that answers, with its operator's account; `settings` on top of ours at its first start."""
+
+    def render(*arguments: Any) -> dict[str, str]:
+        files = render_files(*arguments)
+        return files | {HOMESERVER_FILE: yaml.safe_dump(yaml.safe_load(files[HOMESERVER_FILE]) | settings)}
+
     paths = Paths(config_dir=home, data_dir=home)
     config = load_or_create(paths, server_name=server_name, port=0).config
     process = SynapseProcess(paths, config)
-    await process.start()
+    with mock.patch.object(homeserver_process, "render_files", render):
+        await process.start()
     try:
         operator = await ensure_operator(config.base_url, paths, config, OPERATOR)
     except BaseException:

@@ -24,7 +24,7 @@ from aiagentchat.errors import (
     NameTakenError,
 )
 from aiagentchat.homeserver.ports import any_free_port
-from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.matrix.client import MatrixClient, _FixedToken
 from aiagentchat.model import AgentName, RoomAlias, RoomId
 from aiagentchat.space import rooms
 from aiagentchat.space.content import ROSTER
@@ -221,7 +221,7 @@ async def test_without_the_space_the_list_is_empty_and_says_why(manager: SpaceMa
     assert await manager.find_agent_room(agent) == room, "an agent's room needs no Space"
     await manager.find_or_create_space()
     assert manager.space_id is not None
-    manager._daemon._token = "no-longer-known"
+    manager._daemon._token = _FixedToken("no-longer-known")
     manager.directory.expire()
     view = await manager.list_agents()
     assert view.entries == ()

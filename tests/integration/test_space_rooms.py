@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from aiagentchat.errors import (
     MatrixError,
@@ -13,9 +12,7 @@ from aiagentchat.errors import (
     MatrixUnauthorizedError,
     RefusedError,
 )
-from aiagentchat.homeserver import process
-from aiagentchat.homeserver.embedded import EmbeddedConfig
-from aiagentchat.homeserver.render import HOMESERVER_FILE, render_files
+from aiagentchat.matrix.client import _FixedToken
 from aiagentchat.model import AgentName, RoomAlias, UserId
 from aiagentchat.space import rooms
 from aiagentchat.space.layout import RoomSpec, agent_room_spec, broadcast_spec, space_spec
@@ -192,14 +189,8 @@ async def test_a_space_of_the_teams_own_is_used_if_the_daemon_may_mend_it(
     assert levels["users"] == users
 
 
-async def test_an_encrypted_room_is_recognised(tmp_path: Path, http: Http, monkeypatch: pytest.MonkeyPatch) -> None:
-    def encrypting(config: EmbeddedConfig, directory: Path, space_alias: str) -> dict[str, str]:
-        files = render_files(config, directory, space_alias)
-        settings = yaml.safe_load(files[HOMESERVER_FILE]) | {"encryption_enabled_by_default_for_room_type": "all"}
-        return files | {HOMESERVER_FILE: yaml.safe_dump(settings)}
-
-    monkeypatch.setattr(process, "render_files", encrypting)
-    synapse = await start_synapse(tmp_path)
+async def test_an_encrypted_room_is_recognised(tmp_path: Path, http: Http) -> None:
+    synapse = await start_synapse(tmp_path, encryption_enabled_by_default_for_room_type="all")
     try:
         for created in (True, False):
             manager = manager_of(synapse, http, RoomAlias("#aiagentchat:example.org"))
@@ -251,7 +242,7 @@ async def test_people_named_later_are_invited_and_one_who_cannot_be_stops_nothin
 
 async def test_an_operator_whose_device_is_dead_stops_no_agent(manager: SpaceManager) -> None:
     assert manager._operator is not None
-    manager._operator._token = "no-longer-known"
+    manager._operator._token = _FixedToken("no-longer-known")
     with pytest.raises(MatrixUnauthorizedError):
         await manager.find_or_create_space()
     assert "401" in manager.unavailable

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, Protocol, cast
 from urllib.parse import quote, urlencode
 from weakref import WeakValueDictionary
 
@@ -25,6 +25,7 @@ from aiagentchat.errors import (
     MatrixConflictError,
     MatrixError,
     MatrixNotFoundError,
+    MatrixUnauthorizedError,
     RateLimitedError,
 )
 from aiagentchat.matrix.retry import Transient, backoff_s, classify, parse_http_date
@@ -75,12 +76,34 @@ class MessagesPage:
     end: str | None
 
 
+class AccessToken(Protocol):
+    """An access token that may be renewed while it is in use."""
+
+    @property
+    def value(self) -> str:
+        """The token as it is now."""
+        ...
+
+    async def renew(self, refused: str) -> bool:
+        """Say whether there is another token now than the one that the homeserver refused, got if need be."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _FixedToken:
+    value: str = field(repr=False)
+
+    async def renew(self, refused: str) -> bool:
+        return self.value != refused
+
+
 class MatrixClient:
     """One identity's access to a homeserver.
 
     Args:
         base_url: the homeserver, `http://127.0.0.1:8008`.
-        access_token: of an account, or an application service's `as_token`; "": for what needs none.
+        access_token: of an account, or an application service's `as_token`; "": for what needs none. One that can be
+            renewed is, once a request, when it is refused.
         session: connections; the caller closes it.
         timeout_s: the deadline of each request, waits and retries included.
         user_id: with an `as_token`, whom to act as; None: the application service's own user.
@@ -93,7 +116,7 @@ class MatrixClient:
     def __init__(
         self,
         base_url: str,
-        access_token: str,
+        access_token: str | AccessToken,
         session: aiohttp.ClientSession,
         *,
         timeout_s: float = 30.0,
@@ -103,7 +126,7 @@ class MatrixClient:
         _shared: _Shared | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
-        self._token = access_token
+        self._token = _FixedToken(access_token) if isinstance(access_token, str) else access_token
         self._timeout_s = timeout_s
         self._user_id = user_id
         self._device_id = device_id
@@ -121,7 +144,7 @@ class MatrixClient:
             _shared=self._shared,
         )
 
-    def with_token(self, access_token: str) -> "MatrixClient":
+    def with_token(self, access_token: str | AccessToken) -> "MatrixClient":
         """Return a client of another account on this homeserver; it shares what views share."""
         return MatrixClient(
             self._base_url, access_token, self._shared.session, timeout_s=self._timeout_s, _shared=self._shared
@@ -151,6 +174,29 @@ class MatrixClient:
     async def whoami(self) -> UserId:
         """Return the user that this client's token stands for."""
         return UserId(_text(await self._request("GET", (*_V3, "account", "whoami")), "user_id"))
+
+    async def own_device(self) -> tuple[UserId, str]:
+        """Return the user and the device of this client's token; "" for the device where it has none."""
+        answer = await self._request("GET", (*_V3, "account", "whoami"))
+        device_id = answer.get("device_id")
+        return UserId(_text(answer, "user_id")), device_id if isinstance(device_id, str) else ""
+
+    async def login_flows(self) -> tuple[str, ...]:
+        """Return the kinds of login that this server takes, `m.login.password` and the like."""
+        flows = _list(await self._request("GET", (*_V3, "login")), "flows")
+        return tuple(flow["type"] for flow in flows if isinstance(flow, dict) and isinstance(flow.get("type"), str))
+
+    async def log_in(self, body: Mapping[str, Json]) -> dict[str, Json]:
+        """POST /login. Raises `MatrixForbiddenError` where the server does not accept what was given."""
+        return await self._request("POST", (*_V3, "login"), body=body)
+
+    async def refresh(self, refresh_token: str) -> dict[str, Json]:
+        """POST /refresh: a new access token. Raises `MatrixUnauthorizedError` where the refresh token is not known."""
+        return await self._request("POST", (*_V3, "refresh"), body={"refresh_token": refresh_token})
+
+    async def log_out(self) -> None:
+        """End this client's device: its token is worthless from now on."""
+        await self._request("POST", (*_V3, "logout"), body={})
 
     async def register_appservice_user(self, localpart: str) -> None:
         """Make an account in the application service's namespace; one that exists already is success."""
@@ -377,8 +423,13 @@ class MatrixClient:
     async def _until_answered(self, call: _Call, deadline: float) -> Json:
         loop = asyncio.get_running_loop()
         attempt = 0
+        renewed = False
         while True:
-            verdict, answer = await self._attempt(call, deadline - loop.time())
+            token = self._token.value
+            verdict, answer = await self._attempt(call, token, deadline - loop.time())
+            if isinstance(verdict, MatrixUnauthorizedError) and not renewed and await self._token.renew(token):
+                renewed = True
+                continue
             if not isinstance(verdict, Transient):
                 self.stats.last_success_at = loop.time()
                 self.stats.last_failure = ""
@@ -404,8 +455,8 @@ class MatrixClient:
             hint="see 'cchat status' for what is wrong",
         )
 
-    async def _attempt(self, call: _Call, left_s: float) -> tuple[Transient | MatrixError | None, Json]:
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+    async def _attempt(self, call: _Call, token: str, left_s: float) -> tuple[Transient | MatrixError | None, Json]:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         if call.data is not None:
             headers["Content-Type"] = "application/json"
         timeout = aiohttp.ClientTimeout(total=max(left_s, 0.001), sock_connect=10)
