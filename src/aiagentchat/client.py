@@ -80,7 +80,7 @@ class EventStream:
         """Yield until the gateway ends the stream.
 
         Raises:
-            DaemonNotRunningError: the connection broke.
+            DaemonNotRunningError: the connection broke. GatewayError: the gateway ended it for this reason.
         """
         event = ""
         try:
@@ -88,6 +88,8 @@ class EventStream:
                 name, _, value = line.decode().rstrip("\n").partition(": ")
                 if name == "event":
                     event = value
+                elif name == "data" and event == "error":
+                    raise GatewayError(json.loads(value))
                 elif name == "data":
                     yield event, json.loads(value)
         except (http.client.HTTPException, OSError) as error:
@@ -291,6 +293,8 @@ def connect(settings: Settings, *, acting_as: str = "", label: str = "cchat") ->
             agent's name is none. UnauthenticatedError: the token cannot be one.
     """
     token = settings.token
+    if not settings.url:
+        _require_own(settings.paths.socket.parent)
     if not token:
         token = read_private(settings.paths.operator_credential) or ""
         acting_as = acting_as or (parse_agent_name(settings.agent) if settings.agent else "")
@@ -308,6 +312,12 @@ def connect(settings: Settings, *, acting_as: str = "", label: str = "cchat") ->
         label=f"{label} (pid {os.getpid()})",
         timeout_s=settings.deadline_s,
     )
+
+
+def _require_own(directory: Path) -> None:
+    """Raise `RefusedError` where the socket's directory is another user's, who could listen there for credentials."""
+    if directory.exists() and directory.stat().st_uid != os.getuid():
+        raise RefusedError(f"{directory}, where the daemon's socket would be, belongs to another user")
 
 
 def _attach_body(name: str | None, session: str, kind: str | None, description: str | None) -> dict[str, Json]:

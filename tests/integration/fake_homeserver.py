@@ -122,7 +122,7 @@ class FakeHomeserver:
                 return _found(self._state.get((room, kind, key)))
             case "GET", ["rooms", _, "state"]:
                 return Answer(body=[])
-        return Answer(body=_UNCARING | {"joined_rooms": [], "chunk": []})
+        return Answer(body=_UNCARING | {"joined_rooms": [], "chunk": [], "flows": []})
 
     def _create(self, user: str, content: dict[str, Any]) -> Answer:
         alias = content.get("room_alias_name")

@@ -59,13 +59,13 @@ async def test_a_password_gives_a_device_whose_token_is_renewed_when_it_has_ende
     for renewals in (1, 2):
         await asyncio.sleep(ENDS_AFTER_S + 0.1)  # the only way for a token to end by itself
         with pytest.raises(MatrixUnauthorizedError):
-            await anyone.with_token(([account, *saved])[-1].access_token).own_device()
-        at_once = await asyncio.gather(*(client.own_device() for _ in range(5)))
+            await anyone.with_token(([account, *saved])[-1].access_token).whoami()
+        at_once = await asyncio.gather(*(client.whoami() for _ in range(5)))
         assert set(at_once) == {(account.user_id, account.device_id)}
         assert len(saved) == renewals
     await client.log_out()
     with pytest.raises(MatrixUnauthorizedError):
-        await client.own_device()
+        await client.whoami()
     assert len(saved) == 2
 
 
@@ -114,5 +114,5 @@ async def test_a_device_whose_refresh_token_is_not_known_has_to_log_in_anew(
     saved: list[Account] = []
     account = Account(synapse.config.base_url, synapse.operator.user_id, "X", "ended", "not known either")
     with pytest.raises(MatrixUnauthorizedError):
-        await anyone.with_token(RenewedToken(account, anyone, saved.append)).own_device()
+        await anyone.with_token(RenewedToken(account, anyone, saved.append)).whoami()
     assert not saved

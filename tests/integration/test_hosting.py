@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import aiohttp
 import pytest
 
-from aiagentchat.agents.host import AgentHost
+from aiagentchat.agents.host import AgentHost, Wish
 from aiagentchat.agents.sessions import Sessions
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import AgentName, RoomId, UserId
@@ -83,7 +83,7 @@ async def test_a_leave_ends_held_sessions_streams_and_waiting_readers(daemon: Ru
     assert await status_of(daemon.api, agent.name) == "offline"
     again = await attach(daemon, name=agent.name)
     assert await again.bodies() == []
-    waiting = asyncio.create_task(again.bodies(wait="60"))
+    waiting = asyncio.create_task(wait_for_messages(again))
     await until_busy(again)
     await daemon.api.call("DELETE", f"/agents/{agent.name}")
     async with asyncio.timeout(WAIT_S):
@@ -104,6 +104,18 @@ async def test_a_timed_session_ends_after_silence_and_every_call_renews_it(
     await until_status(daemon.api, agent.name, "offline")  # the operator's calls do not renew it
     await agent.bodies()
     assert await status_of(daemon.api, agent.name) == "online"
+
+
+async def test_who_waits_is_not_silent(synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path, AIAGENTCHAT_SESSION_TTL="1"))
+    agent = await attach(daemon, session="timed")
+    waiting = asyncio.create_task(agent.unread(wait="3"))
+    while not waiting.done():
+        assert await status_of(daemon.api, agent.name) == "online"
+        await asyncio.sleep(0.1)  # the time in between is what is tested here
+    assert await waiting == []
+    assert await status_of(daemon.api, agent.name) == "online", "its silence begins now"
+    await until_status(daemon.api, agent.name, "offline")
 
 
 async def test_a_timed_session_that_began_beside_a_held_one_ends_too(
@@ -171,10 +183,10 @@ async def test_ephemeral_agents_that_start_at_once_are_spread_over_two_seconds(
 
     manager = manager_of(synapse, http, fresh_alias())
     host = AgentHost(manager, Sessions(ttl_s=60, server_now_ms=lambda: 0), NAMING, jitter=Waits())
-    await host.boot(fresh_name("alone"), kind="ephemeral")
+    await host.boot(fresh_name("alone"), Wish("ephemeral"))
     await asyncio.gather(*(host.boot(fresh_name("kept")) for _ in range(3)))
     assert Waits.asked == []
-    await asyncio.gather(*(host.boot(fresh_name("burst"), kind="ephemeral") for _ in range(4)))
+    await asyncio.gather(*(host.boot(fresh_name("burst"), Wish("ephemeral")) for _ in range(4)))
     assert Waits.asked == [(0, 2.0)] * 3
 
 
@@ -200,8 +212,15 @@ async def until_reach(api: Api, name: str, reach: str) -> None:
 # --- readers
 
 
+async def wait_for_messages(agent: Hosted) -> list[str]:
+    """Wait long for messages, from when the inbox is free; return their bodies."""
+    while (answer := await agent.api.call("GET", "/read", query={"wait": "60"})).status == 409:
+        continue
+    return [message["body"] for message in answer.data["messages"]]
+
+
 async def until_busy(agent: Hosted) -> None:
-    """Return once somebody reads the agent's inbox, which has to be open: the probe then takes no time itself."""
+    """Return once somebody waits at the agent's inbox."""
 
     async def is_busy() -> bool:
         return (await dataclasses.replace(agent.api, reader="prober").call("GET", "/read")).status == 409
@@ -247,7 +266,7 @@ async def test_a_reader_that_was_handed_messages_has_the_inbox_until_it_acknowle
 async def test_a_reader_that_gives_up_waiting_frees_the_inbox(daemon: RunningDaemon) -> None:
     agent = await attach(daemon)
     assert await agent.bodies() == []
-    waiting = asyncio.create_task(agent.unread(wait="60"))
+    waiting = asyncio.create_task(wait_for_messages(agent))
     await until_busy(agent)
     waiting.cancel()
 
@@ -323,6 +342,23 @@ async def test_the_daemons_own_user_leaves_strange_rooms_too(
         return bool((await mallory.get_state(room_id, "m.room.member", user))["membership"] == "leave")
 
     await until(has_left)
+
+
+async def test_the_daemons_own_user_takes_an_invite_to_the_space_that_it_waits_for(
+    synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    alice, alias = synapse.operator_client(http), fresh_alias().replace("aiagentchat-", "team-")
+    body = {"creation_content": {"type": "m.space"}, "room_alias_name": alias[1:].split(":")[0]}
+    user = UserId(f"@{synapse.registration.sender_localpart}:{synapse.config.server_name}")
+    levels = {"users": {user: 100}}
+    space = await alice.create_room(body | {"power_level_content_override": levels})
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path, SPACE_ALIAS=alias), ready=False)
+    await alice.invite(space, user)
+
+    async def is_there() -> bool:
+        return bool((await daemon.api.get("/health"))["system"]["space_id"] == space)
+
+    await until(is_there)
 
 
 async def test_an_invite_that_waited_while_the_daemon_was_down_is_refused_as_well(

@@ -150,9 +150,10 @@ async def test_a_room_of_others_is_forbidden(client: MatrixClient, new_member: N
 async def test_each_view_is_who_it_says_and_the_root_is_the_application_service(
     appservice: MatrixClient, member: Member, synapse: Synapse, http: aiohttp.ClientSession
 ) -> None:
-    assert await appservice.whoami() == "@aiagentchat:example.org"
-    assert await member.client.whoami() == member.user_id
-    assert await synapse.operator_client(http).whoami() == synapse.operator.user_id
+    assert (await appservice.whoami())[0] == "@aiagentchat:example.org"
+    assert (await member.client.whoami())[0] == member.user_id
+    operator = synapse.operator
+    assert await synapse.operator_client(http).whoami() == (operator.user_id, operator.device_id)
 
 
 async def test_an_account_that_is_there_already_is_success(appservice: MatrixClient, member: Member) -> None:
@@ -223,7 +224,7 @@ async def test_of_many_who_create_one_alias_at_once_one_succeeds_and_all_others_
     assert await member.client.resolve_room_alias(alias) == room
 
 
-async def test_a_member_is_invited_joins_leaves_and_forgets_and_each_step_may_come_twice(
+async def test_a_member_is_invited_joins_and_leaves_and_each_step_may_come_twice(
     member: Member, new_member: NewMember
 ) -> None:
     guest, alias = await new_member(), fresh_alias()
@@ -237,8 +238,8 @@ async def test_a_member_is_invited_joins_leaves_and_forgets_and_each_step_may_co
     assert await guest.client.joined_rooms() == (room,)
     with pytest.raises(MatrixForbiddenError):
         await member.client.invite(room, guest.user_id)
-    for step in (guest.client.leave_room, guest.client.leave_room, guest.client.forget_room, guest.client.forget_room):
-        await step(room)
+    for _ in range(2):
+        await guest.client.leave_room(room)
     assert await guest.client.joined_rooms() == ()
     await member.client.leave_room(room)
     with pytest.raises(MatrixNotFoundError):

@@ -296,7 +296,7 @@ async def test_a_name_of_another_daemon_is_refused_as_long_as_that_one_lives(
     manager: SpaceManager, synapse: Synapse, http: Http, tmp_path: Path
 ) -> None:
     agent, other = fresh_name(), await person(synapse, http, tmp_path)
-    daemon = await other.whoami()
+    daemon, _ = await other.whoami()
     alias = manager._settings.alias
     manager = manager_of(synapse, http, alias, people=(daemon,))
     space = await manager.find_or_create_space()

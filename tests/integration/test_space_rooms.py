@@ -9,7 +9,6 @@ import pytest
 from aiagentchat.errors import (
     MatrixError,
     MatrixForbiddenError,
-    MatrixUnauthorizedError,
     RefusedError,
 )
 from aiagentchat.matrix.client import _FixedToken
@@ -208,7 +207,7 @@ async def test_who_left_or_was_banned_is_not_brought_back_by_itself(
     manager: SpaceManager, synapse: Synapse, http: Http, tmp_path: Path
 ) -> None:
     agent, operator = fresh_name(), synapse.operator_client(http)
-    bob = await (await person(synapse, http, tmp_path)).whoami()
+    bob, _ = await (await person(synapse, http, tmp_path)).whoami()
     alias = manager._settings.alias
     manager = manager_of(synapse, http, alias, people=(bob,))
     space, room = await manager.find_or_create_space(), await boot(manager, agent)
@@ -231,7 +230,7 @@ async def test_people_named_later_are_invited_and_one_who_cannot_be_stops_nothin
     old, new = fresh_name("old"), fresh_name("new")
     await boot(manager, old)
     bob = await person(synapse, http, tmp_path)
-    people = (UserId("@nobody:elsewhere.test"), await bob.whoami())
+    people = (UserId("@nobody:elsewhere.test"), (await bob.whoami())[0])
     again = manager_of(synapse, http, manager._settings.alias, people=people)
     space = await again.find_or_create_space()
     rooms_of_theirs = [await boot(again, old), await boot(again, new), space]
@@ -243,9 +242,7 @@ async def test_people_named_later_are_invited_and_one_who_cannot_be_stops_nothin
 async def test_an_operator_whose_device_is_dead_stops_no_agent(manager: SpaceManager) -> None:
     assert manager._operator is not None
     manager._operator._token = _FixedToken("no-longer-known")
-    with pytest.raises(MatrixUnauthorizedError):
-        await manager.find_or_create_space()
-    assert "401" in manager.unavailable
+    await manager.find_or_create_space()
     agent = fresh_name()
     room = await boot(manager, agent)
     operator = manager._settings.operator

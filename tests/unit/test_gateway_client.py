@@ -1,13 +1,15 @@
 """The gateway's client before it connects: whom it speaks for, where it goes, and what a refusal becomes."""
 
+import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aiagentchat.client import GatewayClient, GatewayError, connect
+from aiagentchat.client import EventStream, GatewayClient, GatewayError, connect
 from aiagentchat.config import load_settings, write_private
 from aiagentchat.errors import (
     OUTCOMES,
@@ -15,6 +17,7 @@ from aiagentchat.errors import (
     DaemonNotRunningError,
     InvalidNameError,
     InvalidRequestError,
+    RefusedError,
     UnauthenticatedError,
 )
 
@@ -74,6 +77,30 @@ def test_what_cannot_be_a_caller_or_a_gateway_is_refused_before_anything_is_sent
 ) -> None:
     with pytest.raises(error):
         client_in(home, **environment).who()
+
+
+def test_a_socket_directory_of_another_user_gets_no_credential(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    with pytest.raises(RefusedError, match="belongs to another user"):
+        client_in(home)
+    client_in(home, AIAGENTCHAT_URL="http://127.0.0.1:1")  # goes elsewhere
+
+
+def test_a_stream_that_ends_with_an_error_raises_it() -> None:
+    problem = {"code": "homeserver_unavailable", "detail": "it is away", "hint": "", "retryable": True}
+    lines = [
+        b"event: message\n",
+        b'data: {"body": "x"}\n',
+        b"\n",
+        b"event: error\n",
+        f"data: {json.dumps(problem)}\n".encode(),
+    ]
+    response = Mock(readline=Mock(side_effect=[*lines, b""]))
+    stream = iter(EventStream(Mock(), response))
+    assert next(stream) == ("message", {"body": "x"})
+    with pytest.raises(GatewayError, match="it is away") as caught:
+        next(stream)
+    assert (caught.value.code, caught.value.retryable) == ("homeserver_unavailable", True)
 
 
 def test_without_a_credential_no_daemon_has_run_here(tmp_path: Path) -> None:

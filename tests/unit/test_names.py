@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aiagentchat.homeserver.embedded import EmbeddedConfig
 from aiagentchat.homeserver.render import render_registration_yaml
 from aiagentchat.model import AgentName
-from aiagentchat.space.names import Naming, alias_localpart, server_of
+from aiagentchat.space.names import Naming
 
 SERVERS = ("example.org", "localhost", "chat.example.org:8448", "[2001:db8::1]:8448", "exampleXorg")
 FIRST = string.ascii_lowercase + string.digits
@@ -80,10 +80,3 @@ def test_every_name_is_within_the_registrations_namespaces(server: str, agent: A
     assert re.match(namespaces["users"][0]["regex"], naming.user(agent))
     for alias in (naming.alias(agent), naming.broadcast, f"#aiagentchat:{server}"):
         assert re.match(namespaces["aliases"][0]["regex"], alias)
-
-
-def test_an_alias_is_taken_apart_at_its_first_colon() -> None:
-    assert alias_localpart("#claude-dev:example.org:8448") == "#claude-dev"
-    assert server_of("#claude-dev:example.org:8448") == "example.org:8448"
-    assert server_of("@alice:[2001:db8::1]:8448") == "[2001:db8::1]:8448"
-    assert server_of("!opaque") == ""

@@ -265,6 +265,20 @@ def test_a_push_of_what_is_behind_the_cursor_hands_nothing_out() -> None:
     assert inbox.unread() == []
 
 
+def test_what_was_never_pushed_is_found_when_it_is_doubted_and_nothing_twice() -> None:
+    room = FakeRoom()
+    inbox = inbox_on(room)
+    done(inbox.read_on())
+    room.clock_ms += 10_000
+    inbox.offer(as_message(room.add("$pushed")))
+    room.add("$unheard")
+    assert not inbox.needs_reading
+    inbox.doubt()
+    done(inbox.read_on())
+    assert [message.event_id for message in inbox.unread()] == ["$pushed", "$unheard"]
+    assert not inbox.needs_reading
+
+
 def test_the_receipt_follows_in_the_own_room_alone_and_once() -> None:
     for is_own_room, receipts in ((True, ["$1"]), (False, [])):
         room = FakeRoom()

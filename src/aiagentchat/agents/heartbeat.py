@@ -27,27 +27,38 @@ class Heartbeat:
     """Keeps the roster and the lease of one daemon.
 
     Args:
-        space: returns the Space, or None while it is not to be had.
+        space: returns the Space, or None while it is not to be had. on_return: called when the homeserver answers
+            again after requests that it did not.
     """
 
     def __init__(
-        self, client: MatrixClient, user_id: UserId, sessions: Sessions, space: Callable[[], RoomId | None]
+        self,
+        client: MatrixClient,
+        user_id: UserId,
+        sessions: Sessions,
+        space: Callable[[], RoomId | None],
+        on_return: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._user_id = user_id
         self._sessions = sessions
         self._space = space
+        self._on_return = on_return
         self._written: frozenset[AgentName] | None = None
         self._writing = asyncio.Lock()
         self.lease_refreshed_at: float | None = None
 
     async def run_lease(self) -> None:
         """Refresh the daemon's presence every 20–25 s until cancelled; 43–66 s after the last it lapses by itself."""
+        breaks = self._client.stats.breaks
         while True:
             wait_s = random.uniform(20.0, 25.0)
             try:
                 await self._client.set_presence(self._user_id, "online")
                 self.lease_refreshed_at = time.monotonic()
+                if self._client.stats.breaks != breaks:
+                    breaks = self._client.stats.breaks
+                    self._on_return()
             except AiAgentChatError as error:
                 log.warning("the lease was not refreshed: %s", error.message)
                 wait_s = _RETRY_S

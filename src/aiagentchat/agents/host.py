@@ -5,6 +5,7 @@ sessions to `agents.sessions`. Nothing is kept, and nothing runs, for an agent t
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator
@@ -17,8 +18,7 @@ from aiagentchat.agents.inbox import Inbox
 from aiagentchat.agents.messages import parse_message
 from aiagentchat.agents.room_inbox import Reader, RoomInbox
 from aiagentchat.agents.sessions import Sessions
-from aiagentchat.errors import AiAgentChatError, MatrixError, MatrixNotFoundError, RoomEncryptedError
-from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.errors import AiAgentChatError, MatrixError, MatrixNotFoundError, RefusedError, RoomEncryptedError
 from aiagentchat.matrix.events import EventBatch, RoomEvent
 from aiagentchat.model import AgentKind, AgentName, DirectoryEntry, EventId, Reach, RoomAlias, RoomId, UserId
 from aiagentchat.space.content import Card
@@ -41,6 +41,14 @@ class Attached:
     room_id: RoomId
     alias: RoomAlias
     registered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What somebody wants an agent's card to say. An agent that exists keeps its kind; `description` None: as it is."""
+
+    kind: AgentKind = "persistent"
+    description: str | None = None
 
 
 class HostedAgent:
@@ -75,7 +83,7 @@ class AgentHost:
         self.naming = naming
         self.answers = Answers()
         self.encrypted: set[RoomId] = set()
-        self.pending: dict[AgentName, Card] = {}
+        self.pending: dict[AgentName, Wish] = {}
         self.pending_changed = asyncio.Event()
         self.skipped_events = 0
         self._jitter = jitter or random.Random()
@@ -87,37 +95,40 @@ class AgentHost:
 
     # --- boot
 
-    async def boot(
-        self, name: AgentName, *, kind: AgentKind = "persistent", description: str | None = None, reach: Reach = "none"
-    ) -> Attached:
+    async def boot(self, name: AgentName, wish: Wish = Wish()) -> Attached:
         """Bring an agent into being or back: its room, its place in the Space. Idempotent; opens no session.
 
-        `description` None: as it was. Without the Space the agent's own room works, and it is listed later.
+        Without the Space the agent's own room works, and it is listed later.
 
         Raises:
             NameTakenError: another live daemon hosts this name. AiAgentChatError: its own room is not to be had.
         """
         check_roster_has_room(self.sessions.online(), name)
+        if not self.manager.is_looked_up:  # the directory says whose name it is
+            with contextlib.suppress(MatrixError, RefusedError):
+                await self.manager.require_space()
         await self.manager.refuse_name_of_live_daemon(name)
-        known = self.manager.directory.card(name)
-        if kind == "ephemeral" and known is None:
+        if wish.kind == "ephemeral" and self.manager.directory.card(name) is None:
             await self._spread_out()
         async with self._booting_one():
             room_id = await self.ready(name)
-        if known is not None:
-            kind = known.kind
-        card = Card(
+        registered = await self._register(name, wish)
+        return Attached(name, self.naming.user(name), room_id, self.naming.alias(name), registered)
+
+    def _card(self, name: AgentName, room_id: RoomId, wish: Wish) -> Card:
+        """Return the card to write, by what the directory has: it has to be loaded."""
+        present = self.manager.directory.card(name)
+        kept = "" if present is None else present.description
+        return Card(
             name=name,
             room_id=room_id,
             alias=self.naming.alias(name),
-            kind=kind,
-            description=known.description if description is None and known is not None else description or "",
-            reach=reach,
+            kind=wish.kind if present is None else present.kind,
+            description=kept if wish.description is None else wish.description,
+            reach="none",
             daemon=self.naming.daemon,
             encrypted=room_id in self.encrypted,
         )
-        registered = await self._register(card)
-        return Attached(name, self.naming.user(name), room_id, self.naming.alias(name), registered)
 
     async def _spread_out(self) -> None:
         """Sleep a random 0–2 s, so that many that start at once do not arrive at once; not when booted alone."""
@@ -132,25 +143,36 @@ class AgentHost:
         finally:
             self._booting -= 1
 
-    async def _register(self, card: Card) -> bool:
+    async def _register(self, name: AgentName, wish: Wish) -> bool:
         try:
-            await self.manager.register_in_space(card)
+            room_id = await self.ready(name)
+            await self.manager.require_space()
+            await self.manager.register_in_space(self._card(name, room_id, wish))
         except AiAgentChatError as error:
-            log.warning("%s is not listed yet: %s", card.name, error.message)
-            self.pending[card.name] = card
-            self.pending_changed.set()
+            log.warning("%s is not listed yet: %s", name, error.message)
+            if name in self._agents:
+                self.pending[name] = wish
+                self.pending_changed.set()
             return False
-        self.pending.pop(card.name, None)
-        agent = self._agents.get(card.name)
-        if agent is not None and agent.inbox is not None:
-            await self.inbox(card.name)  # whoever reads it gets the broadcast room as well
+        self.pending.pop(name, None)
+        agent = self._agents.get(name)
+        if agent is None:  # it left meanwhile
+            await self.retire(name)
+        elif agent.inbox is not None:
+            await self.inbox(name)  # whoever reads it gets the broadcast room as well
         return True
 
     async def register_pending(self) -> bool:
         """List the agents that could not be listed before; return whether all are now."""
-        for card in list(self.pending.values()):
-            await self._register(card)
+        for name, wish in list(self.pending.items()):
+            await self._register(name, wish)
         return not self.pending
+
+    async def add_broadcast(self) -> None:
+        """Have every inbox that was opened before the broadcast room was known take it in."""
+        for name, agent in list(self._agents.items()):
+            if agent.inbox is not None:
+                await self.inbox(name)
 
     async def ready(self, name: AgentName) -> RoomId:
         """Return the agent's room, verified and mended once in this daemon's life."""
@@ -264,6 +286,7 @@ class AgentHost:
     async def take(self, batch: EventBatch) -> None:
         """Sort a batch of events. Each is taken once, by its event id."""
         self.skipped_events += batch.skipped
+        self._doubt(batch)
         for event in batch.events:
             if event.event_id in self._seen:
                 continue
@@ -275,6 +298,23 @@ class AgentHost:
             self._seen[event.event_id] = None
             if len(self._seen) > _SEEN_EVENTS:
                 del self._seen[next(iter(self._seen))]
+
+    def lost_track(self) -> None:
+        """Have every open inbox, and the directory, be read on: something may have come that was not heard of."""
+        self.manager.directory.expire()
+        for agent in self._agents.values():
+            if agent.inbox is not None:
+                agent.inbox.doubt()
+
+    def _doubt(self, batch: EventBatch) -> None:
+        if batch.lost_track:
+            self.lost_track()
+            return
+        for room_id in batch.gaps:
+            if room_id == self.manager.space_id:
+                self.manager.directory.expire()
+            for inbox in self._inboxes_of(room_id):
+                inbox.doubt()
 
     async def _take_event(self, event: RoomEvent) -> None:
         manager = self.manager
@@ -306,7 +346,7 @@ class AgentHost:
         if event.sender in self.manager.people or event.sender in (self.naming.daemon, self.naming.user(card.name)):
             return
         log.warning("%s took %s off the list; listing it again", event.sender, card.name)
-        self.pending[card.name] = card
+        self.pending[card.name] = Wish()
         self.pending_changed.set()
 
     def _inboxes_of(self, room_id: RoomId) -> list[Inbox]:
@@ -324,7 +364,7 @@ class AgentHost:
         name = self.owner_of(room_id)
         card = None if name is None else self.manager.directory.card(name)
         if card is not None and not card.encrypted and card.room_id == room_id:
-            self.pending[card.name] = card.model_copy(update={"encrypted": True})
+            self.pending[card.name] = Wish()
             self.pending_changed.set()
 
     def _refuse_strange_room(self, event: RoomEvent) -> None:
@@ -341,17 +381,14 @@ class AgentHost:
         task.add_done_callback(self._expulsions.discard)
 
     async def _leave_if_strange(self, agent: AgentName | None, room_id: RoomId) -> None:
-        client: MatrixClient
+        manager, naming = self.manager, self.naming
+        client = manager.client_of_daemon if agent is None else manager.client_of(agent)
+        own = () if agent is None else (naming.alias(agent),)
         try:
-            if agent is None:
-                client = self.manager.client_of_daemon
-            else:
-                client = self.manager.client_of(agent)
-                try:
-                    if await client.resolve_room_alias(self.naming.alias(agent)) == room_id:
+            for alias in (manager.space_alias, naming.broadcast, *own):  # whose rooms may not be known yet
+                with contextlib.suppress(MatrixNotFoundError):
+                    if await client.resolve_room_alias(alias) == room_id:
                         return
-                except MatrixNotFoundError:
-                    log.debug("%s has no room yet", agent)
             await client.leave_room(room_id)
         except MatrixError as error:
             log.info("a strange room was not left: %s", error.message, extra={"room_id": room_id})

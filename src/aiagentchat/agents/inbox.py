@@ -25,6 +25,7 @@ class Inbox:
         self._busy = asyncio.Lock()
         self._news = asyncio.Event()
         self._closed = False
+        self._last: EventId | None = None
         self._acknowledging: set[asyncio.Task[frozenset[EventId]]] = set()
 
     @property
@@ -57,6 +58,12 @@ class Inbox:
         for room in self._rooms[1:] if message.broadcast else self._rooms[:1]:
             if room.offer(message):
                 self._tell()
+
+    def doubt(self) -> None:
+        """Have both rooms read on: the homeserver does not push again what it had in hand when it was killed."""
+        for room in self._rooms:
+            room.doubt()
+        self._tell()
 
     def withdraw(self, event_id: EventId) -> None:
         """Drop a message that was taken back."""
@@ -129,18 +136,20 @@ class Inbox:
     async def _acknowledge(self, event_ids: frozenset[EventId]) -> frozenset[EventId]:
         async with self._busy:
             await self._read_on()
+            read = [message for room in self._rooms for message in room.unread() if message.event_id in event_ids]
             plans = [(room, await room.plan(event_ids)) for room in self._rooms]
             known = frozenset[EventId]().union(*(room.known(event_ids) for room in self._rooms))
             for room, plan in plans:
                 if plan is not None:
                     await room.carry_out(plan)
+            if read:
+                self._last = max(read, key=lambda message: message.ts).event_id
         self._tell()  # there may be room in the window for more
         return known
 
     async def last_acknowledged(self) -> EventId | None:
-        """Return the latest message acknowledged in the own room, or in the broadcast room where there is none."""
-        for room in self._rooms:
-            found = await room.last_acknowledged()
-            if found is not None:
-                return found
-        return None
+        """Return the message acknowledged last; of what a daemon before this one saw, the newer of both rooms' last."""
+        if self._last is None:
+            found = [await room.last_acknowledged() for room in self._rooms]
+            self._last = max((each for each in found if each is not None), default=(0, None))[1]
+        return self._last

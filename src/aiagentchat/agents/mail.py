@@ -25,6 +25,7 @@ from aiagentchat.errors import (
     InvalidRequestError,
     MatrixForbiddenError,
     MatrixNotFoundError,
+    MatrixUnauthorizedError,
     NotFoundError,
     RefusedError,
 )
@@ -68,6 +69,14 @@ class Sent:
     answer: Message | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """Some of a room's past, newest first. `ids`: of what was taken back, too."""
+
+    messages: list[Message]
+    ids: list[EventId]
+
+
 class Mail:
     """Sends, and looks back.
 
@@ -98,8 +107,20 @@ class Mail:
 
         Raises:
             InvalidRequestError: empty, too large, or to oneself. AgentNotFoundError: no such agent.
-            RoomEncryptedError: the room is encrypted. HomeserverUnavailableError: not stored, as far as is known.
+            RefusedError: the operator's device is logged out. RoomEncryptedError: the room is encrypted.
+            HomeserverUnavailableError: not stored, as far as is known.
         """
+        try:
+            return await self._send(speaker, draft)
+        except MatrixUnauthorizedError as error:
+            if speaker.agent is not None:
+                raise
+            raise RefusedError(
+                f"the operator's device is not, or no longer, logged in: {error.error}",
+                hint="stop the daemon and start it with 'cchat up', which logs it in again",
+            ) from None
+
+    async def _send(self, speaker: Speaker, draft: Draft) -> tuple[EventId, RoomId]:
         content = render_message(draft.body, draft.format)
         check_size(content)
         if speaker.agent is not None:
@@ -137,7 +158,8 @@ class Mail:
 
         async def admit() -> None:
             if target != speaker.agent:
-                await host.manager.client_of(target).invite(room_id, speaker.user_id)
+                with contextlib.suppress(MatrixForbiddenError):  # a member already: an invite is a 403, a join none
+                    await host.manager.client_of(target).invite(room_id, speaker.user_id)
             await speaker.client.join_room(room_id)
 
         return await self._put(speaker, draft, room_id, content, admit), room_id
@@ -220,25 +242,27 @@ class Mail:
                 start, _ = await speaker.client.get_tokens_around(room_id, before)
             except (MatrixNotFoundError, MatrixForbiddenError):
                 continue
-            return (await self._page_back(speaker.client, room_id, start, limit))[::-1]
+            return (await self._page_back(speaker.client, room_id, start, limit)).messages[::-1]
         raise NotFoundError(f"there is no event {before} in your room")
 
-    async def _page_back(self, client: MatrixClient, room_id: RoomId, start: str | None, limit: int) -> list[Message]:
-        """Return messages from `start` (None: the latest) backwards, newest first."""
+    async def _page_back(self, client: MatrixClient, room_id: RoomId, start: str | None, limit: int) -> _Past:
+        """Return what stands from `start` (None: the latest) backwards."""
         found: list[Message] = []
+        ids: list[EventId] = []
         broadcast = self._host.manager.broadcast_id
         for _ in range(_MOST_PAGES):
             page = await client.get_messages(
                 room_id, direction="b", start=start, limit=min(limit, _PAGE), filter_json=_MESSAGES_ONLY
             )
             for event in parse_events(page.chunk, room_id).events:
+                ids.append(event.event_id)
                 message = parse_message(event, self._host.naming, broadcast)
                 if message is not None:
                     found.append(message)
             start = page.end
             if start is None or len(found) >= limit:
                 break
-        return found[:limit]
+        return _Past(found[:limit], ids)
 
     async def sent(self, speaker: Speaker, *, to: AgentName | None, limit: int) -> list[Sent]:
         """Return the speaker's latest messages to one agent (None: to all), newest first, as the homeserver knows them.
@@ -253,13 +277,13 @@ class Mail:
             there = await self._page_back(speaker.client, room_id, None, _PAGE * _MOST_PAGES)
         except MatrixForbiddenError:  # never wrote there
             return []
-        answering = there
+        answering = there.messages
         if speaker.agent is not None and speaker.agent != to:
             own = await host.ready(speaker.agent)
-            answering = [*there, *await self._page_back(speaker.client, own, None, _PAGE * _MOST_PAGES)]
+            answering = [*answering, *(await self._page_back(speaker.client, own, None, _PAGE * _MOST_PAGES)).messages]
         answers = _answers(answering, speaker)
         read = await self._read_by(to, room_id, there) if to is not None else frozenset[EventId]()
-        mine = [message for message in there if message.sender.user_id == speaker.user_id][:limit]
+        mine = [message for message in there.messages if message.sender.user_id == speaker.user_id][:limit]
         return [
             Sent(
                 message=message,
@@ -270,8 +294,8 @@ class Mail:
             for message in mine
         ]
 
-    async def _read_by(self, agent: AgentName, room_id: RoomId, newest_first: list[Message]) -> frozenset[EventId]:
-        """Return which of a room's latest messages the agent has acknowledged, by its cursor on the homeserver."""
+    async def _read_by(self, agent: AgentName, room_id: RoomId, past: _Past) -> frozenset[EventId]:
+        """Return which of a room's latest events the agent has acknowledged, by its cursor on the homeserver."""
         user = self._host.naming.user(agent)
         try:
             content = await self._host.manager.client_of(agent).get_room_account_data(user, room_id, CURSOR)
@@ -281,9 +305,8 @@ class Mail:
         if cursor is None:
             return frozenset()
         read = {EventId(event_id) for event_id in cursor.acked}
-        ids = [message.event_id for message in newest_first]
-        if cursor.anchor in ids:
-            read |= set(ids[ids.index(EventId(cursor.anchor)) :])
+        if cursor.anchor in past.ids:
+            read |= set(past.ids[past.ids.index(EventId(cursor.anchor)) :])
         return frozenset(read)
 
     async def sent_message(self, speaker: Speaker, event_id: EventId, *, to: AgentName | None, wait_s: float) -> Sent:
@@ -309,7 +332,7 @@ class Mail:
 
         with host.answers.waiting(event_id, is_answer) as arriving:
             pages = {room: await self._page_back(speaker.client, room, None, _PAGE * _MOST_PAGES) for room in rooms}
-            answer = _answers([each for page in pages.values() for each in page], speaker).get(event_id)
+            answer = _answers([each for past in pages.values() for each in past.messages], speaker).get(event_id)
             if answer is None and wait_s > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
@@ -317,8 +340,8 @@ class Mail:
         if answer is not None:
             return Sent(message, "answered", to, answer)
         there = pages[message.room_id]
-        if message not in there:
-            there.append(message)  # older than all of them
+        if event_id not in there.ids:
+            there.ids.append(event_id)  # older than all of them
         read = await self._read_by(to, message.room_id, there) if to is not None else frozenset[EventId]()
         return Sent(message, "read" if event_id in read else "stored", to)
 

@@ -98,6 +98,10 @@ class RoomInbox:
         self._read_until_ms = message.ts
         return self._window.add(message)
 
+    def doubt(self) -> None:
+        """Look at the end of the room before the next reader is answered: something may have come unheard."""
+        self._at_end = False
+
     def withdraw(self, event_id: EventId) -> None:
         """Drop a message that was taken back before it was acknowledged."""
         self._live.discard(event_id)
@@ -170,10 +174,17 @@ class RoomInbox:
         if plan.receipt is not None and plan.receipt != self._receipt and self._reader.is_own_room:
             await self._show_receipt(plan.receipt)
 
-    async def last_acknowledged(self) -> EventId | None:
-        """Return the latest acknowledged message, or None."""
+    async def last_acknowledged(self) -> tuple[int, EventId] | None:
+        """Return when the latest acknowledged message was written (homeserver's ms) and its id, or None."""
         cursor = await self._load_cursor()
-        return EventId(cursor.acked[-1]) if cursor is not None and cursor.acked else None
+        if cursor is None or not cursor.acked:
+            return None
+        event_id = EventId(cursor.acked[-1])
+        try:
+            event = parse_event(await self._client.get_event(self._reader.room_id, event_id), self._reader.room_id)
+        except (MatrixForbiddenError, MatrixNotFoundError):  # purged
+            return None
+        return None if event is None else (event.ts, event_id)
 
     async def _show_receipt(self, event_id: EventId) -> None:
         """Let people see how far the agent has read. The cursor is what counts, so a failure is only noted."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 from aiagentchat.agents.heartbeat import check_roster_has_room
-from aiagentchat.agents.host import AgentHost, Attached
+from aiagentchat.agents.host import AgentHost, Attached, Wish
 from aiagentchat.agents.mail import Draft, Mail, Sent
 from aiagentchat.agents.messages import mark_late
 from aiagentchat.agents.readers import Readers
@@ -71,18 +71,35 @@ class AgentService:
             ReaderBusyError: another reads; `peek` looks all the same.
         """
         inbox = await self._host.inbox(agent)
+        inbox.doubt()
         if peek:
-            return self._late(agent, await inbox.wait_unread(limit, wait_s))
+            async with self._held_while_waiting(agent, wait_s):
+                return self._late(agent, await inbox.wait_unread(limit, wait_s))
         claim = self._readers.claim(agent, reader_id, label)
         messages: list[Message] = []
         try:
-            messages = await inbox.wait_unread(limit, wait_s)
+            async with self._held_while_waiting(agent, wait_s):
+                messages = await inbox.wait_unread(limit, wait_s)
         finally:
             if messages:
                 self._readers.hand_out(agent, claim)
             else:
                 self._readers.release(agent, claim)
         return self._late(agent, messages)
+
+    @asynccontextmanager
+    async def _held_while_waiting(self, agent: AgentName, wait_s: float) -> AsyncIterator[None]:
+        """Who waits is not silent: a timed session lasts as long as the wait, and begins anew after it."""
+        sessions = self._host.sessions
+        if not wait_s or not sessions.is_timed(agent):
+            yield
+            return
+        async with self.held_session(agent) as ended:
+            try:
+                yield
+            finally:
+                if not ended.is_set():
+                    sessions.renew(agent)
 
     @asynccontextmanager
     async def follow(
@@ -93,6 +110,7 @@ class AgentService:
         Gives two events besides: somebody else ended the session; the same reader has opened another stream.
         """
         inbox = await self._host.inbox(agent)
+        inbox.doubt()
         claim = self._readers.claim(agent, reader_id, label, stream=True)
         try:
             async with (
@@ -138,7 +156,7 @@ class AgentService:
         """Boot an agent; see `AgentHost.boot`."""
         if description is not None:
             description = parse_text(description, "the description")
-        return await self._host.boot(name, kind=kind, description=description)
+        return await self._host.boot(name, Wish(kind, description))
 
     @asynccontextmanager
     async def held_session(self, name: AgentName) -> AsyncIterator[asyncio.Event]:

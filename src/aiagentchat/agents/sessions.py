@@ -87,6 +87,11 @@ class Sessions:
         for agent in list(self._claims):
             self.end(agent)
 
+    def is_timed(self, agent: AgentName) -> bool:
+        """Whether the agent has a timed session."""
+        claims = self._claims.get(agent)
+        return claims is not None and claims.until is not None
+
     def expire(self) -> float | None:
         """Close timed sessions that are over; return seconds until the next one is, None where there is none."""
         now = self._clock()

@@ -201,7 +201,7 @@ def _up_detached(call: Invocation) -> None:
 def daemon(call: Invocation) -> None:
     """Run a daemon against the configured homeserver until told to stop."""
     settings = call.settings
-    agents = tuple(parse_agent_name(name) for name in call.args.agent)
+    agents = tuple(dict.fromkeys(parse_agent_name(name) for name in call.args.agent))
     homeserver = find_homeserver(settings)
     logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT, stream=sys.stderr)
 

@@ -11,7 +11,7 @@ from typing import Literal
 from aiagentchat.agents.heartbeat import Heartbeat
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.config import Settings
-from aiagentchat.errors import AiAgentChatError
+from aiagentchat.errors import AiAgentChatError, MatrixUnauthorizedError
 from aiagentchat.gateway.schemas import Condition, HealthAnswer
 from aiagentchat.matrix.appservice import AppserviceReceiver
 from aiagentchat.matrix.client import MatrixClient
@@ -34,7 +34,8 @@ class Health:
     """Answers `/health` and `/metrics`.
 
     Args:
-        probe: a client with a short deadline, to ask the homeserver whether it is there.
+        probe: a client with a short deadline, to ask the homeserver whether it is there. operator_probe: the same of
+            the operator's device; None: there is none.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Health:
         heartbeat: Heartbeat,
         receiver: AppserviceReceiver,
         probe: MatrixClient,
+        operator_probe: MatrixClient | None,
     ) -> None:
         self._settings = settings
         self._info = info
@@ -52,10 +54,11 @@ class Health:
         self._heartbeat = heartbeat
         self._receiver = receiver
         self._probe = probe
+        self._operator_probe = operator_probe
         self._probed: tuple[float, str] | None = None
+        self._operator_failure = ""
         self._started_at = time.monotonic()
         self.ping_failure = "the homeserver has not pinged the daemon yet"
-        self.operator_failure = ""
         self.boot_failures: dict[str, str] = {}
         self.listening = ""
 
@@ -94,9 +97,13 @@ class Health:
 
     async def _homeserver(self) -> Condition:
         if self._probed is None or time.monotonic() - self._probed[0] > _PROBE_CACHED_S:
-            failure = ""
+            failure = self._operator_failure = ""
             try:
                 await self._probe.versions()
+                if self._operator_probe is not None:
+                    await self._operator_probe.whoami()
+            except MatrixUnauthorizedError as error:
+                self._operator_failure = error.message
             except AiAgentChatError as error:
                 failure = error.message
             self._probed = (time.monotonic(), failure)
@@ -108,15 +115,13 @@ class Health:
 
     def _space(self) -> Condition:
         manager = self._host.manager
-        ok = manager.space_id is not None and not manager.unavailable
-        return Condition(
-            name="space",
-            ok=ok,
-            detail=str(manager.space_id) if ok else manager.unavailable,
-            remedy=""
-            if ok
-            else f"agents work in their own rooms; {manager.daemon_user} must be able to join the Space",
+        if manager.space_id is not None and not manager.unavailable:
+            return Condition(name="space", ok=True, detail=manager.space_id, remedy="")
+        remedy = (
+            f"agents work in their own rooms; {manager.daemon_user} must be able to join the Space, and be at power "
+            "level 100 in one that a person made"
         )
+        return Condition(name="space", ok=False, detail=manager.unavailable, remedy=remedy)
 
     def _transport(self) -> Condition:
         failure = self.ping_failure
@@ -132,7 +137,7 @@ class Health:
         return Condition(name="lease", ok=ok, detail=f"refreshed {age_s:.0f} s ago", remedy=remedy)
 
     def _operator(self) -> Condition:
-        failure = self.operator_failure
+        failure = self._operator_failure
         remedy = "" if not failure else "'cchat up' logs the operator's device in again"
         return Condition(name="operator", ok=not failure, detail=failure or self._info.operator, remedy=remedy)
 

@@ -26,7 +26,6 @@ from aiagentchat.errors import (
     AiAgentChatError,
     AlreadyRunningError,
     InvalidRequestError,
-    MatrixUnauthorizedError,
 )
 from aiagentchat.gateway.api import Gateway
 from aiagentchat.gateway.credentials import Credentials
@@ -67,7 +66,6 @@ class _Parts:
     registration: Registration
     receiver: AppserviceReceiver
     client: MatrixClient
-    operator: MatrixClient | None
     manager: SpaceManager
     sessions: Sessions
     heartbeat: Heartbeat
@@ -148,7 +146,8 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         request_s = settings.deadline_s * 0.9  # so that the reason arrives before the gateway's own deadline
         client = MatrixClient(homeserver.url, homeserver.registration.as_token, session, timeout_s=request_s)
         probe = MatrixClient(homeserver.url, "", session, timeout_s=min(_PROBE_DEADLINE_S, request_s / 2))
-        operator_id, operator = _operator(settings, client)
+        operator_id, operator_token = _operator(settings)
+        operator = None if operator_id is None else client.with_token(operator_token)
         manager = SpaceManager(
             client,
             operator,
@@ -162,12 +161,13 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
             Directory(naming, ttl_s=settings.directory_ttl_s),
         )
         sessions = Sessions(ttl_s=settings.session_ttl_s, server_now_ms=client.server_now_ms)
-        heartbeat = Heartbeat(client, naming.daemon, sessions, lambda: manager.space_id)
         host = AgentHost(manager, sessions, naming)
+        heartbeat = Heartbeat(client, naming.daemon, sessions, lambda: manager.space_id, host.lost_track)
         receiver = AppserviceReceiver(homeserver.registration)
         info = SystemInfo(homeserver.shown_url, homeserver.server_name, str(operator_id or ""), "appservice")
-        health = Health(settings, info, host, heartbeat, receiver, probe)
-        speaker = Speaker(operator_id, operator, None) if operator_id is not None and operator is not None else None
+        operator_probe = None if operator_id is None else probe.with_token(operator_token)
+        health = Health(settings, info, host, heartbeat, receiver, probe, operator_probe)
+        speaker = None if operator_id is None or operator is None else Speaker(operator_id, operator, None)
         gateway = Gateway(
             AgentService(host, Mail(host, speaker)),
             Credentials(settings.paths),
@@ -182,7 +182,6 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
             homeserver.registration,
             receiver,
             client,
-            operator,
             manager,
             sessions,
             heartbeat,
@@ -210,11 +209,11 @@ async def _listen(
         raise AlreadyRunningError(f"the gateway cannot listen on {where}: {error.strerror}") from None
 
 
-def _operator(settings: Settings, client: MatrixClient) -> tuple[UserId | None, MatrixClient | None]:
-    """Return the operator and a client of their device, where this home has one; it shares the queues of `client`."""
+def _operator(settings: Settings) -> tuple[UserId | None, str]:
+    """Return the operator and the token of their device, where this home has one."""
     text = read_private(settings.paths.operator_device)
     if text is None:
-        return None, None
+        return None, ""
     try:
         device = json.loads(text)
         user_id, token = UserId(device["user_id"]), str(device["access_token"])
@@ -222,7 +221,7 @@ def _operator(settings: Settings, client: MatrixClient) -> tuple[UserId | None, 
         raise InvalidRequestError(
             f"{settings.paths.operator_device} cannot be read", hint="remove it; 'cchat up' makes it anew"
         ) from None
-    return user_id, client.with_token(token)
+    return user_id, token
 
 
 async def _run_loops(
@@ -285,12 +284,10 @@ async def _keep_registered(
 
 
 async def _ensure_space(parts: _Parts) -> bool:
-    parts.health.operator_failure = ""
     try:
         await parts.manager.find_or_create_space()
+        await parts.host.add_broadcast()
     except AiAgentChatError as error:
-        if isinstance(error, MatrixUnauthorizedError) and parts.operator is not None:
-            parts.health.operator_failure = error.message
         log.warning("the Space is not to be had: %s", error.message)
     else:
         parts.sessions.changed.set()  # a roster from before a crash is replaced, even by an empty one
@@ -308,7 +305,7 @@ async def _boot_until_it_holds(parts: _Parts, agent: AgentName) -> None:
             log.warning("%s is not up: %s", agent, error.message)
             parts.health.boot_failures[agent] = error.message
         else:
-            del parts.health.boot_failures[agent]
+            parts.health.boot_failures.pop(agent, None)
             return
 
 

@@ -87,7 +87,7 @@ async def adopt_access_token(client: MatrixClient, homeserver_url: str, access_t
         UnauthenticatedError: the homeserver does not know it. InvalidRequestError: it has no device.
     """
     try:
-        user_id, device_id = await client.with_token(access_token).own_device()
+        user_id, device_id = await client.with_token(access_token).whoami()
     except MatrixUnauthorizedError as error:
         raise UnauthenticatedError(f"the homeserver does not accept this access token: {error.error}") from None
     if not device_id:

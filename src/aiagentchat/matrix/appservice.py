@@ -1,15 +1,16 @@
 """The pushed transport: the receiver that Synapse sends transactions to, and the registration file it is named in.
 
 The application-service API (https://spec.matrix.org/latest/application-service-api/). A transaction is answered only
-once its events were taken in, so that Synapse sends again what a crash lost. Transactions are never deduplicated by
-their id: Synapse counts from 1 again after a restart, with new events.
+once its events were taken in, so that Synapse sends again what a crash of ours lost. Transactions are never
+deduplicated by their id: Synapse counts from 1 again after a restart, with new events. What it had in hand when it was
+killed it does not send at all, so that a count that falls back is a loss of track.
 """
 
 import asyncio
 import hmac
 import json
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -87,8 +88,8 @@ class AppserviceReceiver:
         self._queue: asyncio.Queue[tuple[EventBatch, asyncio.Future[bool]]] = asyncio.Queue(_QUEUED_TRANSACTIONS)
         self._untaken: set[asyncio.Future[bool]] = set()
         self._runner: web.AppRunner | None = None
+        self._latest = 0
         self.transactions = 0
-        self.last_transaction_at: float | None = None
 
     async def start(self, host: str = "127.0.0.1") -> None:
         """Listen. Raises `OSError` when the port is taken."""
@@ -138,19 +139,25 @@ class AppserviceReceiver:
             return web.json_response({"errcode": "M_NOT_JSON"}, status=400)
         if not isinstance(body, dict):
             return web.json_response({"errcode": "M_BAD_JSON"}, status=400)
-        loop = asyncio.get_running_loop()
-        taken: asyncio.Future[bool] = loop.create_future()
+        taken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._untaken.add(taken)
         try:
-            await self._queue.put((parse_events(body.get("events")), taken))
+            batch = replace(parse_events(body.get("events")), lost_track=self._falls_back(request.match_info["txn_id"]))
+            await self._queue.put((batch, taken))
             is_taken = await taken
         finally:
             self._untaken.discard(taken)
         if not is_taken:
             return web.json_response({"errcode": "M_UNKNOWN"}, status=503)
         self.transactions += 1
-        self.last_transaction_at = loop.time()
         return web.json_response({})
+
+    def _falls_back(self, txn_id: str) -> bool:
+        """Note the number of a transaction; return whether it is lower than one before. The same again is a repeat."""
+        if not (txn_id.isascii() and txn_id.isdigit() and len(txn_id) < 16):
+            return False
+        before, self._latest = self._latest, int(txn_id)
+        return self._latest < before
 
     async def _ping(self, request: web.Request) -> web.Response:
         self._verify(request)

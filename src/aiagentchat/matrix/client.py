@@ -38,10 +38,14 @@ _OLDEST_DEFAULT_ROOM_VERSION = "10"
 
 @dataclass(slots=True)
 class ClientStats:
-    """What happened on the wire, for health and metrics. Times are of the local monotonic clock."""
+    """What happened on the wire, for health and metrics. Times are of the local monotonic clock.
+
+    `breaks`: connections that could not be made, or ended without an answer.
+    """
 
     requests: int = 0
     retries: int = 0
+    breaks: int = 0
     last_success_at: float | None = None
     last_failure: str = ""
     server_offset_s: float | None = None
@@ -171,11 +175,7 @@ class MatrixClient:
             answer = answer.get(key) if isinstance(answer, dict) else None
         return answer if isinstance(answer, str) else _OLDEST_DEFAULT_ROOM_VERSION
 
-    async def whoami(self) -> UserId:
-        """Return the user that this client's token stands for."""
-        return UserId(_text(await self._request("GET", (*_V3, "account", "whoami")), "user_id"))
-
-    async def own_device(self) -> tuple[UserId, str]:
+    async def whoami(self) -> tuple[UserId, str]:
         """Return the user and the device of this client's token; "" for the device where it has none."""
         answer = await self._request("GET", (*_V3, "account", "whoami"))
         device_id = answer.get("device_id")
@@ -262,10 +262,6 @@ class MatrixClient:
     async def leave_room(self, room_id: RoomId) -> None:
         """Leave a room, or refuse an invite to it; leaving again is success."""
         await self._request("POST", (*_V3, "rooms", room_id, "leave"), body={}, writes_to=room_id)
-
-    async def forget_room(self, room_id: RoomId) -> None:
-        """Forget a room that was left."""
-        await self._request("POST", (*_V3, "rooms", room_id, "forget"), body={})
 
     async def joined_rooms(self) -> tuple[RoomId, ...]:
         """Return the rooms that the user acted as is a member of."""
@@ -468,6 +464,7 @@ class MatrixClient:
                 raw = await response.read()
                 status, answer_headers = response.status, response.headers
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self.stats.breaks += 1
             return Transient(None, f"{type(error).__name__}: {error}".rstrip(": ")), None
         self._note_clock(answer_headers)
         try:

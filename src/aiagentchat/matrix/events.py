@@ -28,12 +28,14 @@ class RoomEvent:
 class EventBatch:
     """Events that arrived together, in the order of arrival. `skipped` counts entries that were no events.
 
-    `gaps`: rooms of which events are missing before these. They are on the homeserver.
+    `gaps`: rooms of which events are missing before these. They are on the homeserver. `lost_track`: so may be events
+    of any room.
     """
 
     events: tuple[RoomEvent, ...]
     skipped: int = 0
     gaps: frozenset[RoomId] = frozenset()
+    lost_track: bool = False
 
 
 class EventSource(Protocol):

@@ -180,11 +180,6 @@ class Directory:
         with self._lock:
             return room_id in self._parsed.children
 
-    def roster(self, daemon: UserId) -> frozenset[AgentName]:
-        """Return the names that a daemon's roster lists."""
-        with self._lock:
-            return self._parsed.rosters.get(daemon, frozenset())
-
     def encrypted_agents(self) -> list[AgentName]:
         """Return the agents whose card says that their room is encrypted."""
         with self._lock:

@@ -33,6 +33,7 @@ from aiagentchat.space.rooms import EnsuredRoom, ensure_room
 log = logging.getLogger(__name__)
 
 _LEASE_CACHED_S = 10.0
+_NOT_LOOKED_UP = "the Space has not been looked up yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class SpaceManager:
         self.space_id: RoomId | None = None
         self.broadcast_id: RoomId | None = None
         self.broadcast_encrypted = False
-        self.unavailable = "the Space has not been looked up yet"
+        self.unavailable = _NOT_LOOKED_UP
         self._room_version: str | None = None
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._leases: dict[UserId, tuple[float, bool]] = {}
@@ -95,14 +96,28 @@ class SpaceManager:
         """The daemon's own user."""
         return self._naming.daemon
 
+    @property
+    def space_alias(self) -> RoomAlias:
+        """The alias of the Space, whether it is to be had or not."""
+        return self._settings.alias
+
+    @property
+    def is_looked_up(self) -> bool:
+        """Whether the Space was looked up, be it in vain."""
+        return self.unavailable != _NOT_LOOKED_UP
+
     # --- the Space
+
+    async def require_space(self) -> None:
+        """Have the Space be known, and the directory loaded; see `find_or_create_space`."""
+        if self.space_id is None or self.broadcast_id is None:
+            await self.find_or_create_space()
 
     async def find_or_create_space(self) -> RoomId:
         """Return the Space: it and the broadcast room are found, joined and mended, or created.
 
         Raises:
-            AiAgentChatError: something is not to be had now; `unavailable` says what until a later call succeeds. What
-                was had by then is usable: that the operator could not be brought in stops no agent.
+            AiAgentChatError: something is not to be had now; `unavailable` says what until a later call succeeds.
         """
         async with self._one_at_a_time(self._settings.alias):
             try:
@@ -148,7 +163,10 @@ class SpaceManager:
     async def _bring_operator(self, room: EnsuredRoom) -> None:
         """Have the operator in the room without a click; who left it themselves has no invite, and stays out."""
         if self._operator is not None and self._settings.operator in room.invited:
-            await self._operator.join_room(room.room_id)
+            try:
+                await self._operator.join_room(room.room_id)
+            except AiAgentChatError as error:  # their invite stands
+                log.warning("the operator did not join: %s", error.message, extra={"room_id": room.room_id})
 
     # --- agents
 
@@ -163,10 +181,7 @@ class SpaceManager:
             room = await self._ensure(self.client_of(agent), spec)
             if spec.parent is None:
                 self._parentless.add(room.room_id)
-            try:
-                await self._bring_operator(room)
-            except AiAgentChatError as error:  # their invite stands
-                log.warning("the operator did not join %s: %s", alias, error.message)
+            await self._bring_operator(room)
             return room
 
     async def _ensure_account(self, agent: AgentName) -> None:
@@ -184,8 +199,7 @@ class SpaceManager:
         Raises:
             AiAgentChatError: the Space is not to be had; the agent's own room works all the same.
         """
-        if self.space_id is None or self.broadcast_id is None:
-            await self.find_or_create_space()
+        await self.require_space()
         assert self.space_id is not None
         assert self.broadcast_id is not None
         client, user = self.client_of(card.name), self._naming.user(card.name)
@@ -264,7 +278,9 @@ class SpaceManager:
         try:
             await self._read_directory(only_if_stale=True)
         except AiAgentChatError as error:
+            self.unavailable = error.message
             return DirectoryView((), unavailable=error.message)
+        self.unavailable = ""
         return self.directory.view(await self._alive(self.directory.daemons()), own)
 
     async def _read_directory(self, *, only_if_stale: bool = False) -> None:

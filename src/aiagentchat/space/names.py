@@ -46,13 +46,3 @@ class Naming:
             return None
         name = user_id[len(start) : len(user_id) - len(end)]
         return AgentName(name) if _AGENT.fullmatch(name) else None
-
-
-def alias_localpart(alias: str) -> str:
-    """Return `#claude-dev` of `#claude-dev:example.org`."""
-    return alias.split(":", 1)[0]
-
-
-def server_of(identifier: str) -> str:
-    """Return the server name of a user id or alias (never of a room id: those are opaque)."""
-    return identifier.split(":", 1)[1] if ":" in identifier else ""
