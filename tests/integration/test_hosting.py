@@ -377,6 +377,19 @@ async def test_an_invite_that_waited_while_the_daemon_was_down_is_refused_as_wel
     await until(has_left)
 
 
+async def test_a_boot_before_the_directory_is_loaded_changes_nothing_on_the_card(
+    synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path / "first"))
+    name = (await daemon.api.post("/agents", description="reviews", kind="ephemeral"))["name"]
+    await daemon.stop()
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path / "second"), ready=False)
+    await daemon.api.post("/agents", name=name)
+    entry = await entry_of(daemon.api, name)
+    assert entry is not None
+    assert (entry["description"], entry["kind"]) == ("reviews", "ephemeral")
+
+
 # --- encrypted rooms
 
 

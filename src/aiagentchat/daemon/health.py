@@ -115,13 +115,13 @@ class Health:
 
     def _space(self) -> Condition:
         manager = self._host.manager
-        if manager.space_id is not None and not manager.unavailable:
-            return Condition(name="space", ok=True, detail=manager.space_id, remedy="")
+        ok = manager.space_id is not None and not manager.unavailable
         remedy = (
             f"agents work in their own rooms; {manager.daemon_user} must be able to join the Space, and be at power "
             "level 100 in one that a person made"
         )
-        return Condition(name="space", ok=False, detail=manager.unavailable, remedy=remedy)
+        detail = str(manager.space_id) if ok else manager.unavailable
+        return Condition(name="space", ok=ok, detail=detail, remedy="" if ok else remedy)
 
     def _transport(self) -> Condition:
         failure = self.ping_failure
