@@ -172,6 +172,13 @@ async def test_a_transaction_id_that_comes_again_brings_its_new_events(homeserve
         assert [event.event_id for event in (await take(homeserver, pushed)).events] == [f"${number}"]
 
 
+async def test_a_count_that_falls_back_is_a_loss_of_track_and_the_same_again_is_none(homeserver: Pushing) -> None:
+    """Synapse was killed, and does not send what it had in hand then."""
+    numbers = ("7", "8", "8", "odd", "1", "2")
+    batches = [await take(homeserver, homeserver.push(EVENT, txn_id=number)) for number in numbers]
+    assert [batch.lost_track for batch in batches] == [False, False, False, False, True, False]
+
+
 async def take(homeserver: Pushing, pushed: asyncio.Task[int]) -> EventBatch:
     """Read one batch as a reader that goes on."""
     async with aclosing(homeserver.receiver.batches()) as batches:

@@ -8,7 +8,9 @@ import aiohttp
 import pytest
 
 from aiagentchat.agents.room_inbox import UNREAD_WINDOW
+from aiagentchat.matrix import appservice
 from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.matrix.events import EventBatch, parse_events
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import (
     Json,
@@ -31,12 +33,12 @@ def alice(synapse: Synapse, http: aiohttp.ClientSession) -> MatrixClient:
     return synapse.operator_client(http)
 
 
-async def push(synapse: Synapse, http: aiohttp.ClientSession, event: Json) -> None:
-    """Push an event to the daemon's receiver as the homeserver does when it repeats itself."""
+async def push(synapse: Synapse, http: aiohttp.ClientSession, *events: Json, txn_id: str = "") -> None:
+    """Push events to the daemon's receiver as the homeserver does when it repeats itself."""
     registration = synapse.registration
-    url = f"{registration.url}/_matrix/app/v1/transactions/{secrets.token_hex(4)}"
+    url = f"{registration.url}/_matrix/app/v1/transactions/{txn_id or secrets.token_hex(4)}"
     headers = {"Authorization": f"Bearer {registration.hs_token}"}
-    async with http.put(url, json={"events": [event]}, headers=headers) as response:
+    async with http.put(url, json={"events": events}, headers=headers) as response:
         assert response.status == 200
 
 
@@ -290,6 +292,40 @@ async def test_a_cursor_whose_event_was_purged_loses_nothing_that_is_left_and_he
     assert agent.name in condition["detail"]
     await again.acknowledge(messages[20:])
     assert await again.bodies() == []
+
+
+async def test_what_a_killed_homeserver_never_pushed_reaches_who_waits_and_who_comes(
+    daemon: RunningDaemon,
+    synapse: Synapse,
+    alice: MatrixClient,
+    http: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = await attach(daemon)
+    await say(alice, agent.room_id, "heard")
+    await agent.acknowledge(await agent.unread(wait="30"))
+    waiting = asyncio.create_task(agent.bodies(wait="30"))
+    unheard = asyncio.Event()
+
+    def forget(raw: object) -> EventBatch:
+        if any(event.content.get("body") == "unheard" for event in parse_events(raw).events):
+            unheard.set()
+        return EventBatch(())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(appservice, "parse_events", forget)
+        await say(alice, agent.room_id, "unheard")
+        await asyncio.wait_for(unheard.wait(), 30)
+    assert not waiting.done()
+    await push(synapse, http, txn_id="0")  # it was killed, and counts anew
+    assert await waiting == ["unheard"]
+
+    with monkeypatch.context() as patched:
+        unheard.clear()
+        patched.setattr(appservice, "parse_events", forget)
+        await say(alice, agent.room_id, "unheard")
+        await asyncio.wait_for(unheard.wait(), 30)
+    assert await agent.bodies() == ["unheard", "unheard"]
 
 
 async def test_messages_from_after_a_restart_of_the_homeserver_arrive(
