@@ -77,17 +77,19 @@ def _identity(text: str) -> str:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < 10_000_000:
         raise ValueError("must be a positive number of seconds")
     return value
 
 
 def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= 65535):
         raise ValueError("must be a port, 0 to 65535")
-    return value
+    return int(text)
 
 
 def _server_name(text: str) -> str:
@@ -298,8 +300,11 @@ def ensure_private_dir(path: Path) -> None:
     """Make `path` and its parents, the last with mode 0700.
 
     Raises:
-        InvalidRequestError: it exists and is another user's.
+        InvalidRequestError: it exists and is another user's, or cannot be made.
     """
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InvalidRequestError(f"the directory {path} cannot be made: {error.strerror}") from None
     if path.stat().st_uid != os.getuid():
         raise InvalidRequestError(f"{path} belongs to another user")

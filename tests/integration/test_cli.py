@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.integration.processes import Agent, Done, System, wait_until
-from tests.integration.systems import fresh_name
+from tests.integration.systems import OPERATOR, fresh_name
 
 MESSAGE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ) (\S+)( \(broadcast\))?: (.*)")
 MESSAGE_KEYS = {
@@ -394,6 +394,16 @@ def test_the_operator_has_no_inbox(system: System) -> None:
 # --- refusals
 
 
+def test_what_only_the_operator_may_is_refused_to_an_agent_and_nobody_takes_their_name(
+    system: System, agent: Agent
+) -> None:
+    assert "operator's business" in system.cchat("down", code=5, env={"AIAGENTCHAT_TOKEN": agent.joined["token"]}).err
+    assert "leave --as out" in system.cchat("--as", agent.name, "down", code=2).err
+    assert "taken for them" in system.cchat("join", OPERATOR, "--detach", code=5).err
+    assert OPERATOR not in system.who()
+    assert json.loads(system.cchat("--json", "bogus", code=2).err)["error"]["code"] == "bad_request"
+
+
 def test_an_unknown_agent_is_4_with_the_names_that_are_near(system: System, writer: Agent) -> None:
     near = writer.name[:-1]
     assert f"did you mean {writer.name}" in system.cchat("send", "--to", near, "hi", code=4).err
@@ -410,6 +420,8 @@ def test_an_unknown_agent_is_4_with_the_names_that_are_near(system: System, writ
         (["send", " \n"], "empty"),
         (["send", "\x1b[31mred"], "U+001B"),
         (["join", "--detach", "--description", "a\x07"], "U+0007"),
+        (["join", "", "--detach"], "not an agent's name"),
+        (["join", "x" * 300, "--detach"], "not an agent's name"),
         (["send", "--to", "Not A Name", "hi"], "not an agent's name"),
         (["--as", "Not A Name", "who"], "not an agent's name"),
         (["join", "_broadcast", "--detach"], "not an agent's name"),

@@ -15,10 +15,17 @@ from dataclasses import dataclass, replace
 from aiagentchat.agents.answers import Answers
 from aiagentchat.agents.heartbeat import check_roster_has_room
 from aiagentchat.agents.inbox import Inbox
-from aiagentchat.agents.messages import parse_message
+from aiagentchat.agents.messages import localpart_of, parse_message
 from aiagentchat.agents.room_inbox import Reader, RoomInbox
 from aiagentchat.agents.sessions import Sessions
-from aiagentchat.errors import AiAgentChatError, MatrixError, MatrixNotFoundError, RefusedError, RoomEncryptedError
+from aiagentchat.errors import (
+    AiAgentChatError,
+    MatrixError,
+    MatrixNotFoundError,
+    NameTakenError,
+    RefusedError,
+    RoomEncryptedError,
+)
 from aiagentchat.matrix.events import EventBatch, RoomEvent
 from aiagentchat.model import AgentKind, AgentName, DirectoryEntry, EventId, Reach, RoomAlias, RoomId, UserId
 from aiagentchat.space.content import Card
@@ -101,8 +108,10 @@ class AgentHost:
         Without the Space the agent's own room works, and it is listed later.
 
         Raises:
-            NameTakenError: another live daemon hosts this name. AiAgentChatError: its own room is not to be had.
+            NameTakenError: another live daemon hosts this name, or a person has it. AiAgentChatError: its own room is
+                not to be had.
         """
+        self._refuse_name_of_person(name)
         check_roster_has_room(self.sessions.online(), name)
         if not self.manager.is_looked_up:  # the directory says whose name it is
             with contextlib.suppress(MatrixError, RefusedError):
@@ -114,6 +123,14 @@ class AgentHost:
             room_id = await self.ready(name)
         registered = await self._register(name, wish)
         return Attached(name, self.naming.user(name), room_id, self.naming.alias(name), registered)
+
+    def _refuse_name_of_person(self, name: AgentName) -> None:
+        """An agent named as the operator would be taken for them where only the name is shown."""
+        if any(localpart_of(person) == name for person in self.manager.people):
+            raise NameTakenError(
+                f"{name} is a person here, and an agent of that name would be taken for them",
+                hint="choose another name",
+            )
 
     def _card(self, name: AgentName, room_id: RoomId, wish: Wish) -> Card:
         """Return the card to write, by what the directory has: it has to be loaded."""

@@ -22,13 +22,17 @@ _QUOTE_CHARACTERS = 300
 _markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
 
 
+def localpart_of(user_id: UserId) -> str:
+    """Return `alice` of `@alice:example.org`: what a person is called."""
+    return user_id[1:].split(":", 1)[0]
+
+
 def parse_sender(user_id: UserId, naming: Naming) -> Sender:
     """Return who a user is. Only this daemon can write as a user of its exclusive namespace: those are agents."""
     agent = naming.agent_of(user_id)
     if agent is not None:
         return Sender(user_id, agent, "agent")
-    localpart = user_id[1:].split(":", 1)[0]
-    return Sender(user_id, localpart, "daemon" if user_id == naming.daemon else "person")
+    return Sender(user_id, localpart_of(user_id), "daemon" if user_id == naming.daemon else "person")
 
 
 def parse_message(event: RoomEvent, naming: Naming, broadcast: RoomId | None) -> Message | None:

@@ -55,7 +55,10 @@ class AgentService:
         """Send a message; see `Mail.send`."""
         if draft.reply_to == LAST_READ:
             if agent is None:
-                raise InvalidRequestError("the operator has no inbox: name the message to answer")
+                raise InvalidRequestError(
+                    "the operator has no inbox: name the message to answer",
+                    hint="cchat reply EVENT TEXT; 'cchat --as NAME read --json' shows an agent's events",
+                )
             last = await (await self._host.inbox(agent)).last_acknowledged()
             if last is None:
                 raise NotFoundError("nothing was read yet that could be answered", hint="name the message to answer")

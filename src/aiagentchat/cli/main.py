@@ -14,7 +14,7 @@ from aiagentchat import __version__
 from aiagentchat.cli.invocation import Invocation
 from aiagentchat.cli.output import Output
 from aiagentchat.config import load_settings
-from aiagentchat.errors import AiAgentChatError
+from aiagentchat.errors import AiAgentChatError, InvalidRequestError
 
 _EXIT_CODES = """exit codes:
   0 done   1 unexpected   2 usage or bad input   3 daemon not running   4 not found   5 refused
@@ -43,10 +43,13 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        hint = ""
+        hint = f"'{self.prog} --help' shows what can be given"
         if message.startswith("unrecognized arguments"):
-            hint = "; put a text of several words into quotes, and -- before one that begins with -"
-        self.exit(2, f"cchat: {message}{hint}\n  '{self.prog} --help' shows what can be given\n")
+            hint += "; a text of several words goes into quotes, with -- before one that begins with -"
+        if "--json" not in sys.argv or sys.__stdout__ is None:
+            self.exit(2, f"cchat: {message}\n  {hint}\n")
+        Output(as_json=True).error(InvalidRequestError(message, hint=hint))
+        self.exit(2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

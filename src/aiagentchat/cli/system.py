@@ -20,7 +20,7 @@ from aiagentchat.client import connect
 from aiagentchat.config import Settings, ensure_private_dir, load_settings
 from aiagentchat.daemon.lock import DaemonLock, running_pid
 from aiagentchat.daemon.main import Homeserver, find_homeserver, run_daemon
-from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidRequestError
+from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidRequestError, RefusedError
 from aiagentchat.homeserver import RunningHomeserver, ensure_running
 from aiagentchat.homeserver.process import stop_running
 from aiagentchat.homeserver.render import REGISTRATION_FILE
@@ -242,6 +242,13 @@ def _log_to_file(settings: Settings) -> None:
 
 def down(call: Invocation) -> None:
     """Stop this home's daemon and its homeserver, whoever started them."""
+    if call.acting_as:
+        raise InvalidRequestError("down speaks for nobody: leave --as out")
+    if call.settings.token:
+        raise RefusedError(
+            "an agent's credential is set, and stopping everything is the operator's business",
+            hint="unset AIAGENTCHAT_TOKEN to do it all the same",
+        )
     paths = call.settings.paths
     pid = running_pid(paths.daemon_lock)
     if pid is not None:

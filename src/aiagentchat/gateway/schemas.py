@@ -15,7 +15,7 @@ MOST_WAIT_S = 3600.0
 MOST_LIMIT = 500
 
 _EventId = Annotated[str, StringConstraints(pattern=r"^\$.{1,254}$")]
-_Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+_Name = Annotated[str, StringConstraints(max_length=1000)]
 _Wait = Annotated[float, Field(ge=0, le=MOST_WAIT_S, allow_inf_nan=False, description="Seconds to wait.")]
 _Limit = Annotated[int, Field(ge=1, le=MOST_LIMIT)]
 
