@@ -108,7 +108,9 @@ async def test_a_storm_that_does_not_end_is_left_within_the_deadline(
     fake.always = Answer(429, LIMITED | {"retry_after_ms": 100})
     client = fake.client(http, timeout_s=1.5)
     done = await asyncio.wait_for(in_rooms_of_their_own(client), SOON_S)
-    assert {type(result) for result in done.values()} == {RateLimitedError}
+    kinds = {type(result) for result in done.values()}
+    # The last attempt may still be on the wire when the deadline passes.
+    assert RateLimitedError in kinds <= {RateLimitedError, HomeserverUnavailableError}
 
 
 # --- other faults
