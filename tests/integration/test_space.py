@@ -29,7 +29,7 @@ from aiagentchat.model import AgentName, RoomAlias, RoomId
 from aiagentchat.space import rooms
 from aiagentchat.space.content import ROSTER
 from aiagentchat.space.manager import SpaceManager
-from aiagentchat.space.names import Naming
+from aiagentchat.space.names import DEVICE_ID, Naming
 from tests.integration.correspondents import person
 from tests.integration.spaces import (
     NAMING,
@@ -93,6 +93,27 @@ async def test_a_new_agent_costs_a_bounded_number_of_requests(manager: SpaceMana
     asked = manager.client_of_daemon.stats.requests
     await boot(manager, fresh_name())
     assert manager.client_of_daemon.stats.requests - asked <= 13
+
+
+async def test_a_homeserver_that_makes_devices_at_a_login_alone_gives_an_agent_its_device(
+    manager: SpaceManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Synapse 1.97 does; a newer one refuses that login, so what it would do is done for it here."""
+    put_device, agent = MatrixClient.put_device, fresh_name()
+
+    async def refuse(self: MatrixClient, device_id: str, display_name: str) -> None:
+        raise MatrixNotFoundError(404, "M_NOT_FOUND", "Not found")
+
+    async def log_in(self: MatrixClient, body: dict[str, Any]) -> dict[str, Any]:
+        assert body["type"] == "m.login.application_service"
+        client = self.as_user(body["identifier"]["user"], body["device_id"])
+        await put_device(client, body["device_id"], body["initial_device_display_name"])
+        return {"access_token": "not to be kept"}
+
+    monkeypatch.setattr(MatrixClient, "put_device", refuse)
+    monkeypatch.setattr(MatrixClient, "log_in", log_in)
+    await boot(manager, agent)
+    assert await manager.client_of(agent).whoami() == (NAMING.user(agent), DEVICE_ID)
 
 
 async def test_registering_finds_the_space_by_itself_and_makes_a_member_everywhere(manager: SpaceManager) -> None:

@@ -313,6 +313,24 @@ def test_own_messages_and_an_agent_that_is_not_a_member_yet() -> None:
     assert not inbox.offer(as_message(room.add("$own too", AGENT)))
 
 
+def test_a_membership_without_its_id_is_found_in_the_whole_state() -> None:
+    """As Synapse 1.97 answers."""
+
+    class WithoutId(FakeRoom):
+        async def get_state_event(self, room_id: RoomId, kind: str, key: str) -> Json:
+            event = await super().get_state_event(room_id, kind, key)
+            return {field: value for field, value in event.items() if field != "event_id"}
+
+        async def get_full_state(self, room_id: RoomId) -> list[Json]:
+            return [{"type": "m.room.create", "state_key": ""}, self.timeline[0]]
+
+    room = WithoutId()
+    inbox = inbox_on(room)
+    room.add("$theirs")
+    done(inbox.read_on())
+    assert [message.event_id for message in inbox.unread()] == ["$theirs"]
+
+
 def test_a_message_that_was_taken_back_leaves_the_inbox() -> None:
     room = FakeRoom()
     inbox = inbox_on(room)

@@ -259,7 +259,12 @@ class RoomInbox:
     async def _own_membership(self) -> dict[str, Any]:
         room_id, kind, user_id = self._reader.room_id, "m.room.member", self._reader.user_id
         try:
-            return await self._client.get_state_event(room_id, kind, user_id)
+            raw = await self._client.get_state_event(room_id, kind, user_id)
         except (MatrixForbiddenError, MatrixNotFoundError):  # never joined: the room was made anew, for one
             await self._client.join_room(room_id)
-            return await self._client.get_state_event(room_id, kind, user_id)
+            raw = await self._client.get_state_event(room_id, kind, user_id)
+        if "event_id" in raw:
+            return raw
+        # An older Synapse leaves the id out there, and has it in the whole state.
+        state = await self._client.get_full_state(room_id)
+        return next((each for each in state if (each.get("type"), each.get("state_key")) == (kind, user_id)), raw)
