@@ -382,6 +382,21 @@ async def test_health_and_metrics_tell_how_the_daemon_is(daemon: RunningDaemon, 
     assert float(figures["aiagentchat_homeserver_requests_total"]) > 0
 
 
+async def test_a_device_of_the_operator_that_is_logged_out_is_said_and_stops_no_agent(
+    synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    settings = synapse.settings(tmp_path)
+    device = json.loads(settings.paths.operator_device.read_text())
+    settings.paths.operator_device.write_text(json.dumps(device | {"access_token": "ended"}))
+    daemon = await start_daemon(synapse, settings)
+    agent = await attach(daemon)
+    refused = await daemon.api.call("POST", "/send", {"body": "hello", "to": agent.name})
+    assert is_problem(refused, 403, "forbidden")
+    assert "cchat up" in refused.data["hint"]
+    failing = [each for each in (await daemon.api.get("/health"))["conditions"] if not each["ok"]]
+    assert [each["name"] for each in failing] == ["operator"]
+
+
 async def test_a_request_to_a_homeserver_that_is_away_fails_with_a_reason_within_the_deadline(
     own_synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
 ) -> None:

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from aiagentchat.matrix.accounts import Account, parse_account, render_account
 from aiagentchat.model import UserId
+from tests.unit.test_content import JSON
 
 text = st.text(min_size=1)
 accounts = st.builds(Account, text, text.map(UserId), text, text, st.text())
-json_values = st.none() | st.integers() | st.text() | st.lists(st.text(), max_size=2)
 
 
 @given(accounts)
@@ -21,7 +21,7 @@ def test_what_is_kept_is_read_again(account: Account) -> None:
 @given(
     st.text()
     | st.dictionaries(
-        st.sampled_from(["homeserver_url", "user_id", "device_id", "access_token", "refresh_token"]), json_values
+        st.sampled_from(["homeserver_url", "user_id", "device_id", "access_token", "refresh_token"]), JSON
     ).map(json.dumps)
 )
 def test_whatever_a_file_holds_it_is_an_account_or_none(kept: str) -> None:

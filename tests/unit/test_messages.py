@@ -21,36 +21,32 @@ from aiagentchat.matrix.events import RoomEvent
 from aiagentchat.model import CONTENT_LIMIT_BYTES, AgentName, EventId, EventRef, Message, RoomId, UserId
 from aiagentchat.space.content import HOPS, IN_REPLY_TO
 from aiagentchat.space.names import Naming
+from tests.unit.test_content import JSON
 
 NAMING = Naming("example.org")
 ROOM, BROADCAST = RoomId("!room"), RoomId("!all")
 ALICE, CODER = UserId("@alice:example.org"), NAMING.user(AgentName("coder"))
 REF = {"room_id": "!other", "event_id": "$asked"}
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(), max_size=8),
-    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=6), children, max_size=3),
-    max_leaves=6,
-)
 foreign_text = st.text(st.characters(exclude_categories=()), max_size=12)
 relations = st.fixed_dictionaries(
     {},
     optional={
-        "rel_type": st.sampled_from(["m.thread", "m.replace", "m.annotation"]) | json_values,
-        "event_id": foreign_text | json_values,
-        "m.in_reply_to": st.fixed_dictionaries({"event_id": foreign_text}) | json_values,
+        "rel_type": st.sampled_from(["m.thread", "m.replace", "m.annotation"]) | JSON,
+        "event_id": foreign_text | JSON,
+        "m.in_reply_to": st.fixed_dictionaries({"event_id": foreign_text}) | JSON,
     },
 )
 contents = st.fixed_dictionaries(
-    {"body": foreign_text | json_values},
+    {"body": foreign_text | JSON},
     optional={
-        "msgtype": st.sampled_from(["m.text", "m.notice", "m.image"]) | json_values,
-        "format": st.just("org.matrix.custom.html") | json_values,
-        "formatted_body": foreign_text | json_values,
-        "m.relates_to": relations | json_values,
-        "m.new_content": st.fixed_dictionaries({"body": foreign_text | json_values}) | json_values,
-        HOPS: st.integers() | json_values,
-        IN_REPLY_TO: st.fixed_dictionaries({"room_id": foreign_text, "event_id": foreign_text}) | json_values,
+        "msgtype": st.sampled_from(["m.text", "m.notice", "m.image"]) | JSON,
+        "format": st.just("org.matrix.custom.html") | JSON,
+        "formatted_body": foreign_text | JSON,
+        "m.relates_to": relations | JSON,
+        "m.new_content": st.fixed_dictionaries({"body": foreign_text | JSON}) | JSON,
+        HOPS: st.integers() | JSON,
+        IN_REPLY_TO: st.fixed_dictionaries({"room_id": foreign_text, "event_id": foreign_text}) | JSON,
     },
 )
 

@@ -14,16 +14,11 @@ from aiagentchat.matrix.events import EventBatch
 from aiagentchat.matrix.filters import POSITION_ONLY
 from aiagentchat.matrix.sync import SyncedRooms, SyncSource, parse_sync
 from aiagentchat.model import RoomId
+from tests.unit.test_content import JSON
 
 OWN, SPACE, ALL = RoomId("!own"), RoomId("!space"), RoomId("!all")
 ROOMS = SyncedRooms(OWN, SPACE, ALL)
 Json = dict[str, Any]
-
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
 
 
 def event(event_id: str, *, state_key: str | None = None, **fields: Any) -> Json:
@@ -41,11 +36,11 @@ def ids(batch: EventBatch) -> list[str]:
 
 
 @given(
-    values
+    JSON
     | st.fixed_dictionaries(
         {
-            "rooms": values
-            | st.fixed_dictionaries({"join": values | st.dictionaries(st.sampled_from([OWN, SPACE, ALL]), values)})
+            "rooms": JSON
+            | st.fixed_dictionaries({"join": JSON | st.dictionaries(st.sampled_from([OWN, SPACE, ALL]), JSON)})
         }
     )
 )

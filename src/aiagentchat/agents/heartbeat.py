@@ -37,7 +37,7 @@ class Heartbeat:
         user_id: UserId,
         sessions: Sessions,
         space: Callable[[], RoomId | None],
-        on_return: Callable[[], None] = lambda: None,
+        on_return: Callable[[], None],
     ) -> None:
         self._client = client
         self._user_id = user_id

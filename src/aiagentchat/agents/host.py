@@ -168,8 +168,7 @@ class AgentHost:
         except AiAgentChatError as error:
             log.warning("%s is not listed yet: %s", name, error.message)
             if name in self._agents:
-                self.pending[name] = wish
-                self.pending_changed.set()
+                self._list_later(name, wish)
             return False
         self.pending.pop(name, None)
         agent = self._agents.get(name)
@@ -178,6 +177,10 @@ class AgentHost:
         elif agent.inbox is not None:
             await self.inbox(name)  # whoever reads it gets the broadcast room as well
         return True
+
+    def _list_later(self, name: AgentName, wish: Wish = Wish()) -> None:
+        self.pending[name] = wish
+        self.pending_changed.set()
 
     async def register_pending(self) -> bool:
         """List the agents that could not be listed before; return whether all are now."""
@@ -363,8 +366,7 @@ class AgentHost:
         if event.sender in self.manager.people or event.sender in (self.naming.daemon, self.naming.user(card.name)):
             return
         log.warning("%s took %s off the list; listing it again", event.sender, card.name)
-        self.pending[card.name] = Wish()
-        self.pending_changed.set()
+        self._list_later(card.name)
 
     def _inboxes_of(self, room_id: RoomId) -> list[Inbox]:
         """Return the open inboxes that a room belongs to: all, where it is the broadcast room."""
@@ -381,8 +383,7 @@ class AgentHost:
         name = self.owner_of(room_id)
         card = None if name is None else self.manager.directory.card(name)
         if card is not None and not card.encrypted and card.room_id == room_id:
-            self.pending[card.name] = Wish()
-            self.pending_changed.set()
+            self._list_later(card.name)
 
     def _refuse_strange_room(self, event: RoomEvent) -> None:
         """Have an agent leave a room that it did not make: anyone on a server can invite anyone."""

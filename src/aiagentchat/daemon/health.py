@@ -55,8 +55,7 @@ class Health:
         self._receiver = receiver
         self._probe = probe
         self._operator_probe = operator_probe
-        self._probed: tuple[float, str] | None = None
-        self._operator_failure = ""
+        self._probed: tuple[float, str, str] | None = None
         self._started_at = time.monotonic()
         self.ping_failure = "the homeserver has not pinged the daemon yet"
         self.boot_failures: dict[str, str] = {}
@@ -64,12 +63,13 @@ class Health:
 
     async def report(self) -> HealthAnswer:
         """Return all conditions, and what `cchat status` shows."""
+        homeserver, operator = await self._failures()
         conditions = [
-            await self._homeserver(),
+            self._homeserver(homeserver),
             self._space(),
             self._transport(),
             self._lease(),
-            self._operator(),
+            self._operator(operator),
             self._pending(),
             self._encrypted(),
             self._cursors(),
@@ -95,19 +95,22 @@ class Health:
             "listening": self.listening,
         }
 
-    async def _homeserver(self) -> Condition:
+    async def _failures(self) -> tuple[str, str]:
+        """Return what is wrong with the homeserver, and with the operator's device."""
         if self._probed is None or time.monotonic() - self._probed[0] > _PROBE_CACHED_S:
-            failure = self._operator_failure = ""
+            homeserver = operator = ""
             try:
                 await self._probe.versions()
                 if self._operator_probe is not None:
                     await self._operator_probe.whoami()
             except MatrixUnauthorizedError as error:
-                self._operator_failure = error.message
+                operator = error.message
             except AiAgentChatError as error:
-                failure = error.message
-            self._probed = (time.monotonic(), failure)
-        failure = self._probed[1]
+                homeserver = error.message
+            self._probed = (time.monotonic(), homeserver, operator)
+        return self._probed[1:]
+
+    def _homeserver(self, failure: str) -> Condition:
         remedy = (
             "" if not failure else "start it ('cchat up' for the embedded one) or mend its network; the daemon waits"
         )
@@ -136,8 +139,7 @@ class Health:
         remedy = "" if ok else "other daemons see this one's agents as offline until the homeserver answers again"
         return Condition(name="lease", ok=ok, detail=f"refreshed {age_s:.0f} s ago", remedy=remedy)
 
-    def _operator(self) -> Condition:
-        failure = self._operator_failure
+    def _operator(self, failure: str) -> Condition:
         remedy = "" if not failure else "'cchat up' logs the operator's device in again"
         return Condition(name="operator", ok=not failure, detail=failure or self._info.operator, remedy=remedy)
 

@@ -61,7 +61,6 @@ class SyncSource:
         self._since: str | None = None
         self._followed = frozenset[RoomId]()
         self._untaken = 0  # batches handed out from this position, and not taken in
-        self.syncs = 0
 
     async def batches(self) -> AsyncGenerator[EventBatch, None]:
         """Yield what is new, batch by batch.
@@ -77,7 +76,6 @@ class SyncSource:
             rooms = self._rooms()
             answer = await self._sync(rooms)
             position = _position(answer)
-            self.syncs += 1
             self._untaken += 1
             batch = parse_sync(answer, rooms)
             yield replace(batch, gaps=batch.gaps | (rooms.followed - self._followed))

@@ -21,6 +21,7 @@ from aiagentchat.errors import (
     MatrixNotFoundError,
     NameTakenError,
 )
+from aiagentchat.matrix.accounts import DEVICE_NAME
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import RoomEvent, parse_events
 from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId
@@ -188,14 +189,14 @@ class SpaceManager:
         await self._daemon.register_appservice_user(self._naming.user_localpart(agent))
         client = self.client_of(agent)
         try:
-            await client.put_device(DEVICE_ID, "aiagentchat")
+            await client.put_device(DEVICE_ID, DEVICE_NAME)
         except MatrixNotFoundError:  # an older Synapse makes a device at a login alone; the token is thrown away
             await self._daemon.log_in(
                 {
                     "type": "m.login.application_service",
                     "identifier": {"type": "m.id.user", "user": self._naming.user(agent)},
                     "device_id": DEVICE_ID,
-                    "initial_device_display_name": "aiagentchat",
+                    "initial_device_display_name": DEVICE_NAME,
                 }
             )
         try:
