@@ -19,10 +19,12 @@ from aiagentchat.space.content import (
     CURSOR,
     HOPS,
     IN_REPLY_TO,
+    LEASE,
     ROSTER,
     Card,
     Cursor,
     InReplyTo,
+    Lease,
     Roster,
     SpaceChild,
 )
@@ -32,6 +34,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MODELS: dict[str, type[BaseModel]] = {
     CARD: Card,
     ROSTER: Roster,
+    LEASE: Lease,
     "m.space.child": SpaceChild,
     IN_REPLY_TO: InReplyTo,
     CURSOR: Cursor,

@@ -173,13 +173,24 @@ class GatewayClient:
         session: str = "timed",
         kind: str | None = None,
         description: str | None = None,
+        take_over: bool = False,
     ) -> dict[str, Json]:
-        """Have an agent be there; return its name, room and credential. `session`: `timed` or `none`."""
-        return self._call("POST", "/agents", _attach_body(name, session, kind, description))
+        """Have an agent be there; return its name, room and credential. `session`: `timed` or `none`.
 
-    def hold(self, name: str | None, *, kind: str | None = None, description: str | None = None) -> EventStream:
+        `take_over`: though another daemon that is running hosts the name.
+        """
+        return self._call("POST", "/agents", _attach_body(name, session, kind, description, take_over=take_over))
+
+    def hold(
+        self,
+        name: str | None,
+        *,
+        kind: str | None = None,
+        description: str | None = None,
+        take_over: bool = False,
+    ) -> EventStream:
         """Have an agent be there for as long as the stream is open: ("attached", as `attach`), ("ended", …)."""
-        return self._stream("POST", "/agents", _attach_body(name, "held", kind, description))
+        return self._stream("POST", "/agents", _attach_body(name, "held", kind, description, take_over=take_over))
 
     def detach(self, name: str) -> None:
         """End an agent's sessions and make its credential worthless."""
@@ -320,8 +331,10 @@ def _require_own(directory: Path) -> None:
         raise RefusedError(f"{directory}, where the daemon's socket would be, belongs to another user")
 
 
-def _attach_body(name: str | None, session: str, kind: str | None, description: str | None) -> dict[str, Json]:
-    body = {"name": name, "session": session, "kind": kind, "description": description}
+def _attach_body(
+    name: str | None, session: str, kind: str | None, description: str | None, *, take_over: bool
+) -> dict[str, Json]:
+    body = {"name": name, "session": session, "kind": kind, "description": description, "take_over": take_over or None}
     return {field: value for field, value in body.items() if value is not None}
 
 

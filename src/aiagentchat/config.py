@@ -63,6 +63,11 @@ class Paths:
         return self.credentials / "operator-device.json"
 
     @property
+    def accounts(self) -> Path:
+        """The agents' Matrix accounts where there is no application service: JSON, mode 0600, a file each."""
+        return self.data_dir / "accounts"
+
+    @property
     def operator_password(self) -> Path:
         return self.data_dir / "operator-password"
 
@@ -101,6 +106,12 @@ def _server_name(text: str) -> str:
 def _alias(text: str) -> str:
     if not re.fullmatch(r"#[^:\s\x00]+:.+", text) or len(text.encode()) > 255:
         raise ValueError("must be a room alias, like #team:example.org")
+    return text
+
+
+def _room(text: str) -> str:
+    if not re.fullmatch(r"![^\s\x00]+", text):
+        return _alias(text)
     return text
 
 
@@ -147,6 +158,8 @@ OPTIONS: Final = (
     Option("registration", "AIAGENTCHAT_REGISTRATION", _identity, "application-service registration file"),
     Option("operator", "AIAGENTCHAT_OPERATOR", _operator, "localpart of the operator's Matrix account"),
     Option("people", "AIAGENTCHAT_PEOPLE", _people, "user ids, comma-separated, invited to every room"),
+    Option("daemons", "AIAGENTCHAT_DAEMONS", _people, "user ids, comma-separated, of further daemons of this Space"),
+    Option("shared_room", "MATRIX_ROOM_ID", _room, "an existing room, id or alias, in place of the broadcast room"),
     Option(
         "space_policy", "AIAGENTCHAT_SPACE_POLICY", _one_of("open", "strict"), "strict: only the daemon lists rooms"
     ),
@@ -181,6 +194,8 @@ class Settings:
     registration: str = ""
     operator: str = field(default_factory=_default_operator)
     people: tuple[str, ...] = ()
+    daemons: tuple[str, ...] = ()
+    shared_room: str = ""
     space_policy: str = "open"
     session_ttl_s: float = 3600.0
     deadline_s: float = 30.0

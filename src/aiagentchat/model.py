@@ -25,6 +25,7 @@ CONTENT_LIMIT_BYTES = 60_000
 """Most bytes of an event's content that are sent. Synapse takes 64,500 and refuses 65,000 (`M_TOO_LARGE`)."""
 
 _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_SERVER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,230})(:[0-9]{1,5})?")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -41,6 +42,36 @@ def parse_agent_name(text: str) -> AgentName:
             hint="a name has 1 to 63 of a-z, 0-9, '.', '_' and '-', and starts with a letter or a digit",
         )
     return AgentName(text)
+
+
+def parse_address(text: str, server_name: str) -> AgentName:
+    """Return whom a message is for: an agent's name, or `name:server` for one on another homeserver.
+
+    Args:
+        server_name: of the own homeserver, which is left out.
+
+    Raises:
+        InvalidNameError: the text is neither.
+    """
+    name, colon, server = text.partition(":")
+    agent = parse_agent_name(name)
+    if not colon or server == server_name:
+        return agent
+    if not _SERVER.fullmatch(server):
+        raise InvalidNameError(
+            f"{visible(text[:80])!r} is not an agent's name", hint="one on another homeserver is NAME:SERVER"
+        )
+    return AgentName(f"{agent}:{server}")
+
+
+def server_of(identifier: str) -> str:
+    """Return `example.org:8448` of `@alice:example.org:8448`, and of an alias likewise."""
+    return identifier.split(":", 1)[1]
+
+
+def localpart_of(user_id: UserId) -> str:
+    """Return `alice` of `@alice:example.org`: what a person is called."""
+    return user_id[1:].split(":", 1)[0]
 
 
 def new_session_name() -> AgentName:

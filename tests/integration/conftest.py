@@ -1,7 +1,7 @@
-"""One real Synapse for the whole tier, and daemons on it. Every test uses names of its own (`fresh_name`).
+"""One real Synapse for each mode, and daemons on it. Every test uses names of its own (`fresh_name`).
 
-Only one daemon at a time can run on a Synapse: it receives where the one registration says. A test that stops, breaks
-or restarts a homeserver has one of its own: `own_synapse`.
+Only one daemon at a time can run on a Synapse as its application service: it receives where the one registration says.
+A test that stops, breaks or restarts a homeserver has one of its own: `own_synapse`.
 """
 
 import asyncio
@@ -21,18 +21,24 @@ StartSynapse = Callable[[], Awaitable[Synapse]]
 StartDaemon = Callable[..., Awaitable[RunningDaemon]]
 
 
+@pytest.fixture(scope="session", params=["appservice", "accounts"])
+def mode(request: pytest.FixtureRequest) -> str:
+    """How the daemon is on the homeserver. A file of tests that are of one mode alone says so, with the reason."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
-def synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Synapse]:
-    """The shared homeserver."""
-    system = asyncio.run(start_synapse(tmp_path_factory.mktemp("synapse")))
+def synapse(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Synapse]:
+    """The shared homeserver of a mode."""
+    system = asyncio.run(start_synapse(tmp_path_factory.mktemp("synapse"), mode=mode))
     yield system
     asyncio.run(system.stop())
 
 
 @pytest.fixture
-async def own_synapse(tmp_path: Path) -> AsyncIterator[Synapse]:
+async def own_synapse(mode: str, tmp_path: Path) -> AsyncIterator[Synapse]:
     """A homeserver for this test alone."""
-    system = await start_synapse(tmp_path)
+    system = await start_synapse(tmp_path, mode=mode)
     yield system
     await system.stop()
 

@@ -33,6 +33,7 @@ class Hosted:
 
     def on(self, daemon: RunningDaemon) -> "Hosted":
         """Return the same agent on another daemon, by the operator's leave."""
+        daemon.synapse.lend_account(daemon.settings.paths, self.name)
         return Hosted(self.name, self.user_id, self.room_id, daemon.api.as_agent(self.name))
 
     async def unread(self, **query: str) -> list[Json]:

@@ -9,6 +9,8 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId
 from aiagentchat.space.content import Card
 from aiagentchat.space.directory import Directory
+from aiagentchat.space.identities import AppserviceIdentities
+from aiagentchat.space.layout import Layout
 from aiagentchat.space.manager import SpaceManager, SpaceSettings
 from aiagentchat.space.names import Naming
 from tests.integration.systems import Synapse
@@ -38,9 +40,9 @@ def manager_of(
     """Return a manager wired as the daemon wires one; each has clients of its own, and so no locks in common."""
     base_url, token = url or synapse.config.base_url, token or synapse.registration.as_token
     client = MatrixClient(base_url, token, session, timeout_s=timeout_s)
-    settings = SpaceSettings(alias, policy, synapse.operator.user_id, people)
-    directory = Directory(naming, ttl_s=300)
-    manager = SpaceManager(client, synapse.operator_client(session), naming, settings, directory)
+    settings = SpaceSettings(alias, Layout(synapse.operator.user_id, people, policy))
+    identities = AppserviceIdentities(client, naming)
+    manager = SpaceManager(identities, synapse.operator_client(session), settings, Directory(naming, ttl_s=300))
     manager._room_version = version
     return manager
 

@@ -4,28 +4,35 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import aiohttp
+import pytest
 import yaml
 
 from aiagentchat.config import Paths, Settings, load_settings, read_private
+from aiagentchat.daemon.accounts import AccountStore
 from aiagentchat.daemon.lock import DaemonLock
 from aiagentchat.daemon.main import Homeserver, run_daemon
+from aiagentchat.errors import InvalidNameError
 from aiagentchat.homeserver import process as homeserver_process
 from aiagentchat.homeserver.embedded import EmbeddedConfig, load_or_create
 from aiagentchat.homeserver.operator import OperatorAccount, ensure_operator
 from aiagentchat.homeserver.process import Homeserver as SynapseProcess
 from aiagentchat.homeserver.render import HOMESERVER_FILE, REGISTRATION_FILE, render_files
+from aiagentchat.matrix.accounts import Account
 from aiagentchat.matrix.appservice import Registration, read_registration
 from aiagentchat.matrix.client import MatrixClient
-from aiagentchat.model import AgentName
+from aiagentchat.model import AgentName, UserId, parse_agent_name
+from aiagentchat.space.names import DEVICE_ID
 
 OPERATOR = "alice"
+APPSERVICE_ALONE = pytest.mark.parametrize("mode", ["appservice"], indirect=True, scope="session")
+ACCOUNTS_ALONE = pytest.mark.parametrize("mode", ["accounts"], indirect=True, scope="session")
 WAIT_S = 30.0
 
 
@@ -42,6 +49,8 @@ class Synapse:
     config: EmbeddedConfig
     process: SynapseProcess
     operator: OperatorAccount
+    mode: str = "appservice"
+    accounts: dict[str, Account] = field(default_factory=dict)
 
     @property
     def registration(self) -> Registration:
@@ -49,7 +58,8 @@ class Synapse:
 
     @property
     def homeserver(self) -> Homeserver:
-        return Homeserver(self.config.base_url, self.config.server_name, self.registration)
+        registration = self.registration if self.mode == "appservice" else None
+        return Homeserver(self.config.base_url, self.config.server_name, registration)
 
     def settings(self, home: Path, **environment: str) -> Settings:
         """Return settings for a daemon with its own `home` on this homeserver."""
@@ -67,18 +77,53 @@ class Synapse:
             settings.paths.operator_device.write_text(device)
         return settings
 
+    async def provide_account(self, paths: Paths, agent: str) -> None:
+        """Have an agent's account be there and logged in at a home, where agents have accounts."""
+        if self.mode == "accounts" and agent not in self.accounts:
+            home = self.paths.data_dir / "accounts" / agent
+            made = await ensure_operator(
+                self.config.base_url, Paths(config_dir=home, data_dir=home), self.config, f"{agent}.bot"
+            )
+            self.accounts[agent] = Account(
+                made.user_id, made.device_id, made.access_token, homeserver_url=self.config.base_url
+            )
+        self.lend_account(paths, agent)
+
+    def lend_account(self, paths: Paths, agent: str) -> None:
+        """Have an agent's account, which is there, be logged in at a home."""
+        if self.mode == "accounts":
+            AccountStore(paths).save(AgentName(agent), self.accounts[agent])
+
     def appservice(self, session: aiohttp.ClientSession, *, timeout_s: float = 30.0) -> MatrixClient:
         return MatrixClient(self.config.base_url, self.registration.as_token, session, timeout_s=timeout_s)
 
     def operator_client(self, session: aiohttp.ClientSession) -> MatrixClient:
         return MatrixClient(self.config.base_url, self.operator.access_token, session)
 
+    def agent_client(self, session: aiohttp.ClientSession, agent: str) -> MatrixClient:
+        """Return a client that acts as an agent's user."""
+        if self.mode == "accounts":
+            return MatrixClient(self.config.base_url, self.accounts[agent].access_token, session)
+        user = UserId(f"@{self.registration.sender_localpart}-{agent}:{self.config.server_name}")
+        return self.appservice(session).as_user(user, DEVICE_ID)
+
+    def keeper_client(self, session: aiohttp.ClientSession) -> MatrixClient:
+        """Return a client that acts as who makes the Space."""
+        return self.operator_client(session) if self.mode == "accounts" else self.appservice(session)
+
     async def stop(self) -> None:
         await self.process.stop()
 
 
-async def start_synapse(home: Path, *, server_name: str = "example.org", **settings: object) -> Synapse:
-    """Return a homeserver that answers, with its operator's account; `settings` on top of ours at its first start."""
+async def start_synapse(
+    home: Path, *, server_name: str = "example.org", mode: str = "appservice", **settings: object
+) -> Synapse:
+    """Return a homeserver that answers, with its operator's account; `settings` on top of ours at its first start.
+
+    In the mode `accounts` it knows no application service.
+    """
+    if mode == "accounts":
+        settings = {"app_service_config_files": [], "bcrypt_rounds": 4} | settings
 
     def render(*arguments: Any) -> dict[str, str]:
         files = render_files(*arguments)
@@ -94,7 +139,7 @@ async def start_synapse(home: Path, *, server_name: str = "example.org", **setti
     except BaseException:
         await process.stop()
         raise
-    return Synapse(paths, config, process, operator)
+    return Synapse(paths, config, process, operator, mode)
 
 
 @dataclass(frozen=True)
@@ -118,10 +163,22 @@ class Api:
     token: str
     agent: str = ""
     reader: str = field(default_factory=lambda: secrets.token_hex(4))
+    provide_account: Callable[[str], Awaitable[None]] | None = None
 
     def as_agent(self, agent: str) -> "Api":
         """Return a client that acts as an agent by the operator's leave."""
         return Api(self.socket, self.token, agent)
+
+    async def _provided(self, method: str, path: str, body: object) -> object:
+        """Where agents have accounts, have that of the agent to attach be there, as `cchat login` does."""
+        if self.provide_account is None or (method, path) != ("POST", "/agents") or not isinstance(body, dict | None):
+            return body
+        body = body or {}
+        if "name" not in body:
+            body = {"name": f"session-{secrets.token_hex(3)}", "kind": "ephemeral"} | body
+        with contextlib.suppress(InvalidNameError):
+            await self.provide_account(parse_agent_name(str(body["name"])))
+        return body
 
     def headers(self) -> dict[str, str]:
         headers = {"Authorization": f"Bearer {self.token}", "AIAgentChat-Reader": self.reader}
@@ -136,6 +193,7 @@ class Api:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
+        body = await self._provided(method, path, body)
         async with (
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self.socket))) as session,
             session.request(
@@ -172,6 +230,7 @@ class Api:
         self, method: str, path: str, body: object = None
     ) -> AsyncIterator[AsyncIterator[tuple[str, Any]]]:
         """Give the server-sent events of a stream, as (event, data)."""
+        body = await self._provided(method, path, body)
         async with (
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self.socket))) as session,
             session.request(method, f"http://localhost{path}", json=body, headers=self.headers()) as response,
@@ -242,7 +301,11 @@ async def running_daemon(
                     if task.done():
                         await task
                     await asyncio.sleep(0.01)
-            api = Api(settings.paths.socket, read_private(settings.paths.operator_credential) or "")
+            api = Api(
+                settings.paths.socket,
+                read_private(settings.paths.operator_credential) or "",
+                provide_account=lambda agent: synapse.provide_account(settings.paths, agent),
+            )
             running = RunningDaemon(synapse, settings, api, is_ready, task, stop)
             if ready:
                 await running.wait_ready()

@@ -93,7 +93,7 @@ async def test_the_token_of_a_single_sign_on_and_an_access_token_are_taken(
     assert account.user_id == own.user_id
     assert account.device_id != own.device_id
     adopted = await adopt_access_token(anyone, url, own.access_token)
-    assert adopted == Account(url, own.user_id, own.device_id, own.access_token)
+    assert adopted == Account(own.user_id, own.device_id, own.access_token, url)
 
 
 async def test_a_login_that_the_homeserver_does_not_offer_names_those_that_it_does(
@@ -112,7 +112,7 @@ async def test_a_device_whose_refresh_token_is_not_known_has_to_log_in_anew(
     synapse: Synapse, anyone: MatrixClient
 ) -> None:
     saved: list[Account] = []
-    account = Account(synapse.config.base_url, synapse.operator.user_id, "X", "ended", "not known either")
+    account = Account(synapse.operator.user_id, "X", "ended", synapse.config.base_url, "not known either")
     with pytest.raises(MatrixUnauthorizedError):
         await anyone.with_token(RenewedToken(account, anyone, saved.append)).whoami()
     assert not saved

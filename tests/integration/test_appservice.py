@@ -15,7 +15,9 @@ from aiagentchat.matrix.appservice import AppserviceReceiver, Registration
 from aiagentchat.matrix.events import EventBatch
 from aiagentchat.model import EventId
 from tests.integration.matrix_calls import SOON_S
-from tests.integration.systems import Synapse
+from tests.integration.systems import APPSERVICE_ALONE, Synapse
+
+pytestmark = APPSERVICE_ALONE  # the pushed transport is what is tested here
 
 HS_TOKEN = "hs-sécret"
 EVENT = {

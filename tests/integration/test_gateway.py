@@ -15,7 +15,7 @@ from aiagentchat.errors import AlreadyRunningError, InvalidRequestError
 from aiagentchat.gateway.routes import ROUTES
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, messages_of, say
-from tests.integration.systems import WAIT_S, Answer, Api, RunningDaemon, Synapse, running_daemon
+from tests.integration.systems import APPSERVICE_ALONE, WAIT_S, Answer, Api, RunningDaemon, Synapse, running_daemon
 
 
 @pytest.fixture
@@ -382,6 +382,7 @@ async def test_health_and_metrics_tell_how_the_daemon_is(daemon: RunningDaemon, 
     assert float(figures["aiagentchat_homeserver_requests_total"]) > 0
 
 
+@APPSERVICE_ALONE  # without the operator's account there is no Space: test_account_mode.py
 async def test_a_device_of_the_operator_that_is_logged_out_is_said_and_stops_no_agent(
     synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
 ) -> None:

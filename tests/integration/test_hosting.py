@@ -13,14 +13,14 @@ import pytest
 
 from aiagentchat.agents.host import AgentHost, Wish
 from aiagentchat.agents.sessions import Sessions
+from aiagentchat.errors import MatrixNotFoundError
 from aiagentchat.matrix.client import MatrixClient
-from aiagentchat.model import AgentName, RoomId, UserId
-from aiagentchat.space.content import ROSTER
-from aiagentchat.space.names import DEVICE_ID
+from aiagentchat.model import RoomId, UserId
+from aiagentchat.space.content import CARD, ROSTER
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, messages_of, person, say, until
-from tests.integration.spaces import NAMING, fresh_alias, manager_of
-from tests.integration.systems import WAIT_S, Api, RunningDaemon, Synapse, fresh_name
+from tests.integration.spaces import fresh_alias, manager_of
+from tests.integration.systems import ACCOUNTS_ALONE, APPSERVICE_ALONE, WAIT_S, Api, RunningDaemon, Synapse, fresh_name
 
 
 @pytest.fixture
@@ -131,13 +131,17 @@ async def test_a_timed_session_that_began_beside_a_held_one_ends_too(
 
 async def test_the_roster_on_the_homeserver_follows_who_is_online(daemon: RunningDaemon, synapse: Synapse) -> None:
     space = RoomId((await daemon.api.get("/health"))["system"]["space_id"])
-    user = UserId(f"@{synapse.registration.sender_localpart}:{synapse.config.server_name}")
-    name = fresh_name()
+    agent = await attach(daemon, session="none")
+    name = agent.name
     async with aiohttp.ClientSession() as session:
-        client = synapse.appservice(session)
+        client = synapse.operator_client(session)
+        user = (await client.get_state(space, CARD, agent.user_id))["daemon"]
 
         async def is_listed() -> bool:
-            return name in (await client.get_state(space, ROSTER, user))["online"]
+            try:
+                return name in (await client.get_state(space, ROSTER, user))["online"]
+            except MatrixNotFoundError:  # the first one is not written yet
+                return False
 
         async def is_not_listed() -> bool:
             return not await is_listed()
@@ -171,6 +175,7 @@ async def test_many_ephemeral_agents_at_once_all_come_up(daemon: RunningDaemon) 
     assert {answer["name"] for answer in attached} <= names
 
 
+@APPSERVICE_ALONE  # the manager is wired here with the names of an application service
 async def test_ephemeral_agents_that_start_at_once_are_spread_over_two_seconds(
     synapse: Synapse, http: aiohttp.ClientSession
 ) -> None:
@@ -182,7 +187,7 @@ async def test_ephemeral_agents_that_start_at_once_are_spread_over_two_seconds(
             return 0.01 * len(self.asked)
 
     manager = manager_of(synapse, http, fresh_alias())
-    host = AgentHost(manager, Sessions(ttl_s=60, server_now_ms=lambda: 0), NAMING, jitter=Waits())
+    host = AgentHost(manager, Sessions(ttl_s=60, server_now_ms=lambda: 0), jitter=Waits())
     await host.boot(fresh_name("alone"), Wish("ephemeral"))
     await asyncio.gather(*(host.boot(fresh_name("kept")) for _ in range(3)))
     assert Waits.asked == []
@@ -305,6 +310,7 @@ async def test_one_looks_without_being_the_reader_and_may_wait_for_it(
 # --- strange rooms
 
 
+@APPSERVICE_ALONE  # an account may be invited to what it likes, and accepts nothing by itself: see below
 async def test_an_agent_leaves_a_room_that_a_stranger_invited_it_to_and_hears_nothing_from_there(
     daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
@@ -322,7 +328,7 @@ async def test_an_agent_leaves_a_room_that_a_stranger_invited_it_to_and_hears_no
     # Even where it is a member, by the homeserver's doing, what is said there reaches no inbox.
     await mallory.invite(room_id, agent.user_id)
     async with agent.api.stream("GET", "/events") as stream:
-        with_agents_hand = as_agent(synapse, http, agent.name)
+        with_agents_hand = synapse.agent_client(http, agent.name)
         await until(has_left)
         await with_agents_hand.join_room(room_id)
         await say(mallory, room_id, "do as I say")
@@ -331,6 +337,22 @@ async def test_an_agent_leaves_a_room_that_a_stranger_invited_it_to_and_hears_no
     assert await agent.bodies() == ["from the operator"]
 
 
+@ACCOUNTS_ALONE
+async def test_an_account_accepts_no_strangers_invite_and_hears_nothing_from_a_room_of_its_own_choice(
+    daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    agent = await attach(daemon)
+    mallory = await person(synapse, http, tmp_path, "mallory")
+    invited, joined = [await mallory.create_room({"invite": [agent.user_id]}) for _ in range(2)]
+    await synapse.agent_client(http, agent.name).join_room(joined)
+    async with agent.api.stream("GET", "/events") as stream:
+        await say(mallory, joined, "do as I say")
+        await daemon.api.post("/send", body="from the operator", to=agent.name)
+        assert [message["body"] for message in await messages_of(stream, 1)] == ["from the operator"]
+    assert (await mallory.get_state(invited, "m.room.member", agent.user_id))["membership"] == "invite"
+
+
+@APPSERVICE_ALONE  # an account may be invited to what it likes, and accepts nothing by itself: see below
 async def test_the_daemons_own_user_leaves_strange_rooms_too(
     daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
@@ -361,6 +383,7 @@ async def test_the_daemons_own_user_takes_an_invite_to_the_space_that_it_waits_f
     await until(is_there)
 
 
+@APPSERVICE_ALONE  # an account may be invited to what it likes, and accepts nothing by itself: see below
 async def test_an_invite_that_waited_while_the_daemon_was_down_is_refused_as_well(
     synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
@@ -393,12 +416,6 @@ async def test_a_boot_before_the_directory_is_loaded_changes_nothing_on_the_card
 # --- encrypted rooms
 
 
-def as_agent(synapse: Synapse, http: aiohttp.ClientSession, name: AgentName) -> MatrixClient:
-    """Return a client that acts as an agent's user, which is the creator of its room."""
-    user = UserId(f"@{synapse.registration.sender_localpart}-{name}:{synapse.config.server_name}")
-    return synapse.appservice(http).as_user(user, DEVICE_ID)
-
-
 async def encrypt(client: MatrixClient, room_id: RoomId) -> None:
     """Switch encryption on, as the one creator may whom no power level stops."""
     await client.put_state(room_id, "m.room.encryption", "", {"algorithm": "m.megolm.v1.aes-sha2"})
@@ -411,7 +428,7 @@ async def test_into_an_encrypted_room_nothing_is_sent_and_everyone_is_told(
     agent, asker = await attach(daemon), await attach(daemon, "asker")
     asked = await say(alice, agent.room_id, "before it was encrypted")
     await agent.unread(wait="10")
-    await encrypt(as_agent(synapse, http, agent.name), agent.room_id)
+    await encrypt(synapse.agent_client(http, agent.name), agent.room_id)
 
     async def is_marked() -> bool:
         entry = await entry_of(daemon.api, agent.name)
@@ -437,6 +454,7 @@ async def test_into_an_encrypted_room_nothing_is_sent_and_everyone_is_told(
     await check(daemon)
     await daemon.kill()
     daemon = await start_daemon(synapse, synapse.settings(tmp_path / "second"))  # which knows it from the homeserver
+    agent, asker = agent.on(daemon), asker.on(daemon)
     await check(daemon)
     page = await alice.get_messages(agent.room_id, direction="b", limit=100)
     bodies = [event["content"]["body"] for event in page.chunk if event["type"] == "m.room.message"]
@@ -449,7 +467,7 @@ async def test_an_encrypted_broadcast_room_is_not_written_to_either(
     daemon = await start_daemon(own_synapse, own_synapse.settings(tmp_path / "first"))
     agent = await attach(daemon)
     broadcast = RoomId((await daemon.api.get("/health"))["system"]["broadcast_id"])
-    await encrypt(own_synapse.appservice(http), broadcast)
+    await encrypt(own_synapse.keeper_client(http), broadcast)
 
     async def is_degraded() -> bool:
         return bool((await daemon.api.get("/health"))["status"] == "degraded")
@@ -459,6 +477,7 @@ async def test_an_encrypted_broadcast_room_is_not_written_to_either(
     assert (refused.status, refused.code) == (409, "room_encrypted")
     await daemon.kill()
     daemon = await start_daemon(own_synapse, own_synapse.settings(tmp_path / "second"))
+    agent.on(daemon)
     refused = await daemon.api.call("POST", "/send", {"body": "in clear"})
     assert (refused.status, refused.code) == (409, "room_encrypted")
     await daemon.api.post("/send", body="an agent's own room works", to=agent.name)

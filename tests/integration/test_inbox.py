@@ -24,7 +24,7 @@ from tests.integration.correspondents import (
     say_all,
     until,
 )
-from tests.integration.systems import RunningDaemon, Synapse
+from tests.integration.systems import APPSERVICE_ALONE, RunningDaemon, Synapse
 
 
 @pytest.fixture
@@ -188,6 +188,7 @@ async def test_a_message_is_what_a_persons_own_client_sent(daemon: RunningDaemon
     assert edited["body"] == "[edit] better"
 
 
+@APPSERVICE_ALONE  # nothing is pushed to accounts
 async def test_an_event_pushed_again_is_handed_once_even_long_after_it_was_acknowledged(
     daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession, alice: MatrixClient
 ) -> None:
@@ -205,6 +206,7 @@ async def test_an_event_pushed_again_is_handed_once_even_long_after_it_was_ackno
         assert [message["body"] for message in await messages_of(stream, 1)] == ["the next"]
 
 
+@APPSERVICE_ALONE  # nothing is pushed to accounts
 async def test_a_backlog_of_what_a_former_daemon_saw_acknowledged_is_not_handed_out(
     synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, alice: MatrixClient, tmp_path: Path
 ) -> None:
@@ -294,6 +296,7 @@ async def test_a_cursor_whose_event_was_purged_loses_nothing_that_is_left_and_he
     assert await again.bodies() == []
 
 
+@APPSERVICE_ALONE  # nothing is pushed to accounts
 async def test_what_a_killed_homeserver_never_pushed_reaches_who_waits_and_who_comes(
     daemon: RunningDaemon,
     synapse: Synapse,

@@ -19,7 +19,9 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import EventId, RoomAlias, RoomId, UserId
 from tests.integration.fake_homeserver import FakeHomeserver
 from tests.integration.matrix_calls import DEVICE
-from tests.integration.systems import Synapse, fresh_name
+from tests.integration.systems import APPSERVICE_ALONE, Synapse, fresh_name
+
+pytestmark = APPSERVICE_ALONE  # its methods for application services are among those tested
 
 ODD = ("a/b", "a%2Fb", "%", "/", "ü?#&=+;", "x:@y/z", "..", "日本", "\\\"'", "a b", "🦀")
 NOBODY = UserId("@nobody:example.org")

@@ -17,7 +17,7 @@ async def test_an_agent_that_another_agent_took_off_the_list_is_listed_again(
 ) -> None:
     agent, other = await attach(daemon), await attach(daemon, "other")
     space = RoomId((await daemon.api.get("/health"))["system"]["space_id"])
-    hostile = synapse.appservice(http).as_user(other.user_id)
+    hostile = synapse.agent_client(http, other.name)
     await hostile.put_state(space, "m.space.child", agent.room_id, {})
 
     async def is_mended() -> bool:

@@ -21,6 +21,7 @@ from aiagentchat.homeserver.operator import ensure_operator
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomId, UserId
 from aiagentchat.space.content import CARD, ROSTER
+from aiagentchat.space.names import broadcast_alias
 from tests.integration.spaces import NAMING, Http, boot, fresh_alias, manager_of, membership
 from tests.integration.systems import Synapse, fresh_name, start_synapse
 
@@ -61,7 +62,7 @@ async def make_world(synapse: Synapse, home: Path, version: str) -> World:
         strict = manager_of(synapse, session, fresh_alias(), policy="strict", people=people, version=version)
         manager = manager_of(synapse, session, fresh_alias(), people=people, version=version)
         with contextlib.suppress(MatrixNotFoundError):  # the broadcast room of tests before is of any version
-            await manager.client_of_daemon.delete_room_alias(NAMING.broadcast)
+            await manager.client_of_daemon.delete_room_alias(broadcast_alias("#x:example.org"))
         for each in (strict, manager):  # the last one has the broadcast room
             await each.find_or_create_space()
             room = await boot(each, agent)

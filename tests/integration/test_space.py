@@ -24,12 +24,13 @@ from aiagentchat.errors import (
     NameTakenError,
 )
 from aiagentchat.homeserver.ports import any_free_port
-from aiagentchat.matrix.client import MatrixClient, _FixedToken
+from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.matrix.wire import _FixedToken
 from aiagentchat.model import AgentName, RoomAlias, RoomId
 from aiagentchat.space import rooms
 from aiagentchat.space.content import ROSTER
 from aiagentchat.space.manager import SpaceManager
-from aiagentchat.space.names import DEVICE_ID, Naming
+from aiagentchat.space.names import DEVICE_ID, Naming, broadcast_alias
 from tests.integration.correspondents import person
 from tests.integration.spaces import (
     NAMING,
@@ -41,7 +42,9 @@ from tests.integration.spaces import (
     manager_of,
     state_of,
 )
-from tests.integration.systems import Synapse, fresh_name
+from tests.integration.systems import APPSERVICE_ALONE, Synapse, fresh_name
+
+pytestmark = APPSERVICE_ALONE  # the managers are wired here with the names of an application service
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ async def test_every_operation_done_again_changes_nothing_and_costs_next_to_noth
     assert [entry.name for entry in (await manager.list_agents()).entries] == [agent]
     assert stats.requests == asked
 
-    again = manager_of(synapse, http, manager._settings.alias)
+    again = manager_of(synapse, http, manager.settings.alias)
     assert await again.find_or_create_space() == space
     assert again.broadcast_id == broadcast
     assert again.client_of_daemon.stats.requests == 8, "the default version, three for each room, the directory"
@@ -137,8 +140,8 @@ async def test_twenty_boots_at_once_come_to_one_room_each_and_leave_no_orphan(ow
             managers = [manager_of(own_synapse, session, alias) for _ in range(20)]
             appservice = managers[0].client_of_daemon
             with contextlib.suppress(MatrixNotFoundError):  # the broadcast room is made anew each time
-                old = await appservice.resolve_room_alias(NAMING.broadcast)
-                await appservice.delete_room_alias(NAMING.broadcast)
+                old = await appservice.resolve_room_alias(broadcast_alias("#x:example.org"))
+                await appservice.delete_room_alias(broadcast_alias("#x:example.org"))
                 await appservice.leave_room(old)
 
             async def start(manager: SpaceManager, agent: AgentName = agent) -> tuple[RoomId, RoomId]:
@@ -163,7 +166,7 @@ async def test_those_who_find_the_same_dead_room_at_once_come_to_one_new_room(
     dead = (await manager.find_or_create_agent_room(agent)).room_id
     await synapse.operator_client(http).leave_room(dead)
     await manager.client_of(agent).leave_room(dead)
-    managers = [manager_of(synapse, http, manager._settings.alias) for _ in range(8)]
+    managers = [manager_of(synapse, http, manager.settings.alias) for _ in range(8)]
     made = await asyncio.gather(*(each.find_or_create_agent_room(agent) for each in managers))
     (room,) = {each.room_id for each in made}
     assert room != dead
@@ -242,7 +245,7 @@ async def test_without_the_space_the_list_is_empty_and_says_why(manager: SpaceMa
     assert await manager.find_agent_room(agent) == room, "an agent's room needs no Space"
     await manager.find_or_create_space()
     assert manager.space_id is not None
-    manager._daemon._token = _FixedToken("no-longer-known")
+    manager.client_of_daemon._token = _FixedToken("no-longer-known")
     manager.directory.expire()
     view = await manager.list_agents()
     assert view.entries == ()
@@ -252,7 +255,7 @@ async def test_without_the_space_the_list_is_empty_and_says_why(manager: SpaceMa
 async def test_leases_that_cannot_be_read_count_as_over(manager: SpaceManager, synapse: Synapse, http: Http) -> None:
     agent = fresh_name()
     await boot(manager, agent, daemon="@other:example.org")
-    deaf = manager_of(synapse, http, manager._settings.alias, url=f"http://127.0.0.1:{any_free_port()}", timeout_s=0.1)
+    deaf = manager_of(synapse, http, manager.settings.alias, url=f"http://127.0.0.1:{any_free_port()}", timeout_s=0.1)
     deaf.space_id, deaf.directory = manager.space_id, manager.directory
     assert [entry.status for entry in (await deaf.list_agents()).entries] == ["offline"]
 
@@ -266,7 +269,7 @@ async def test_an_agent_is_listed_taken_off_and_listed_again(synapse: Synapse, h
     await manager.find_or_create_space()
 
     async def listed() -> Sequence[tuple[str, str]]:
-        fresh = manager_of(synapse, http, manager._settings.alias, policy=policy)
+        fresh = manager_of(synapse, http, manager.settings.alias, policy=policy)
         await fresh.find_or_create_space()
         both = [
             [(entry.name, entry.status) for entry in (await each.list_agents(frozenset({agent}))).entries]
@@ -291,7 +294,7 @@ async def test_a_card_left_without_its_child_is_mended(manager: SpaceManager, sy
     agent = fresh_name()
     space, room = await manager.find_or_create_space(), await boot(manager, agent)
     await manager.client_of_daemon.put_state(space, "m.space.child", room, {})
-    again = manager_of(synapse, http, manager._settings.alias)
+    again = manager_of(synapse, http, manager.settings.alias)
     await again.find_or_create_space()
     own = frozenset({agent})
     assert [entry.status for entry in (await again.list_agents(own)).entries] == ["offline"]
@@ -318,7 +321,7 @@ async def test_a_name_of_another_daemon_is_refused_as_long_as_that_one_lives(
 ) -> None:
     agent, other = fresh_name(), await person(synapse, http, tmp_path)
     daemon, _ = await other.whoami()
-    alias = manager._settings.alias
+    alias = manager.settings.alias
     manager = manager_of(synapse, http, alias, people=(daemon,))
     space = await manager.find_or_create_space()
     await other.join_room(space)

@@ -11,11 +11,12 @@ from aiagentchat.errors import (
     MatrixForbiddenError,
     RefusedError,
 )
-from aiagentchat.matrix.client import _FixedToken
+from aiagentchat.matrix.wire import _FixedToken
 from aiagentchat.model import AgentName, RoomAlias, UserId
 from aiagentchat.space import rooms
 from aiagentchat.space.layout import RoomSpec, agent_room_spec, broadcast_spec, space_spec
 from aiagentchat.space.manager import SpaceManager
+from aiagentchat.space.names import broadcast_alias
 from tests.integration.correspondents import person
 from tests.integration.spaces import (
     NAMING,
@@ -27,7 +28,9 @@ from tests.integration.spaces import (
     membership,
     state_of,
 )
-from tests.integration.systems import Synapse, fresh_name, start_synapse
+from tests.integration.systems import APPSERVICE_ALONE, Synapse, fresh_name, start_synapse
+
+pytestmark = APPSERVICE_ALONE  # the managers are wired here with the names of an application service
 
 
 @pytest.fixture
@@ -52,13 +55,12 @@ def assert_is_as_designed(state: State, spec: RoomSpec, version: str, **users: i
 
 
 def specs_of(manager: SpaceManager, agent: AgentName) -> dict[str, RoomSpec]:
-    settings = manager._settings
-    operator, people, space = settings.operator, settings.people, manager.space_id
+    alias, layout, space = manager.settings.alias, manager.layout, manager.space_id
     assert space is not None
     return {
-        "space": space_spec(settings.alias, NAMING, operator, people, settings.policy),
-        "agent": agent_room_spec(agent, NAMING, operator, people, space),
-        "broadcast": broadcast_spec(NAMING, operator, people, space),
+        "space": space_spec(alias, NAMING.daemon, layout),
+        "agent": agent_room_spec(agent, NAMING, layout, space),
+        "broadcast": broadcast_spec(broadcast_alias(alias), NAMING.daemon, layout, space),
     }
 
 
@@ -77,7 +79,10 @@ async def test_rooms_are_made_as_designed_with_the_operator_in_them(synapse: Syn
     assert of_agent["m.room.create", ""]["room_version"] == version
     assert of_agent["m.room.name", ""] == {"name": agent}
     assert of_space["m.space.child", room] == {"via": ["example.org"], "order": agent, "suggested": True}
-    broadcast = await state_of(manager.client_of(agent), await manager._daemon.resolve_room_alias(NAMING.broadcast))
+    broadcast = await state_of(
+        manager.client_of(agent),
+        await manager.client_of_daemon.resolve_room_alias(broadcast_alias(manager.settings.alias)),
+    )
     assert_is_as_designed(broadcast, specs["broadcast"], broadcast["m.room.create", ""]["room_version"])
 
 
@@ -88,7 +93,7 @@ async def test_a_half_made_room_is_mended(
     monkeypatch.setattr(rooms, "_BEING_MADE_WAITS_S", (0.02,) * 5)
     manager, agent = manager_of(synapse, http, fresh_alias(), version=version), fresh_name()
     await manager.find_or_create_space()
-    await manager._ensure_account(agent)
+    await manager.identities.ensure_account(agent)
     client = manager.client_of(agent)
     levels = {"users": {NAMING.user(agent): 100}, "events": {"m.room.name": 150}}  # 10: the name fails; 12: the levels
     body = {"room_alias_name": f"aiagentchat-{agent}", "name": "x", "room_version": version}
@@ -126,7 +131,7 @@ async def test_what_somebody_changed_is_mended_and_what_is_theirs_is_left(
     ]
     for kind, key, content in changes:
         await client.put_state(room_id, kind, key, content)
-    again = manager_of(synapse, http, manager._settings.alias, version=version)
+    again = manager_of(synapse, http, manager.settings.alias, version=version)
     await again.find_or_create_space()
     await again.find_or_create_agent_room(agent)
     state = await state_of(client, room_id)
@@ -141,11 +146,11 @@ async def test_an_upgraded_room_is_followed_through_its_alias_and_listed_in_plac
     space, old = await manager.find_or_create_space(), await boot(manager, agent)
     path = ("_matrix", "client", "v3", "rooms", old, "upgrade")
     new = (await manager.client_of(agent)._request("POST", path, body={"new_version": "12"}))["replacement_room"]
-    again = manager_of(synapse, http, manager._settings.alias)
+    again = manager_of(synapse, http, manager.settings.alias)
     await again.find_or_create_space()
     assert again.directory.agent_of_room(old) == agent
     assert await boot(again, agent) == new
-    fresh = manager_of(synapse, http, manager._settings.alias)
+    fresh = manager_of(synapse, http, manager.settings.alias)
     await fresh.find_or_create_space()
     assert [(entry.name, entry.room_id) for entry in (await fresh.list_agents()).entries] == [(agent, new)]
     assert fresh.directory.has_child(new)
@@ -208,7 +213,7 @@ async def test_who_left_or_was_banned_is_not_brought_back_by_itself(
 ) -> None:
     agent, operator = fresh_name(), synapse.operator_client(http)
     bob, _ = await (await person(synapse, http, tmp_path)).whoami()
-    alias = manager._settings.alias
+    alias = manager.settings.alias
     manager = manager_of(synapse, http, alias, people=(bob,))
     space, room = await manager.find_or_create_space(), await boot(manager, agent)
     client = manager.client_of(agent)
@@ -231,10 +236,12 @@ async def test_people_named_later_are_invited_and_one_who_cannot_be_stops_nothin
     await boot(manager, old)
     bob = await person(synapse, http, tmp_path)
     people = (UserId("@nobody:elsewhere.test"), (await bob.whoami())[0])
-    again = manager_of(synapse, http, manager._settings.alias, people=people)
+    again = manager_of(synapse, http, manager.settings.alias, people=people)
     space = await again.find_or_create_space()
     rooms_of_theirs = [await boot(again, old), await boot(again, new), space]
-    for room, client in zip(rooms_of_theirs, (again.client_of(old), again.client_of(new), again._daemon), strict=True):
+    for room, client in zip(
+        rooms_of_theirs, (again.client_of(old), again.client_of(new), again.client_of_daemon), strict=True
+    ):
         assert [await membership(client, room, each) for each in people] == [None, "invite"]
         await bob.join_room(room)
 
@@ -245,7 +252,7 @@ async def test_an_operator_whose_device_is_dead_stops_no_agent(manager: SpaceMan
     await manager.find_or_create_space()
     agent = fresh_name()
     room = await boot(manager, agent)
-    operator = manager._settings.operator
+    operator = manager.layout.operator
     assert operator is not None
     assert await membership(manager.client_of(agent), room, operator) == "invite"
     assert [entry.name for entry in (await manager.list_agents()).entries] == [agent]

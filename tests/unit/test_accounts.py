@@ -10,7 +10,8 @@ from aiagentchat.model import UserId
 from tests.unit.test_content import JSON
 
 text = st.text(min_size=1)
-accounts = st.builds(Account, text, text.map(UserId), text, text, st.text())
+users = st.from_regex(r"@[^:]*:.+", fullmatch=True).map(UserId)
+accounts = st.builds(Account, users, text, text, st.text(), st.text())
 
 
 @given(accounts)

@@ -33,6 +33,8 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "homeserver_url": ("http://flag.test", "http://env.test", "http://file.test"),
     "registration": ("/flag.yaml", "/env.yaml", "/file.yaml"),
     "operator": ("flag", "env", "file"),
+    "daemons": ("@flag:example.org", "@env:example.org,@too:example.org", "@file:example.org"),
+    "shared_room": ("#flag:example.org", "!env", "!file:example.org"),
     "people": ("@flag:example.org", "@env:example.org,@too:example.org", "@file:example.org"),
     "space_policy": ("strict", "open", "strict"),
     "session_ttl_s": ("1", "2", "3"),
@@ -57,6 +59,10 @@ BAD = [
     ("operator", "Alice"),
     ("operator", "aiagentchat-alice"),
     ("people", "alice"),
+    ("daemons", "aiagentchat.ci"),
+    ("shared_room", "team"),
+    ("shared_room", "#team"),
+    ("shared_room", "!"),
     ("people", "@alice:example.org,bob"),
     ("space_policy", "closed"),
     ("session_ttl_s", "0"),
@@ -131,9 +137,9 @@ def test_every_setting_is_an_option_and_every_option_a_setting() -> None:
     assert set(TEXTS) == {option.name for option in OPTIONS}, "a new setting is tested here too"
 
 
-def test_environment_names_are_the_specification_s_two_and_ours() -> None:
+def test_environment_names_are_those_of_the_specification_and_ours() -> None:
     foreign = {option.env for option in OPTIONS if not option.env.startswith("AIAGENTCHAT_")}
-    assert foreign == {"SPACE_ALIAS", "SERVER_NAME"}
+    assert foreign == {"SPACE_ALIAS", "SERVER_NAME", "MATRIX_ROOM_ID"}
     assert len({option.env for option in OPTIONS}) == len(OPTIONS)
 
 

@@ -178,7 +178,7 @@ def test_whoever_fills_the_space_with_state_fills_no_memory(monkeypatch: pytest.
         directory.apply(roster(UserId(f"@{name}:example.org"), name))
         directory.apply(event("m.space.child", f"!bad{number}", {"via": []}, "@mallory:example.org"))
     parsed = directory._parsed
-    assert {len(table) for table in (parsed.cards, parsed.rosters, parsed.children, parsed.rejected)} == {50}
+    assert {len(table) for table in (parsed.own, parsed.rosters, parsed.children, parsed.rejected)} == {50}
     assert len(directory._newer or {}) == 50
     assert len(seen(directory)) == 50
     directory.apply(card(many[0], description="known ones still change"))

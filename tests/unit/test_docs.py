@@ -26,7 +26,7 @@ from aiagentchat.gateway.routing import Route
 from aiagentchat.homeserver.embedded import EmbeddedConfig
 from aiagentchat.homeserver.render import render_registration_yaml
 from aiagentchat.model import AgentName, DirectoryEntry, Message, RoomAlias, RoomId, UserId
-from aiagentchat.space.layout import RoomSpec, agent_room_spec, broadcast_spec, space_spec
+from aiagentchat.space.layout import Layout, RoomSpec, agent_room_spec, broadcast_spec, space_spec
 from aiagentchat.space.names import Naming
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,11 +165,12 @@ def test_the_registration_to_write_by_hand_is_the_one_of_the_embedded_homeserver
 
 
 def specs(policy: str) -> dict[str, RoomSpec]:
-    naming, space, operator = Naming("example.org"), RoomId("!space"), UserId("@alice:example.org")
+    naming, space = Naming("example.org"), RoomId("!space")
+    layout = Layout(UserId("@alice:example.org"), policy=policy)
     return {
-        "Space": space_spec(RoomAlias("#aiagentchat:example.org"), naming, operator, (), policy),
-        "agent room": agent_room_spec(AgentName("claude-dev"), naming, operator, (), space),
-        "broadcast room": broadcast_spec(naming, operator, (), space),
+        "Space": space_spec(RoomAlias("#aiagentchat:example.org"), naming.daemon, layout),
+        "agent room": agent_room_spec(AgentName("claude-dev"), naming, layout, space),
+        "broadcast room": broadcast_spec(RoomAlias("#all:example.org"), naming.daemon, layout, space),
     }
 
 

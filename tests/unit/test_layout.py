@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId
-from aiagentchat.space.content import CARD, ROSTER
+from aiagentchat.space.content import CARD, LEASE, ROSTER
 from aiagentchat.space.layout import (
+    Layout,
     RoomSpec,
     agent_room_spec,
     broadcast_spec,
@@ -23,7 +24,7 @@ from aiagentchat.space.layout import (
     space_spec,
     wanted_power_levels,
 )
-from aiagentchat.space.names import Naming
+from aiagentchat.space.names import Naming, broadcast_alias
 from tests.unit.test_content import JSON
 
 NAMING = Naming("example.org")
@@ -34,10 +35,11 @@ ALIAS = RoomAlias("#aiagentchat:example.org")
 
 
 def spec_of(room: str, operator: UserId | None = ALICE, policy: str = "open") -> RoomSpec:
+    layout = Layout(operator, (BOB,), policy)
     specs = {
-        "space": space_spec(ALIAS, NAMING, operator, (BOB,), policy),
-        "agent": agent_room_spec(AGENT, NAMING, operator, (BOB,), SPACE),
-        "broadcast": broadcast_spec(NAMING, operator, (BOB,), SPACE),
+        "space": space_spec(ALIAS, NAMING.daemon, layout),
+        "agent": agent_room_spec(AGENT, NAMING, layout, SPACE),
+        "broadcast": broadcast_spec(broadcast_alias(ALIAS), NAMING.daemon, layout, SPACE),
     }
     return specs[room]
 
@@ -71,7 +73,7 @@ def test_levels_are_those_of_the_design(room: str) -> None:
         "users_default": 0,
     }
     assert levels["events_default"] == (50 if room == "space" else 0)
-    of_space = {CARD: 0, ROSTER: 0, "m.space.child": 0} if room == "space" else {}
+    of_space = {CARD: 0, ROSTER: 0, LEASE: 0, "m.space.child": 0} if room == "space" else {}
     assert levels["events"] == {
         "m.room.power_levels": 100,
         "m.room.join_rules": 100,
@@ -116,7 +118,7 @@ def test_everybody_configured_is_invited_once_the_operator_first(room: str) -> N
 
 
 def test_an_agents_room_needs_no_space() -> None:
-    spec = agent_room_spec(AGENT, NAMING, ALICE, (), None)
+    spec = agent_room_spec(AGENT, NAMING, Layout(ALICE), None)
     kinds = [event["type"] for event in render_creation(spec, "11", "example.org")["initial_state"]]
     assert "m.space.parent" not in kinds
 

@@ -20,10 +20,12 @@ from aiagentchat.errors import BodyTooLargeError, InvalidRequestError
 from aiagentchat.matrix.events import RoomEvent
 from aiagentchat.model import CONTENT_LIMIT_BYTES, AgentName, EventId, EventRef, Message, RoomId, UserId
 from aiagentchat.space.content import HOPS, IN_REPLY_TO
+from aiagentchat.space.directory import Directory
 from aiagentchat.space.names import Naming
 from tests.unit.test_content import JSON
 
 NAMING = Naming("example.org")
+SENDER_OF = Directory(NAMING, ttl_s=300).sender_of
 ROOM, BROADCAST = RoomId("!room"), RoomId("!all")
 ALICE, CODER = UserId("@alice:example.org"), NAMING.user(AgentName("coder"))
 REF = {"room_id": "!other", "event_id": "$asked"}
@@ -56,14 +58,14 @@ def event(content: dict[str, object], *, sender: UserId = ALICE, kind: str = "m.
 
 
 def parsed(content: dict[str, object], *, sender: UserId = ALICE, kind: str = "m.room.message") -> Message:
-    message = parse_message(event(content, sender=sender, kind=kind), NAMING, BROADCAST)
+    message = parse_message(event(content, sender=sender, kind=kind), SENDER_OF, BROADCAST)
     assert message is not None
     return message
 
 
 @given(content=contents)
 def test_whatever_stands_in_an_event_it_is_a_message_that_can_be_passed_on_or_none(content: dict[str, object]) -> None:
-    message = parse_message(event(content), NAMING, BROADCAST)
+    message = parse_message(event(content), SENDER_OF, BROADCAST)
     assert (message is not None) == isinstance(content["body"], str)
     if message is not None:
         assert 0 <= message.hops <= MOST_HOPS

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aiagentchat.homeserver.embedded import EmbeddedConfig
 from aiagentchat.homeserver.render import render_registration_yaml
 from aiagentchat.model import AgentName
-from aiagentchat.space.names import Naming
+from aiagentchat.space.names import Naming, broadcast_alias
 
 SERVERS = ("example.org", "localhost", "chat.example.org:8448", "[2001:db8::1]:8448", "exampleXorg")
 FIRST = string.ascii_lowercase + string.digits
@@ -35,7 +35,7 @@ def test_two_agents_never_share_a_user_or_an_alias_nor_is_one_the_broadcast_room
     naming: Naming, one: AgentName, two: AgentName
 ) -> None:
     assert (naming.user(one) == naming.user(two)) == (naming.alias(one) == naming.alias(two)) == (one == two)
-    assert naming.alias(one) != naming.broadcast
+    assert naming.alias(one) != broadcast_alias(f"#x:{naming.server_name}")
     assert naming.user(one) != naming.daemon
 
 
@@ -78,5 +78,5 @@ def test_every_name_is_within_the_registrations_namespaces(server: str, agent: A
     namespaces = yaml.safe_load(render_registration_yaml(config))["namespaces"]
     naming = Naming(server)
     assert re.match(namespaces["users"][0]["regex"], naming.user(agent))
-    for alias in (naming.alias(agent), naming.broadcast, f"#aiagentchat:{server}"):
+    for alias in (naming.alias(agent), broadcast_alias(f"#x:{naming.server_name}"), f"#aiagentchat:{server}"):
         assert re.match(namespaces["aliases"][0]["regex"], alias)

@@ -18,14 +18,17 @@ from aiagentchat.space.content import (
     CURSOR,
     HOPS,
     IN_REPLY_TO,
+    LEASE,
     ROSTER,
     parse_content,
     to_content,
 )
+from aiagentchat.space.directory import Directory
 from aiagentchat.space.names import Naming
 from scripts.protocol_schemas import MODELS, PAGE, render_schemas, with_schemas
 
 SCHEMAS = render_schemas()
+SENDER_OF = Directory(Naming("example.org"), ttl_s=300).sender_of
 VALIDATORS = {name: Draft202012Validator(schema) for name, schema in SCHEMAS.items()}
 EXAMPLE = re.compile(r"^<!-- example: (\S+) -->\n```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES = [(name, json.loads(text)) for name, text in EXAMPLE.findall(PAGE.read_text())]
@@ -56,6 +59,7 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "encrypted": st.booleans(),
     },
     ROSTER: {"online": st.lists(NAMES)},
+    LEASE: {"refreshed": st.integers(0, 2**53 - 1)},
     CURSOR: {"anchor": EVENT_IDS, "acked": st.lists(EVENT_IDS, max_size=ACKED_LIMIT)},
     IN_REPLY_TO: {"room_id": ROOM_IDS, "event_id": EVENT_IDS},
     "m.space.child": {"via": st.lists(st.text(LINE), min_size=1)},
@@ -63,6 +67,7 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 GOOD: dict[str, dict[str, Any]] = {
     CARD: {"name": "a", "room_id": "!r", "alias": "#a:b", "daemon": "@d:b"},
     ROSTER: {"online": []},
+    LEASE: {"refreshed": 1},
     CURSOR: {"anchor": "$e"},
     IN_REPLY_TO: {"room_id": "!r", "event_id": "$e"},
     "m.space.child": {"via": ["b"]},
@@ -147,7 +152,7 @@ def test_schema_and_model_take_the_same_content(name: str, data: st.DataObject) 
 
 @given(JUNK | st.integers(-2, 3) | st.integers(MOST_HOPS - 2, MOST_HOPS + 2))
 def test_hops_that_do_not_fit_are_read_as_none(value: object) -> None:
-    read = parse_message(message({HOPS: value}), Naming("example.org"), None)
+    read = parse_message(message({HOPS: value}), SENDER_OF, None)
     assert read is not None
     assert read.hops == (value if VALIDATORS[HOPS].is_valid(value) else 0)
 
@@ -156,7 +161,7 @@ def test_hops_that_do_not_fit_are_read_as_none(value: object) -> None:
 def test_what_is_answered_is_read_where_it_fits_and_else_from_matrix_own_field(room_id: Any, event_id: Any) -> None:
     ours = {"room_id": room_id, "event_id": event_id}
     content = {IN_REPLY_TO: ours, "m.relates_to": {"m.in_reply_to": {"event_id": "$parent"}}}
-    read = parse_message(message(content), Naming("example.org"), None)
+    read = parse_message(message(content), SENDER_OF, None)
     fits = VALIDATORS[IN_REPLY_TO].is_valid(ours)
     assert read is not None
     assert read.in_reply_to == (EventRef(room_id, event_id) if fits else EventRef(RoomId("!here"), EventId("$parent")))

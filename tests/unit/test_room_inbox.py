@@ -22,9 +22,10 @@ from aiagentchat.matrix.client import MatrixClient, MessagesPage
 from aiagentchat.matrix.events import parse_event
 from aiagentchat.model import EventId, Message, RoomId, UserId
 from aiagentchat.space.content import CURSOR
+from aiagentchat.space.directory import Directory
 from aiagentchat.space.names import Naming
 
-NAMING = Naming("example.org")
+SENDER_OF = Directory(Naming("example.org"), ttl_s=300).sender_of
 AGENT, ROOM = UserId("@aiagentchat-a:example.org"), RoomId("!room")
 TRAILING, ACKED, WINDOW, PAGE = 5, 8, 6, 2
 MOST_BEHIND, MOST_ON_THE_WAY = 2, 3  # together they stay within what the anchor trails behind
@@ -102,13 +103,13 @@ class FakeRoom:
 
 
 def inbox_on(room: FakeRoom, *, is_own_room: bool = True) -> RoomInbox:
-    return RoomInbox(cast("MatrixClient", room), Reader(AGENT, ROOM, is_own_room=is_own_room), NAMING)
+    return RoomInbox(cast("MatrixClient", room), Reader(AGENT, ROOM, is_own_room=is_own_room), SENDER_OF)
 
 
 def as_message(event: Json) -> Message:
     parsed = parse_event(event)
     assert parsed is not None
-    message = parse_message(parsed, NAMING, None)
+    message = parse_message(parsed, SENDER_OF, None)
     assert message is not None
     return message
 

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable
 
 from aiagentchat.agents.sessions import Sessions
-from aiagentchat.errors import AiAgentChatError, RefusedError
-from aiagentchat.matrix.client import MatrixClient
-from aiagentchat.model import AgentName, RoomId, UserId
-from aiagentchat.space.content import ROSTER, ROSTER_LIMIT_BYTES
+from aiagentchat.errors import AiAgentChatError, MatrixError, RefusedError
+from aiagentchat.model import AgentName, UserId
+from aiagentchat.space.content import ROSTER_LIMIT_BYTES
+from aiagentchat.space.manager import SpaceManager
+from aiagentchat.space.others import LEASE_EVENT_S
 
 log = logging.getLogger(__name__)
 
@@ -24,45 +25,79 @@ _RETRY_S = 5.0
 
 
 class Heartbeat:
-    """Keeps the roster and the lease of one daemon.
+    """Keeps the rosters and the lease of one daemon. Where each agent is its own daemon, its sync loop is its lease.
 
     Args:
-        space: returns the Space, or None while it is not to be had. on_return: called when the homeserver answers
-            again after requests that it did not.
+        on_return: called when the homeserver answers again after requests that it did not.
     """
 
-    def __init__(
-        self,
-        client: MatrixClient,
-        user_id: UserId,
-        sessions: Sessions,
-        space: Callable[[], RoomId | None],
-        on_return: Callable[[], None],
-    ) -> None:
-        self._client = client
-        self._user_id = user_id
+    def __init__(self, manager: SpaceManager, sessions: Sessions, on_return: Callable[[], None]) -> None:
+        self._manager = manager
         self._sessions = sessions
-        self._space = space
         self._on_return = on_return
-        self._written: frozenset[AgentName] | None = None
         self._writing = asyncio.Lock()
+        self._leases: dict[UserId, float] = {}
         self.lease_refreshed_at: float | None = None
+        self.has_presence: bool | None = None
 
     async def run_lease(self) -> None:
         """Refresh the daemon's presence every 20–25 s until cancelled; 43–66 s after the last it lapses by itself."""
-        breaks = self._client.stats.breaks
+        client, user_id = self._manager.client_of_daemon, self._manager.names.daemon
+        breaks = client.stats.breaks
         while True:
             wait_s = random.uniform(20.0, 25.0)
             try:
-                await self._client.set_presence(self._user_id, "online")
+                await client.set_presence(user_id, "online")
                 self.lease_refreshed_at = time.monotonic()
-                if self._client.stats.breaks != breaks:
-                    breaks = self._client.stats.breaks
+                if client.stats.breaks != breaks:
+                    breaks = client.stats.breaks
                     self._on_return()
             except AiAgentChatError as error:
                 log.warning("the lease was not refreshed: %s", error.message)
                 wait_s = _RETRY_S
             await asyncio.sleep(wait_s)
+
+    async def run_lease_events(self) -> None:
+        """Where the homeserver keeps no presence, write lease events in its place, until cancelled."""
+        while True:
+            wait_s = _RETRY_S
+            try:
+                if self.has_presence is None:
+                    self.has_presence = await self._sees_presence()
+                if self.has_presence:
+                    return
+                if self.has_presence is False and self._manager.space_id is not None:
+                    await self._write_leases()
+                    wait_s = LEASE_EVENT_S
+            except AiAgentChatError as error:
+                log.warning("the lease event was not written: %s", error.message)
+            await asyncio.sleep(wait_s)
+
+    async def _write_leases(self) -> None:
+        """Write the lease event of each daemon of ours that has none from the last minutes."""
+        now = time.monotonic()
+        for daemon in self._daemons():
+            if now - self._leases.get(daemon, float("-inf")) > LEASE_EVENT_S / 2:
+                await self._manager.write_lease(daemon, stands=True)
+                self._leases[daemon] = now
+                self.lease_refreshed_at = now
+
+    def _daemons(self) -> frozenset[UserId]:
+        names = self._manager.names
+        if names.has_own_daemon:
+            return frozenset({names.daemon})
+        return frozenset(names.daemon_of(agent) for agent in self._sessions.online())
+
+    async def _sees_presence(self) -> bool | None:
+        """Whether the homeserver keeps presence: it says so of what it was told just now. None: nobody to ask for."""
+        for daemon in self._daemons():
+            client = self._manager.identities.client_as(daemon)
+            await client.set_presence(daemon, "online")
+            try:
+                return (await client.get_presence(daemon)).get("presence") == "online"
+            except MatrixError:
+                return False
+        return None
 
     async def run_roster(self) -> None:
         """Write the roster when who is online changes, at most every `ROSTER_GAP_S`, until cancelled."""
@@ -83,25 +118,39 @@ class Heartbeat:
     async def write_roster(self) -> bool:
         """Write who is online, unless it stands so already; return whether it does now."""
         async with self._writing:  # what stands is not known while it is being written
-            space, online = self._space(), self._sessions.online()
-            if space is None:
+            if self._manager.space_id is None:
                 return False
-            if online == self._written:
-                return True
-            self._written = None
             try:
-                await self._client.put_state(space, ROSTER, self._user_id, {"online": sorted(online)})
+                for daemon, online in self._wanted_rosters().items():
+                    await self._manager.write_roster(daemon, online)
+                if self.has_presence is False:
+                    await self._write_leases()
             except AiAgentChatError as error:
                 log.warning("the roster was not written: %s", error.message)
                 return False
-            self._written = online
             return True
 
+    def _wanted_rosters(self) -> dict[UserId, frozenset[AgentName]]:
+        """Return each roster of ours as it should be: of the daemon, or of each agent that was online since the start.
+
+        Those that a daemon before this one did not come to empty are among them.
+        """
+        names, online = self._manager.names, self._sessions.online()
+        if names.has_own_daemon:
+            return {names.daemon: online}
+        wanted = {names.daemon_of(card.name): frozenset[AgentName]() for card in self._manager.directory.own_cards()}
+        return wanted | {names.daemon_of(agent): frozenset({agent}) for agent in online}
+
     async def resign(self) -> None:
-        """Say goodbye: an empty roster, and a lease that is over."""
+        """Say goodbye: empty rosters, and leases that are over."""
+        daemons = self._daemons()
         self._sessions.end_all()
         await self.write_roster()
-        await self._client.set_presence(self._user_id, "offline")
+        if self._manager.space_id is not None:
+            for daemon in self._leases:
+                await self._manager.write_lease(daemon, stands=False)
+        for daemon in daemons:
+            await self._manager.identities.client_as(daemon).set_presence(daemon, "offline")
 
 
 def check_roster_has_room(online: frozenset[AgentName], agent: AgentName) -> None:

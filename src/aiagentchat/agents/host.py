@@ -1,7 +1,7 @@
-"""`AgentHost`: the agents of one daemon. It is the one interface that the gateway reaches, and takes in all events.
+"""`AgentHost`: the agents of one daemon, those that are in use and those that are pending.
 
-Owns which agents are in use and what is pending; delegates rooms to `space.manager`, inboxes to `agents.inbox`,
-sessions to `agents.sessions`. Nothing is kept, and nothing runs, for an agent that is not asked for.
+Delegates rooms to `space.manager`, inboxes to `agents.inbox`, sessions to `agents.sessions`; `agents.intake` tells it
+what happens. Nothing is kept, and nothing runs, for an agent that is not asked for.
 """
 
 import asyncio
@@ -15,39 +15,48 @@ from dataclasses import dataclass, replace
 from aiagentchat.agents.answers import Answers
 from aiagentchat.agents.heartbeat import check_roster_has_room
 from aiagentchat.agents.inbox import Inbox
-from aiagentchat.agents.messages import localpart_of, parse_message
 from aiagentchat.agents.room_inbox import Reader, RoomInbox
 from aiagentchat.agents.sessions import Sessions
+from aiagentchat.agents.visits import Visits
 from aiagentchat.errors import (
     AiAgentChatError,
     MatrixError,
-    MatrixNotFoundError,
     NameTakenError,
     RefusedError,
     RoomEncryptedError,
 )
-from aiagentchat.matrix.events import EventBatch, RoomEvent
-from aiagentchat.model import AgentKind, AgentName, DirectoryEntry, EventId, Reach, RoomAlias, RoomId, UserId
+from aiagentchat.model import (
+    AgentKind,
+    AgentName,
+    DirectoryEntry,
+    Reach,
+    RoomAlias,
+    RoomId,
+    UserId,
+    localpart_of,
+)
 from aiagentchat.space.content import Card
 from aiagentchat.space.directory import DirectoryView
 from aiagentchat.space.manager import SpaceManager
-from aiagentchat.space.names import Naming
 
 log = logging.getLogger(__name__)
 
-_SEEN_EVENTS = 10_000
 _EPHEMERAL_JITTER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """An agent after its boot. `registered` False: the Space is not to be had, and it is listed once it is."""
+    """An agent after its boot. `registered` False: the Space is not to be had, and it is listed once it is.
+
+    `taken_over_from`: the room that had the name until now, another daemon's; None: nobody had it.
+    """
 
     name: AgentName
     user_id: UserId
     room_id: RoomId
     alias: RoomAlias
     registered: bool
+    taken_over_from: RoomAlias | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +67,20 @@ class Wish:
     description: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An agent that is to be listed, and why it is not yet. `is_final`: not tried again until somebody asks for it."""
+
+    wish: Wish
+    reason: str
+    is_final: bool = False
+
+
 class HostedAgent:
-    """An agent in use: its room, once verified, and its inbox, once asked for."""
+    """An agent in use: its room, once verified, and its inbox, once asked for.
+
+    `expelled`: who took it out of its room on purpose, in a sentence; it stays out until it is invited again.
+    """
 
     def __init__(self, name: AgentName) -> None:
         self.name = name
@@ -67,45 +88,45 @@ class HostedAgent:
         self.inbox: Inbox | None = None
         self.streams = 0
         self.status_line = ""
+        self.expelled = ""
         self.lock = asyncio.Lock()
 
 
 class AgentHost:
-    """Boots agents, keeps their sessions and inboxes, and sorts every event that arrives.
+    """Boots agents, and keeps their sessions, rooms and inboxes.
 
     Args:
         jitter: seconds to wait before an ephemeral agent boots, a function for tests' sake.
     """
 
-    def __init__(
-        self,
-        manager: SpaceManager,
-        sessions: Sessions,
-        naming: Naming,
-        *,
-        jitter: random.Random | None = None,
-    ) -> None:
+    def __init__(self, manager: SpaceManager, sessions: Sessions, *, jitter: random.Random | None = None) -> None:
         self.manager = manager
         self.sessions = sessions
-        self.naming = naming
+        self.names = manager.names
+        self.sender_of = manager.directory.sender_of
         self.answers = Answers()
+        self.visits = Visits()
         self.encrypted: set[RoomId] = set()
-        self.pending: dict[AgentName, Wish] = {}
+        self.pending: dict[AgentName, Pending] = {}
         self.pending_changed = asyncio.Event()
-        self.skipped_events = 0
+        self.in_use: dict[AgentName, RoomId] = {}
+        self.in_use_changed = asyncio.Event()
         self._jitter = jitter or random.Random()
         self._agents: dict[AgentName, HostedAgent] = {}
         self._rooms: dict[RoomId, AgentName] = {}
-        self._seen: dict[EventId, None] = {}
-        self._expulsions: set[asyncio.Task[None]] = set()
+        self._checking: set[asyncio.Task[None]] = set()
         self._booting = 0
+        manager.on_lost = self.lose_space
 
     # --- boot
 
-    async def boot(self, name: AgentName, wish: Wish = Wish()) -> Attached:
+    async def boot(self, name: AgentName, wish: Wish = Wish(), *, take_over: bool = False) -> Attached:
         """Bring an agent into being or back: its room, its place in the Space. Idempotent; opens no session.
 
         Without the Space the agent's own room works, and it is listed later.
+
+        Args:
+            take_over: though another live daemon hosts the name. Who is unread there stays there.
 
         Raises:
             NameTakenError: another live daemon hosts this name, or a person has it. AiAgentChatError: its own room is
@@ -116,13 +137,18 @@ class AgentHost:
         if not self.manager.is_looked_up:  # the directory says whose name it is
             with contextlib.suppress(MatrixError, RefusedError):
                 await self.manager.require_space()
-        await self.manager.refuse_name_of_live_daemon(name)
+        if not take_over:
+            await self.manager.refuse_name_of_live_daemon(name)
+        before = self.manager.directory.find(name)
         if wish.kind == "ephemeral" and self.manager.directory.card(name) is None:
             await self._spread_out()
+        if name in self.in_use:
+            self._check_alias(name)
         async with self._booting_one():
             room_id = await self.ready(name)
         registered = await self._register(name, wish)
-        return Attached(name, self.naming.user(name), room_id, self.naming.alias(name), registered)
+        lost = RoomAlias(before.card.alias) if before is not None and before.user_id != self.names.user(name) else None
+        return Attached(name, self.names.user(name), room_id, self.names.alias(name), registered, lost)
 
     def _refuse_name_of_person(self, name: AgentName) -> None:
         """An agent named as the operator would be taken for them where only the name is shown."""
@@ -139,11 +165,11 @@ class AgentHost:
         return Card(
             name=name,
             room_id=room_id,
-            alias=self.naming.alias(name),
+            alias=self.names.alias(name),
             kind=wish.kind if present is None else present.kind,
             description=kept if wish.description is None else wish.description,
             reach="none",
-            daemon=self.naming.daemon,
+            daemon=self.names.daemon_of(name),
             encrypted=room_id in self.encrypted,
         )
 
@@ -163,12 +189,14 @@ class AgentHost:
     async def _register(self, name: AgentName, wish: Wish) -> bool:
         try:
             room_id = await self.ready(name)
+        except AiAgentChatError as error:  # one that is refused its room was so by somebody
+            self._postpone(name, wish, error, is_final=isinstance(error, RefusedError))
+            return False
+        try:
             await self.manager.require_space()
             await self.manager.register_in_space(self._card(name, room_id, wish))
         except AiAgentChatError as error:
-            log.warning("%s is not listed yet: %s", name, error.message)
-            if name in self._agents:
-                self._list_later(name, wish)
+            self._postpone(name, wish, error)
             return False
         self.pending.pop(name, None)
         agent = self._agents.get(name)
@@ -178,15 +206,24 @@ class AgentHost:
             await self.inbox(name)  # whoever reads it gets the broadcast room as well
         return True
 
-    def _list_later(self, name: AgentName, wish: Wish = Wish()) -> None:
-        self.pending[name] = wish
+    def _postpone(self, name: AgentName, wish: Wish, error: AiAgentChatError, *, is_final: bool = False) -> None:
+        log.warning("%s is not listed yet: %s", name, error.message)
+        if name in self._agents:
+            self.pending[name] = Pending(wish, error.message, is_final)
+            self.pending_changed.set()
+
+    def list_later(self, name: AgentName, wish: Wish | None = None, reason: str = "it is being listed") -> None:
+        """Have an agent be listed, or its card be written again, by `register_pending`."""
+        before = self.pending.get(name)
+        self.pending[name] = Pending(wish or (Wish() if before is None else before.wish), reason)
         self.pending_changed.set()
 
     async def register_pending(self) -> bool:
         """List the agents that could not be listed before; return whether all are now."""
-        for name, wish in list(self.pending.items()):
-            await self._register(name, wish)
-        return not self.pending
+        for name, pending in list(self.pending.items()):
+            if not pending.is_final:
+                await self._register(name, pending.wish)
+        return all(pending.is_final for pending in self.pending.values())
 
     async def add_broadcast(self) -> None:
         """Have every inbox that was opened before the broadcast room was known take it in."""
@@ -195,34 +232,121 @@ class AgentHost:
                 await self.inbox(name)
 
     async def ready(self, name: AgentName) -> RoomId:
-        """Return the agent's room, verified and mended once in this daemon's life."""
+        """Return the agent's room, verified and mended once in this daemon's life.
+
+        Raises:
+            RefusedError: somebody took the agent out of it, or it is somebody else's. AiAgentChatError: it is not to
+                be had.
+        """
         agent = self._agent(name)
         async with agent.lock:
+            if agent.expelled:
+                raise RefusedError(agent.expelled, hint=f"invite {self.names.user(name)} there again to have it back")
             if agent.room_id is None:
                 room = await self.manager.find_or_create_agent_room(name)
                 self._rooms[room.room_id] = name
                 agent.room_id = room.room_id
+                self.in_use[name] = room.room_id
+                self.in_use_changed.set()
                 if room.encrypted:
-                    await self._mark_encrypted(room.room_id)
+                    self.mark_encrypted(room.room_id)
+                if self.manager.layout.open_rooms:
+                    await self._end_old_visits(name)
             return agent.room_id
+
+    async def _end_old_visits(self, name: AgentName) -> None:
+        """Leave the rooms of other agents that a daemon before this one did not come to leave."""
+        client = self.manager.client_of(name)
+        with contextlib.suppress(AiAgentChatError):
+            for room_id in await client.joined_rooms():
+                if self.owner_of(room_id) not in (None, name):
+                    await client.leave_room(room_id)
 
     async def retire(self, name: AgentName) -> None:
         """Close an agent's sessions and drop what is held for it; an ephemeral one is taken off the list as well."""
+        self.drop(name)
+        card = self.manager.directory.card(name)
+        if card is not None and card.kind == "ephemeral" and self._is_hosted(card):
+            await self.manager.unregister(name)
+
+    def drop(self, name: AgentName) -> None:
+        """Close an agent's sessions and drop what is held for it."""
         self.sessions.end(name)
         self.pending.pop(name, None)
+        if self.in_use.pop(name, None) is not None:
+            self.in_use_changed.set()
         agent = self._agents.pop(name, None)
         if agent is not None and agent.inbox is not None:
             agent.inbox.close()
-        card = self.manager.directory.card(name)
-        if card is not None and card.kind == "ephemeral" and card.daemon == self.naming.daemon:
-            await self.manager.unregister(name)
+
+    # --- rooms that change under us
+
+    def lose_room(self, name: AgentName, reason: str, *, on_purpose: bool = False) -> None:
+        """An agent's room is not, or no more, where it was: it is looked for again, unless a person meant it."""
+        log.warning("%s: %s", name, reason)
+        agent = self._agent(name)
+        if agent.room_id is not None:
+            self._rooms.pop(agent.room_id, None)
+            agent.room_id = None
+        if self.in_use.pop(name, None) is not None:
+            self.in_use_changed.set()
+        if agent.inbox is not None:
+            agent.inbox.replace()
+            agent.inbox = None
+        agent.expelled = reason if on_purpose else ""
+        self.list_later(name, reason=reason)
+
+    def lose_space(self, reason: str) -> None:
+        """The Space is gone, or the daemon is not in it any more: whoever finds one again lists all agents there."""
+        manager = self.manager
+        log.warning("the Space is lost: %s", reason)
+        for card in manager.directory.own_cards():
+            self.pending.setdefault(card.name, Pending(Wish(card.kind, card.description), reason))
+        manager.lose_space(reason)
+        for agent in self._agents.values():
+            agent.room_id = None  # it names the Space as its parent
+        self.lose_broadcast()
+
+    def lose_broadcast(self) -> None:
+        """The broadcast room is looked for again."""
+        for agent in self._agents.values():
+            if agent.inbox is not None:
+                agent.inbox.drop_broadcast()
+        if self.manager.settings.shared_room is None:
+            self.manager.broadcast_id = None
+        self.pending_changed.set()
+
+    def expelled(self) -> dict[AgentName, str]:
+        """Return the agents that a person took out of their room, each with a sentence on it."""
+        return {name: agent.expelled for name, agent in self._agents.items() if agent.expelled}
+
+    def _check_alias(self, name: AgentName) -> None:
+        """See, without waiting for it, that an agent's alias still names its room."""
+        task = asyncio.create_task(self._check_alias_now(name), name=f"check the alias of {name}")
+        self._checking.add(task)
+        task.add_done_callback(self._checking.discard)
+
+    async def _check_alias_now(self, name: AgentName) -> None:
+        alias = self.names.alias(name)
+        try:
+            found = await self.manager.client_of_daemon.resolve_room_alias(alias)
+        except MatrixError as error:
+            self.lose_room(name, f"its alias {alias} is gone: {error.error}")
+        except AiAgentChatError as error:
+            log.info("the alias of %s was not checked: %s", name, error.message)
+        else:
+            if found != self.in_use.get(name, found):
+                self.lose_room(name, f"its alias {alias} names another room now, {found}")
 
     # --- what the gateway asks
 
     def is_known(self, name: AgentName) -> bool:
-        """Whether this daemon hosts an agent of this name, online or not."""
-        card = self.manager.directory.card(name)
-        return name in self._agents or (card is not None and card.daemon == self.naming.daemon)
+        """Whether an agent of this name is this daemon's, online or not."""
+        listed = self.manager.directory.find(name)
+        return name in self._agents if listed is None else listed.is_hosted
+
+    def _is_hosted(self, card: Card) -> bool:
+        return card.daemon == self.names.daemon_of(card.name)
 
     def owner_of(self, room_id: RoomId) -> AgentName | None:
         """Return the agent whose room this is."""
@@ -251,14 +375,25 @@ class AgentHost:
         room_id = await self.ready(name)
         agent = self._agent(name)
         async with agent.lock:
-            user, client = self.naming.user(name), self.manager.client_of(name)
+            user, client = self.names.user(name), self.manager.client_of(name)
             if agent.inbox is None:
-                agent.inbox = Inbox(RoomInbox(client, Reader(user, room_id, is_own_room=True), self.naming))
+                agent.inbox = Inbox(RoomInbox(client, Reader(user, room_id, is_own_room=True), self.sender_of))
             broadcast = self.manager.broadcast_id
-            if broadcast is not None and not agent.inbox.has_broadcast and self.manager.directory.card(name):
+            if broadcast is not None and not agent.inbox.has_broadcast and await self._is_in_broadcast(name):
                 reader = Reader(user, broadcast, is_own_room=False)
-                agent.inbox.add_broadcast(RoomInbox(client, reader, self.naming))
+                agent.inbox.add_broadcast(RoomInbox(client, reader, self.sender_of))
             return agent.inbox
+
+    async def _is_in_broadcast(self, name: AgentName) -> bool:
+        """Whether the agent can read the broadcast room: once it is listed; one that the person named it joins now."""
+        if self.manager.settings.shared_room is None:
+            return self.manager.directory.card(name) is not None
+        try:
+            await self.manager.join_broadcast(name)
+        except MatrixError as error:
+            log.warning("%s cannot join %s: %s", name, self.manager.settings.shared_room, error.message)
+            return False
+        return True
 
     @asynccontextmanager
     async def streaming(self, name: AgentName) -> AsyncIterator[None]:
@@ -272,7 +407,7 @@ class AgentHost:
 
     async def set_status(self, name: AgentName, line: str | None, typing_s: float | None) -> None:
         """Write the agent's presence line when it changed, and show or end its typing in its own room."""
-        agent, user, client = self._agent(name), self.naming.user(name), self.manager.client_of(name)
+        agent, user, client = self._agent(name), self.names.user(name), self.manager.client_of(name)
         if typing_s is not None:
             await client.set_typing(await self.ready(name), user, typing_s)
         if line is not None and line != agent.status_line:
@@ -301,74 +436,13 @@ class AgentHost:
                 hint="end-to-end encryption is not supported: make a new room ('cchat status' says how)",
             )
 
-    # --- what arrives
+    def hears(self, room_id: RoomId) -> bool:
+        """Whether what is written in a room arrives by itself."""
+        return room_id == self.manager.broadcast_id or room_id in self.in_use.values()
 
-    async def take(self, batch: EventBatch) -> None:
-        """Sort a batch of events. Each is taken once, by its event id."""
-        self.skipped_events += batch.skipped
-        self._doubt(batch)
-        for event in batch.events:
-            if event.event_id in self._seen:
-                continue
-            try:
-                await self._take_event(event)
-            except Exception:  # the supervisor of events: one that cannot be taken must not keep out those after it
-                log.exception("an event could not be taken in", extra={"room_id": event.room_id})
-                self.skipped_events += 1
-            self._seen[event.event_id] = None
-            if len(self._seen) > _SEEN_EVENTS:
-                del self._seen[next(iter(self._seen))]
+    # --- for those who take in events
 
-    def lost_track(self) -> None:
-        """Have every open inbox, and the directory, be read on: something may have come that was not heard of."""
-        self.manager.directory.expire()
-        for agent in self._agents.values():
-            if agent.inbox is not None:
-                agent.inbox.doubt()
-
-    def _doubt(self, batch: EventBatch) -> None:
-        if batch.lost_track:
-            self.lost_track()
-            return
-        for room_id in batch.gaps:
-            if room_id == self.manager.space_id:
-                self.manager.directory.expire()
-            for inbox in self._inboxes_of(room_id):
-                inbox.doubt()
-
-    async def _take_event(self, event: RoomEvent) -> None:
-        manager = self.manager
-        agent = self.owner_of(event.room_id)
-        if event.room_id == manager.space_id:
-            manager.directory.apply(event)
-            self._list_again(event)
-        elif agent is None and event.room_id != manager.broadcast_id:
-            self._refuse_strange_room(event)
-            return
-        if event.type == "m.room.encryption" and event.state_key == "":
-            await self._mark_encrypted(event.room_id)
-        message = parse_message(event, self.naming, manager.broadcast_id)
-        inboxes = self._inboxes_of(event.room_id)
-        if event.type == "m.room.redaction":
-            for inbox in inboxes:
-                inbox.withdraw(EventId(str(event.content.get("redacts"))))
-        elif message is not None:
-            self.answers.note(message)
-            for inbox in inboxes:
-                inbox.offer(message)
-
-    def _list_again(self, event: RoomEvent) -> None:
-        """Mend it where an agent was taken off the list by somebody whose business that is not."""
-        name = self.owner_of(RoomId(event.state_key or "")) if event.type == "m.space.child" else None
-        card = None if name is None else self.manager.directory.card(name)
-        if card is None or card.daemon != self.naming.daemon or self.manager.directory.has_child(RoomId(card.room_id)):
-            return
-        if event.sender in self.manager.people or event.sender in (self.naming.daemon, self.naming.user(card.name)):
-            return
-        log.warning("%s took %s off the list; listing it again", event.sender, card.name)
-        self._list_later(card.name)
-
-    def _inboxes_of(self, room_id: RoomId) -> list[Inbox]:
+    def inboxes_of(self, room_id: RoomId) -> list[Inbox]:
         """Return the open inboxes that a room belongs to: all, where it is the broadcast room."""
         if room_id == self.manager.broadcast_id:
             agents = list(self._agents.values())
@@ -377,41 +451,27 @@ class AgentHost:
             agents = [self._agents[owner]] if owner in self._agents else []
         return [agent.inbox for agent in agents if agent.inbox is not None]
 
-    async def _mark_encrypted(self, room_id: RoomId) -> None:
+    def mark_encrypted(self, room_id: RoomId) -> None:
         """Remember that a room is encrypted, in the agent's card too, so that every directory says so."""
         self.encrypted.add(room_id)
         name = self.owner_of(room_id)
         card = None if name is None else self.manager.directory.card(name)
         if card is not None and not card.encrypted and card.room_id == room_id:
-            self._list_later(card.name)
+            self.list_later(card.name)
 
-    def _refuse_strange_room(self, event: RoomEvent) -> None:
-        """Have an agent leave a room that it did not make: anyone on a server can invite anyone."""
-        if event.type != "m.room.member" or event.content.get("membership") not in ("invite", "join"):
-            return
-        agent = self.naming.agent_of(event.state_key or "")
-        user = self.naming.daemon if event.state_key == self.naming.daemon else None
-        ours = self.naming.agent_of(event.sender) is not None or event.sender == self.naming.daemon
-        if (agent is None and user is None) or ours:
-            return
-        task = asyncio.create_task(self._leave_if_strange(agent, event.room_id), name=f"leave {event.room_id}")
-        self._expulsions.add(task)
-        task.add_done_callback(self._expulsions.discard)
+    def lost_track(self) -> None:
+        """Have every open inbox, and the directory, be read on: something may have come that was not heard of."""
+        self.manager.directory.expire()
+        for agent in self._agents.values():
+            if agent.inbox is not None:
+                agent.inbox.doubt()
 
-    async def _leave_if_strange(self, agent: AgentName | None, room_id: RoomId) -> None:
-        manager, naming = self.manager, self.naming
-        client = manager.client_of_daemon if agent is None else manager.client_of(agent)
-        own = () if agent is None else (naming.alias(agent),)
-        try:
-            for alias in (manager.space_alias, naming.broadcast, *own):  # whose rooms may not be known yet
-                with contextlib.suppress(MatrixNotFoundError):
-                    if await client.resolve_room_alias(alias) == room_id:
-                        return
-            await client.leave_room(room_id)
-        except MatrixError as error:
-            log.info("a strange room was not left: %s", error.message, extra={"room_id": room_id})
-        except AiAgentChatError as error:
-            log.warning("a strange room was not left: %s", error.message, extra={"room_id": room_id})
+    def readmit(self, name: AgentName) -> None:
+        """Somebody invited an agent to its room again."""
+        agent = self._agents.get(name)
+        if agent is not None and agent.expelled:
+            agent.expelled = ""
+            self.list_later(name)
 
     def _agent(self, name: AgentName) -> HostedAgent:
         return self._agents.setdefault(name, HostedAgent(name))

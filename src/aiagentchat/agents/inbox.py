@@ -25,6 +25,7 @@ class Inbox:
         self._busy = asyncio.Lock()
         self._news = asyncio.Event()
         self._closed = False
+        self.is_replaced = False
         self._last: EventId | None = None
         self._acknowledging: set[asyncio.Task[frozenset[EventId]]] = set()
 
@@ -47,6 +48,15 @@ class Inbox:
         """End all waiting and following: the agent is not hosted any more."""
         self._closed = True
         self._tell()
+
+    def drop_broadcast(self) -> None:
+        """Go on without the broadcast room: it is looked for again."""
+        del self._rooms[1:]
+
+    def replace(self) -> None:
+        """End all waiting and following: the agent's room is another one now, and so is its inbox."""
+        self.is_replaced = True
+        self.close()
 
     def _tell(self) -> None:
         """Have every reader look that waits for the event it took before it looked last."""

@@ -2,6 +2,7 @@
 
 import html
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -12,30 +13,19 @@ from aiagentchat.errors import BodyTooLargeError, InvalidRequestError
 from aiagentchat.matrix.events import RoomEvent
 from aiagentchat.model import CONTENT_LIMIT_BYTES, EventId, EventRef, Message, RoomId, Sender, UserId, parse_text
 from aiagentchat.space.content import HOPS, IN_REPLY_TO, InReplyTo, parse_content
-from aiagentchat.space.names import Naming
 
 MESSAGE_TYPES = ("m.room.message", "m.sticker")
 """Event types that are messages to an agent."""
+
+SenderOf = Callable[[UserId], Sender]
+"""Who a user is, as `Directory.sender_of` knows it."""
 
 MOST_HOPS = 1_000_000
 _QUOTE_CHARACTERS = 300
 _markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
 
 
-def localpart_of(user_id: UserId) -> str:
-    """Return `alice` of `@alice:example.org`: what a person is called."""
-    return user_id[1:].split(":", 1)[0]
-
-
-def parse_sender(user_id: UserId, naming: Naming) -> Sender:
-    """Return who a user is. Only this daemon can write as a user of its exclusive namespace: those are agents."""
-    agent = naming.agent_of(user_id)
-    if agent is not None:
-        return Sender(user_id, agent, "agent")
-    return Sender(user_id, localpart_of(user_id), "daemon" if user_id == naming.daemon else "person")
-
-
-def parse_message(event: RoomEvent, naming: Naming, broadcast: RoomId | None) -> Message | None:
+def parse_message(event: RoomEvent, sender_of: SenderOf, broadcast: RoomId | None) -> Message | None:
     """Return the message in an event, or None where it is none (state, redacted, no body). Never raises.
 
     What is no plain text says so in front: `[image] cat.png`, `[edit] the new text`.
@@ -51,7 +41,7 @@ def parse_message(event: RoomEvent, naming: Naming, broadcast: RoomId | None) ->
     return Message(
         event_id=event.event_id,
         room_id=event.room_id,
-        sender=parse_sender(event.sender, naming),
+        sender=sender_of(event.sender),
         ts=event.ts,
         body=_text(_parse_body(event, relation)),
         format="html" if is_html else "plain",

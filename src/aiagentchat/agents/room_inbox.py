@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiagentchat.agents.cursor import AckPlan, AckWindow
-from aiagentchat.agents.messages import MESSAGE_TYPES, parse_message
+from aiagentchat.agents.messages import MESSAGE_TYPES, SenderOf, parse_message
 from aiagentchat.errors import AiAgentChatError, MatrixError, MatrixForbiddenError, MatrixNotFoundError
 from aiagentchat.matrix.client import MatrixClient, MessagesPage
 from aiagentchat.matrix.events import parse_event, parse_events
 from aiagentchat.model import EventId, Message, RoomId, UserId
 from aiagentchat.space.content import CURSOR, Cursor, parse_content, to_content
-from aiagentchat.space.names import Naming
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +47,10 @@ class RoomInbox:
     is found by reading anew from the anchor, which trails for that reason.
     """
 
-    def __init__(self, client: MatrixClient, reader: Reader, naming: Naming) -> None:
+    def __init__(self, client: MatrixClient, reader: Reader, sender_of: SenderOf) -> None:
         self._client = client
         self._reader = reader
-        self._naming = naming
+        self._sender_of = sender_of
         others = {"types": list(MESSAGE_TYPES), "not_senders": [reader.user_id]}
         self._filter = json.dumps(others, separators=(",", ":"))
         self._window: AckWindow | None = None
@@ -130,7 +129,7 @@ class RoomInbox:
     def _take_page(self, window: AckWindow, page: MessagesPage) -> None:
         room_id = self._reader.room_id
         for event in parse_events(page.chunk, room_id).events:
-            message = parse_message(event, self._naming, None if self._reader.is_own_room else room_id)
+            message = parse_message(event, self._sender_of, None if self._reader.is_own_room else room_id)
             if message is None:
                 continue
             self._read_until_ms = max(self._read_until_ms, message.ts)

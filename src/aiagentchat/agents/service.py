@@ -9,8 +9,10 @@ from contextlib import aclosing, asynccontextmanager
 
 from aiagentchat.agents.heartbeat import check_roster_has_room
 from aiagentchat.agents.host import AgentHost, Attached, Wish
-from aiagentchat.agents.mail import Draft, Mail, Sent
+from aiagentchat.agents.inbox import Inbox
+from aiagentchat.agents.mail import Draft, Mail
 from aiagentchat.agents.messages import mark_late
+from aiagentchat.agents.past import Past, Sent
 from aiagentchat.agents.readers import Readers
 from aiagentchat.errors import InvalidRequestError, NotFoundError
 from aiagentchat.model import AgentKind, AgentName, EventId, Message, RoomId, parse_text
@@ -23,15 +25,16 @@ LAST_READ = "last"
 class AgentService:
     """The operations."""
 
-    def __init__(self, host: AgentHost, mail: Mail) -> None:
+    def __init__(self, host: AgentHost, mail: Mail, past: Past) -> None:
         self._host = host
         self._mail = mail
+        self._past = past
         self._readers = Readers()
 
     async def require_agent(self, name: AgentName) -> None:
         """Raise `AgentNotFoundError` where there is no agent of this name."""
         if not self._host.is_known(name):
-            await self._host.manager.find_agent_room(name)
+            await self._host.manager.find_agent(name)
 
     def touch(self, agent: AgentName) -> None:
         """Open or renew the agent's timed session: it has just done something.
@@ -77,18 +80,28 @@ class AgentService:
         inbox.doubt()
         if peek:
             async with self._held_while_waiting(agent, wait_s):
-                return self._late(agent, await inbox.wait_unread(limit, wait_s))
+                return self._late(agent, await self._wait_unread(agent, inbox, limit, wait_s))
         claim = self._readers.claim(agent, reader_id, label)
         messages: list[Message] = []
         try:
             async with self._held_while_waiting(agent, wait_s):
-                messages = await inbox.wait_unread(limit, wait_s)
+                messages = await self._wait_unread(agent, inbox, limit, wait_s)
         finally:
             if messages:
                 self._readers.hand_out(agent, claim)
             else:
                 self._readers.release(agent, claim)
         return self._late(agent, messages)
+
+    async def _wait_unread(self, agent: AgentName, inbox: Inbox, limit: int, wait_s: float) -> list[Message]:
+        """Wait in the agent's inbox, and in what takes its place when the room is another one meanwhile."""
+        deadline = asyncio.get_running_loop().time() + wait_s
+        while True:
+            left_s = max(0.0, deadline - asyncio.get_running_loop().time())
+            messages = await inbox.wait_unread(limit, left_s)
+            if messages or not inbox.is_replaced or not left_s:
+                return messages
+            inbox = await self._host.inbox(agent)
 
     @asynccontextmanager
     async def _held_while_waiting(self, agent: AgentName, wait_s: float) -> AsyncIterator[None]:
@@ -119,22 +132,27 @@ class AgentService:
             async with (
                 self._host.streaming(agent),
                 self.held_session(agent) as ended,
-                aclosing(self._marked(agent, inbox.follow())) as messages,
+                aclosing(self._follow(agent, inbox)) as messages,
             ):
                 yield messages, (ended, claim.lost)
         finally:
             self._readers.release(agent, claim)
 
-    async def _marked(self, agent: AgentName, messages: AsyncGenerator[Message, None]) -> AsyncGenerator[Message, None]:
-        async for message in messages:
-            yield mark_late(message, self._host.sessions.began_ms(agent))
+    async def _follow(self, agent: AgentName, inbox: Inbox) -> AsyncGenerator[Message, None]:
+        while True:
+            async with aclosing(inbox.follow()) as messages:
+                async for message in messages:
+                    yield mark_late(message, self._host.sessions.began_ms(agent))
+            if not inbox.is_replaced:
+                return
+            inbox = await self._host.inbox(agent)
 
     def _late(self, agent: AgentName, messages: list[Message]) -> list[Message]:
         return [mark_late(message, self._host.sessions.began_ms(agent)) for message in messages]
 
     async def history(self, agent: AgentName, *, before: EventId, limit: int) -> list[Message]:
-        """Return messages that stand before an event; see `Mail.history`."""
-        return await self._mail.history(agent, before, limit)
+        """Return messages that stand before an event; see `Past.history`."""
+        return await self._past.history(self._mail.speaker(agent), before, limit)
 
     async def acknowledge(
         self, agent: AgentName, event_ids: frozenset[EventId], *, reader_id: str
@@ -146,20 +164,22 @@ class AgentService:
         return known
 
     async def sent(self, agent: AgentName | None, *, to: AgentName | None, limit: int) -> list[Sent]:
-        """Return own messages and how far they came; see `Mail.sent`."""
-        return await self._mail.sent(self._mail.speaker(agent), to=to, limit=limit)
+        """Return own messages and how far they came; see `Past.sent`."""
+        return await self._past.sent(self._mail.speaker(agent), to=to, limit=limit)
 
     async def sent_message(
         self, agent: AgentName | None, event_id: EventId, *, to: AgentName | None, wait_s: float
     ) -> Sent:
-        """Return one own message, waiting for its answer; see `Mail.sent_message`."""
-        return await self._mail.sent_message(self._mail.speaker(agent), event_id, to=to, wait_s=wait_s)
+        """Return one own message, waiting for its answer; see `Past.sent_message`."""
+        return await self._past.sent_message(self._mail.speaker(agent), event_id, to=to, wait_s=wait_s)
 
-    async def attach(self, name: AgentName, *, kind: AgentKind, description: str | None) -> Attached:
+    async def attach(
+        self, name: AgentName, *, kind: AgentKind, description: str | None, take_over: bool = False
+    ) -> Attached:
         """Boot an agent; see `AgentHost.boot`."""
         if description is not None:
             description = parse_text(description, "the description")
-        return await self._host.boot(name, Wish(kind, description))
+        return await self._host.boot(name, Wish(kind, description), take_over=take_over)
 
     @asynccontextmanager
     async def held_session(self, name: AgentName) -> AsyncIterator[asyncio.Event]:

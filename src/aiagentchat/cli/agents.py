@@ -33,11 +33,12 @@ def join(call: Invocation) -> None:
     args, client = call.args, call.client()
     kind = "ephemeral" if args.ephemeral else None
     if args.detach:
-        _show_joined(call, client.attach(args.name, kind=kind, description=args.description))
+        attached = client.attach(args.name, kind=kind, description=args.description, take_over=args.take_over)
+        _show_joined(call, attached)
         return
     interrupt_on_sigterm()
     try:
-        with client.hold(args.name, kind=kind, description=args.description) as events:
+        with client.hold(args.name, kind=kind, description=args.description, take_over=args.take_over) as events:
             for event, data in events:
                 if event == "attached":
                     _show_joined(call, data)
@@ -55,6 +56,8 @@ def _show_joined(call: Invocation, attached: dict[str, Json]) -> None:
     call.out.flush()
     if not attached["registered"]:
         call.out.note("the Space is not to be had now: it is listed there as soon as it is")
+    if attached["taken_over_from"]:
+        call.out.note(f"the name was another's: what is unread there stays in {one_line(attached['taken_over_from'])}")
     if call.out.is_terminal and call.args.detach:
         call.out.note(f"speak as it with 'cchat --as {name} …', or after: export AIAGENTCHAT_AGENT={name}")
     elif call.out.is_terminal:

@@ -152,12 +152,33 @@ def _add_system(add: _Add) -> None:
         "cchat status",
         "cchat status --json",
     )
+    login = add(
+        "login",
+        "accounts:login",
+        "log in an account of an agent, or of the operator, on a homeserver that is not yours",
+        "cchat login claude-dev --homeserver https://matrix.example.org",
+        "cchat login --operator --user @alice:example.org --with sso",
+        more="Where the daemon is no application service, each agent has an ordinary account, and 'cchat up' is their "
+        "client.\nThe password or token is asked for, or read from standard input.",
+    )
+    login.add_argument("name", nargs="?", metavar="NAME", help="the agent")
+    login.add_argument("--operator", action="store_true", help="you: your account makes the Space and invites agents")
+    login.add_argument("--homeserver", metavar="URL", help="where; once it is known, that one")
+    login.add_argument("--user", metavar="U", help="localpart or user id of the account; without: NAME")
+    login.add_argument(
+        "--with",
+        dest="way",
+        choices=("password", "access-token", "login-token", "sso"),
+        default="password",
+        help="what is given: a password, an access token, the login token of a single sign-on; sso: through a browser",
+    )
     daemon = add(
         "daemon",
         "system:daemon",
         "run a daemon against a configured homeserver",
         "cchat daemon --agent claude-dev --agent claude-review",
-        more="Needs AIAGENTCHAT_HOMESERVER_URL and AIAGENTCHAT_REGISTRATION; 'cchat up' brings a homeserver along.",
+        more="Needs AIAGENTCHAT_HOMESERVER_URL and AIAGENTCHAT_REGISTRATION, or accounts that 'cchat login' logged in;"
+        "\n'cchat up' brings a homeserver along.",
     )
     daemon.add_argument(
         "--agent", action="append", default=[], metavar="NAME", help="an agent that is online as long as it runs"
@@ -178,6 +199,9 @@ def _add_agents(add: _Add) -> None:
     join.add_argument("--ephemeral", action="store_true", help="a passing session: 'cchat leave' takes it off the list")
     join.add_argument("--description", metavar="T", help="what it does, for others to see")
     join.add_argument("--detach", action="store_true", help=f"return at once; it is online {_TIMED}")
+    join.add_argument(
+        "--take-over", action="store_true", help="take the name though another daemon that is running hosts it"
+    )
     leave = add("leave", "agents:leave", "take an agent offline", "cchat leave claude-dev")
     leave.add_argument("name", metavar="NAME")
 
@@ -192,7 +216,11 @@ def _add_messages(add: _Add) -> None:
         'cchat send "System maintenance in 5 minutes"',
         "git diff | cchat send --to claude-dev -",
     )
-    send.add_argument("--to", metavar="NAME", help="the agent; without: everyone, in the broadcast room")
+    send.add_argument(
+        "--to",
+        metavar="NAME",
+        help="the agent, NAME:SERVER on another homeserver; without: everyone, in the broadcast room",
+    )
     send.add_argument("--key", metavar="K", help=key)
     send.add_argument("text", metavar="TEXT", help=text)
     read = add(

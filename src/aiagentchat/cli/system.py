@@ -19,9 +19,10 @@ from aiagentchat.cli.report import FdReport, Report, TerminalReport, follow_repo
 from aiagentchat.client import connect
 from aiagentchat.config import Settings, ensure_private_dir, load_settings
 from aiagentchat.daemon.lock import DaemonLock, running_pid
-from aiagentchat.daemon.main import Homeserver, find_homeserver, run_daemon
+from aiagentchat.daemon.main import Homeserver, find_homeserver, find_homeserver_of_accounts, run_daemon
 from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidRequestError, RefusedError
 from aiagentchat.homeserver import RunningHomeserver, ensure_running
+from aiagentchat.homeserver.embedded import load_remembered
 from aiagentchat.homeserver.process import stop_running
 from aiagentchat.homeserver.render import REGISTRATION_FILE
 from aiagentchat.model import parse_agent_name
@@ -65,6 +66,11 @@ class _Up:
     async def run(self) -> None:
         stop = asyncio.Event()
         with _stopped_by_signals(stop), DaemonLock(self.settings.paths.daemon_lock):
+            if load_remembered(self.settings.paths) is None:
+                elsewhere = find_homeserver_of_accounts(self.settings)
+                if elsewhere is not None:
+                    await self._run_daemon_elsewhere(elsewhere, stop)
+                    return
             starting = asyncio.create_task(ensure_running(self.settings, self.report.progress))
             if not await _unless_stopped(starting, stop):
                 await stop_running(self.settings.paths)  # also one that it only found, from a run before
@@ -78,6 +84,21 @@ class _Up:
                 await asyncio.gather(supervising, return_exceptions=True)
                 self.report.progress("stopping the homeserver")
                 await homeserver.process.stop()
+
+    async def _run_daemon_elsewhere(self, homeserver: Homeserver, stop: asyncio.Event) -> None:
+        """Run a daemon for the accounts that were logged in, on whose homeserver there is nothing to start."""
+
+        async def on_ready() -> None:
+            self.report.ready(
+                f"aiagentchat is up, on {homeserver.url}.\n"
+                "'cchat join NAME' brings an agent online whose account was logged in; 'cchat status' shows the rest."
+            )
+
+        self.report.progress(f"starting the daemon, for accounts on {homeserver.url}")
+        await run_daemon(self.settings, homeserver, stop=stop, on_ready=on_ready, on_waiting=self._on_waiting)
+
+    def _on_waiting(self, reason: str) -> None:
+        self.report.progress(f"the Space is not to be had yet: {reason}")
 
     async def _run_daemon(self, homeserver: RunningHomeserver, stop: asyncio.Event) -> None:
         config = homeserver.config
@@ -97,12 +118,9 @@ class _Up:
                 echo = await self._start_echo(settings)
             self.report.ready(_summary(settings, where, homeserver.operator.user_id, with_echo=self.with_echo))
 
-        def on_waiting(reason: str) -> None:
-            self.report.progress(f"the Space is not to be had yet: {reason}")
-
         self.report.progress("starting the daemon")
         try:
-            await run_daemon(settings, where, stop=stop, on_ready=on_ready, on_waiting=on_waiting)
+            await run_daemon(settings, where, stop=stop, on_ready=on_ready, on_waiting=self._on_waiting)
         finally:
             if echo is not None:
                 echo.stop()

@@ -10,14 +10,17 @@ from typing import Literal
 
 from aiagentchat.agents.heartbeat import Heartbeat
 from aiagentchat.agents.host import AgentHost
+from aiagentchat.agents.intake import Intake
 from aiagentchat.config import Settings
+from aiagentchat.daemon.transports import Transport
 from aiagentchat.errors import AiAgentChatError, MatrixUnauthorizedError
 from aiagentchat.gateway.schemas import Condition, HealthAnswer
-from aiagentchat.matrix.appservice import AppserviceReceiver
 from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.space.others import LEASE_EVENT_S
 
 _PROBE_CACHED_S = 1.0
 _LEASE_LAPSES_S = 75.0
+_LIMIT_SAID_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,10 @@ class Health:
         self,
         settings: Settings,
         info: SystemInfo,
+        intake: Intake,
         host: AgentHost,
         heartbeat: Heartbeat,
-        receiver: AppserviceReceiver,
+        transport: Transport,
         probe: MatrixClient,
         operator_probe: MatrixClient | None,
     ) -> None:
@@ -52,12 +56,12 @@ class Health:
         self._info = info
         self._host = host
         self._heartbeat = heartbeat
-        self._receiver = receiver
+        self._intake = intake
+        self._transport = transport
         self._probe = probe
         self._operator_probe = operator_probe
         self._probed: tuple[float, str, str] | None = None
         self._started_at = time.monotonic()
-        self.ping_failure = "the homeserver has not pinged the daemon yet"
         self.boot_failures: dict[str, str] = {}
         self.listening = ""
 
@@ -67,12 +71,14 @@ class Health:
         conditions = [
             self._homeserver(homeserver),
             self._space(),
-            self._transport(),
+            self._events(),
             self._lease(),
             self._operator(operator),
             self._pending(),
             self._encrypted(),
             self._cursors(),
+            self._memberships(),
+            self._limits(),
         ]
         status: Literal["ok", "degraded"] = "ok" if all(condition.ok for condition in conditions) else "degraded"
         return HealthAnswer(status=status, conditions=conditions, system=self._system(status))
@@ -120,35 +126,42 @@ class Health:
         manager = self._host.manager
         ok = manager.space_id is not None and not manager.unavailable
         remedy = (
-            f"agents work in their own rooms; {manager.daemon_user} must be able to join the Space, and be at power "
+            f"agents work in their own rooms; {manager.names.daemon} must be able to join the Space, and be at power "
             "level 100 in one that a person made"
         )
         detail = str(manager.space_id) if ok else manager.unavailable
         return Condition(name="space", ok=ok, detail=detail, remedy="" if ok else remedy)
 
-    def _transport(self) -> Condition:
-        failure = self.ping_failure
-        detail = failure or f"{self._receiver.transactions} transactions taken"
-        remedy = "" if not failure else "see that the homeserver can reach the url in the registration file"
-        return Condition(name="transport", ok=not failure, detail=detail, remedy=remedy)
+    def _events(self) -> Condition:
+        failure, remedy = self._transport.failure()
+        detail = failure or f"{self._transport.batches_taken} {self._transport.unit} taken"
+        return Condition(name="transport", ok=not failure, detail=detail, remedy=remedy if failure else "")
 
     def _lease(self) -> Condition:
         refreshed_at = self._heartbeat.lease_refreshed_at or self._started_at
         age_s = time.monotonic() - refreshed_at
-        ok = age_s < _LEASE_LAPSES_S
+        lapses_s = _LEASE_LAPSES_S if self._heartbeat.has_presence is not False else 2 * LEASE_EVENT_S
+        of_syncs = not self._host.names.has_own_daemon  # which the transport tells
+        ok = of_syncs or age_s < lapses_s
+        detail = "each agent's sync is its lease" if of_syncs else f"refreshed {age_s:.0f} s ago"
         remedy = "" if ok else "other daemons see this one's agents as offline until the homeserver answers again"
-        return Condition(name="lease", ok=ok, detail=f"refreshed {age_s:.0f} s ago", remedy=remedy)
+        return Condition(name="lease", ok=ok, detail=detail, remedy=remedy)
 
     def _operator(self, failure: str) -> Condition:
-        remedy = "" if not failure else "'cchat up' logs the operator's device in again"
+        login = "'cchat login --operator'" if self._info.mode == "accounts" else "'cchat up'"
+        remedy = "" if not failure else f"{login} logs the operator's device in again"
         return Condition(name="operator", ok=not failure, detail=failure or self._info.operator, remedy=remedy)
 
     def _pending(self) -> Condition:
         missing = [f"{name} is not up: {why}" for name, why in sorted(self.boot_failures.items())[:20]]
-        if names := sorted(self._host.pending):
-            missing.append(f"not listed in the Space yet: {', '.join(names[:20])}")
+        for name, pending in sorted(self._host.pending.items())[:20]:
+            missing.append(f"{name} is not listed in the Space yet: {pending.reason}")
         detail = "; ".join(missing) or "all agents are listed"
-        remedy = "" if not missing else "nothing to do: it is tried again until it holds"
+        remedy = ""
+        if any(pending.is_final for pending in self._host.pending.values()):
+            remedy = "mend what it says, then join that agent again; what else is missing is tried again by itself"
+        elif missing:
+            remedy = "nothing to do: it is tried again until it holds"
         return Condition(name="registration", ok=not missing, detail=detail, remedy=remedy)
 
     def _encrypted(self) -> Condition:
@@ -169,17 +182,40 @@ class Health:
         remedy = "" if not names else "nothing to do: what is left of the room is handed out"
         return Condition(name="cursors", ok=not names, detail=detail, remedy=remedy)
 
+    def _memberships(self) -> Condition:
+        expelled = self._host.expelled()
+        detail = "; ".join(expelled.values()) or "every agent is in its room"
+        remedy = "" if not expelled else "invite the agent there again to have it back; nothing is taken back by itself"
+        return Condition(name="memberships", ok=not expelled, detail=detail, remedy=remedy)
+
+    def _limits(self) -> Condition:
+        stats = self._host.manager.client_of_daemon.stats
+        ago_s = float("inf") if stats.last_limit_at is None else time.monotonic() - stats.last_limit_at
+        ok = ago_s > _LIMIT_SAID_S
+        detail, remedy = "the homeserver has asked for no wait lately", ""
+        if not ok:
+            detail = f"the homeserver limits the rate: it asked for {stats.limits} waits, the last {ago_s:.0f} s ago"
+            remedy = (
+                "slower, and nothing is lost: what cannot be sent in time fails and says so. An administrator can "
+                "raise the limits of these accounts, or let the daemon be an application service"
+            )
+        return Condition(name="limits", ok=ok, detail=detail, remedy=remedy)
+
     def metrics(self) -> str:
         """Return the figures in Prometheus' text format."""
         stats = self._host.manager.client_of_daemon.stats
         figures: dict[str, tuple[str, str, float]] = {
             "homeserver_requests_total": ("counter", "Requests to the homeserver, retries included.", stats.requests),
             "homeserver_retries_total": ("counter", "Requests that were repeated.", stats.retries),
-            "transactions_total": ("counter", "Pushed transactions taken in.", self._receiver.transactions),
+            "transactions_total": (
+                "counter",
+                "Transactions, or syncs with news, taken in.",
+                self._transport.batches_taken,
+            ),
             "events_skipped_total": (
                 "counter",
-                "Entries of transactions that were no events.",
-                self._host.skipped_events,
+                "Entries that were no events.",
+                self._intake.skipped_events,
             ),
             "agents_online": ("gauge", "Agents that have a session.", len(self._host.sessions.online())),
             "agents_pending": ("gauge", "Agents not listed in the Space yet.", len(self._host.pending)),

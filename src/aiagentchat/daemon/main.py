@@ -1,15 +1,14 @@
 """The daemon's wiring, in one place: builds every layer, runs the loops, and shuts down in order.
 
-Appservice mode. The commands `cchat daemon` and `cchat up` call `run_daemon`.
+With an application service or with ordinary accounts: above the wiring nothing knows. The commands `cchat daemon` and
+`cchat up` call `run_daemon`.
 """
 
 import asyncio
-import json
 import logging
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,40 +16,45 @@ import aiohttp
 
 from aiagentchat.agents.heartbeat import Heartbeat
 from aiagentchat.agents.host import AgentHost
-from aiagentchat.agents.mail import Mail, Speaker
+from aiagentchat.agents.intake import Intake
+from aiagentchat.agents.mail import Mail
+from aiagentchat.agents.past import Past, Speaker
 from aiagentchat.agents.service import AgentService
 from aiagentchat.agents.sessions import Sessions
-from aiagentchat.config import Settings, read_private
+from aiagentchat.config import Paths, Settings
+from aiagentchat.daemon.accounts import AccountClients, AccountStore
 from aiagentchat.daemon.health import Health, SystemInfo
-from aiagentchat.errors import (
-    AiAgentChatError,
-    AlreadyRunningError,
-    InvalidRequestError,
-)
+from aiagentchat.daemon.retries import retries
+from aiagentchat.daemon.transports import PollTransport, PushTransport, Transport
+from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidRequestError
 from aiagentchat.gateway.api import Gateway
 from aiagentchat.gateway.credentials import Credentials
-from aiagentchat.matrix.appservice import AppserviceReceiver, Registration, read_registration
+from aiagentchat.matrix.appservice import Registration, read_registration
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventSource
-from aiagentchat.model import AgentName, RoomAlias, UserId
+from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId, server_of
 from aiagentchat.space.directory import Directory
+from aiagentchat.space.identities import AccountIdentities, AppserviceIdentities, Identities
+from aiagentchat.space.layout import Layout
 from aiagentchat.space.manager import SpaceManager, SpaceSettings
-from aiagentchat.space.names import Naming
+from aiagentchat.space.names import AccountNames, Naming
 
 log = logging.getLogger(__name__)
 
 _PROBE_DEADLINE_S = 2.0
 _GOODBYE_S = 2.0
-_LONGEST_RETRY_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Homeserver:
-    """Where the homeserver is, and how the daemon is registered with it. `public_url` "": the same as `url`."""
+    """Where the homeserver is, and how the daemon is registered with it. `public_url` "": the same as `url`.
+
+    `registration` None: not at all; agents and operator have ordinary accounts.
+    """
 
     url: str
     server_name: str
-    registration: Registration
+    registration: Registration | None
     public_url: str = ""
 
     @property
@@ -63,35 +67,65 @@ class Homeserver:
 class _Parts:
     """One daemon's layers, wired."""
 
-    registration: Registration
-    receiver: AppserviceReceiver
-    client: MatrixClient
+    transport: Transport
     manager: SpaceManager
     sessions: Sessions
     heartbeat: Heartbeat
     host: AgentHost
+    intake: Intake
     health: Health
     gateway: Gateway
 
 
 def find_homeserver(settings: Settings) -> Homeserver:
-    """Return the configured homeserver: its URL, and the registration file.
+    """Return the configured homeserver: its URL, and the registration file; or that of the accounts logged in here.
 
     Raises:
         InvalidRequestError: something is missing; the hint says what to set.
     """
     path = settings.paths.homeserver / "registration.yaml"
+    if not settings.registration and not path.exists():
+        of_accounts = find_homeserver_of_accounts(settings)
+        if of_accounts is not None:
+            return of_accounts
     registration = read_registration(Path(settings.registration).expanduser() if settings.registration else path)
     if not settings.homeserver_url:
         raise InvalidRequestError(
             "no homeserver is configured", hint="'cchat up' starts one; for your own, set AIAGENTCHAT_HOMESERVER_URL"
         )
-    if not _is_http_url(settings.homeserver_url):
+    return Homeserver(_checked_url(settings.homeserver_url), settings.server_name, registration)
+
+
+def find_homeserver_of_accounts(settings: Settings) -> Homeserver | None:
+    """Return the homeserver of the accounts that were logged in with `cchat login`; None: there is none.
+
+    Raises:
+        InvalidRequestError: an account's file cannot be used, or they are not all on one homeserver.
+    """
+    store = AccountStore(settings.paths)
+    operator = store.operator()
+    accounts = list(store.agents().values())
+    if operator is not None and operator.homeserver_url:
+        accounts.append(operator)
+    if not accounts:
+        return None
+    servers = sorted({server_of(account.user_id) for account in accounts})
+    if len(servers) > 1:
         raise InvalidRequestError(
-            f"{settings.homeserver_url!r} is no address of a homeserver",
+            f"the accounts in {settings.paths.accounts} are on {' and '.join(servers)}",
+            hint="one home is for one homeserver: use another AIAGENTCHAT_HOME for the others",
+        )
+    url = settings.homeserver_url or accounts[0].homeserver_url
+    return Homeserver(_checked_url(url), servers[0], None)
+
+
+def _checked_url(url: str) -> str:
+    if not _is_http_url(url):
+        raise InvalidRequestError(
+            f"{url!r} is no address of a homeserver",
             hint="AIAGENTCHAT_HOMESERVER_URL is like https://matrix.example.org",
         )
-    return Homeserver(settings.homeserver_url, settings.server_name, registration)
+    return url
 
 
 def _is_http_url(text: str) -> bool:
@@ -122,6 +156,7 @@ async def run_daemon(
     Raises:
         InvalidRequestError: the configuration cannot be used. AlreadyRunningError: its place is taken.
     """
+    settings = _on_server(settings, homeserver.server_name)
     async with _wired(settings, homeserver) as parts:
         work = asyncio.create_task(_run_loops(parts, agents, on_ready, on_waiting))
         stopping = asyncio.create_task(stop.wait())
@@ -136,92 +171,111 @@ async def run_daemon(
             raise fault
 
 
+def _on_server(settings: Settings, server_name: str) -> Settings:
+    """Return the settings with what follows from the server's name where it was not chosen."""
+    chosen = settings.sources.get("space_alias", "default") != "default"
+    alias = settings.space_alias if chosen else f"#aiagentchat:{server_name}"
+    return replace(settings, server_name=server_name, space_alias=alias)
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """As whom the daemon acts on the homeserver. `operator`: their user id and client; None: nobody is logged in."""
+
+    identities: Identities
+    operator: tuple[UserId, MatrixClient] | None
+
+
+def _access(paths: Paths, homeserver: Homeserver, client: MatrixClient) -> _Access:
+    """Return it; `client` is of the homeserver, with the application service's token or without one."""
+    store = AccountStore(paths)
+    account = store.operator()
+    accounts = AccountClients(store, client.with_token(""))
+    operator = None if account is None else (account.user_id, accounts.client_as(account.user_id))
+    if homeserver.registration is not None:
+        naming = Naming(homeserver.server_name, homeserver.registration.sender_localpart)
+        return _Access(AppserviceIdentities(client, naming), operator)
+    names = AccountNames(homeserver.server_name, None if operator is None else operator[0], store.users)
+    return _Access(AccountIdentities(names, accounts.client_as), operator)
+
+
 @asynccontextmanager
 async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_Parts]:
     async with AsyncExitStack() as stack:
+        registration = homeserver.registration
+        limit = 64 if registration is not None else 0  # each account's sync has a connection of its own
         session = await stack.enter_async_context(
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=64), cookie_jar=aiohttp.DummyCookieJar())
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=limit), cookie_jar=aiohttp.DummyCookieJar())
         )
-        naming = Naming(homeserver.server_name, homeserver.registration.sender_localpart)
         request_s = settings.deadline_s * 0.9  # so that the reason arrives before the gateway's own deadline
-        client = MatrixClient(homeserver.url, homeserver.registration.as_token, session, timeout_s=request_s)
-        probe = MatrixClient(homeserver.url, "", session, timeout_s=min(_PROBE_DEADLINE_S, request_s / 2))
-        operator_id, operator_token = _operator(settings)
-        operator = None if operator_id is None else client.with_token(operator_token)
-        manager = SpaceManager(
-            client,
-            operator,
-            naming,
-            SpaceSettings(
-                alias=RoomAlias(settings.space_alias),
-                policy=settings.space_policy,
-                operator=operator_id,
-                people=tuple(UserId(person) for person in settings.people),
-            ),
-            Directory(naming, ttl_s=settings.directory_ttl_s),
-        )
+        token = "" if registration is None else registration.as_token
+        client = MatrixClient(homeserver.url, token, session, timeout_s=request_s)
+        access = _access(settings.paths, homeserver, client)
+        operator_id, operator = access.operator or (None, None)
+        directory = Directory(access.identities.names, ttl_s=settings.directory_ttl_s)
+        manager = SpaceManager(access.identities, operator, _space_settings(settings, homeserver, access), directory)
         sessions = Sessions(ttl_s=settings.session_ttl_s, server_now_ms=client.server_now_ms)
-        host = AgentHost(manager, sessions, naming)
-        heartbeat = Heartbeat(client, naming.daemon, sessions, lambda: manager.space_id, host.lost_track)
-        receiver = AppserviceReceiver(homeserver.registration)
-        info = SystemInfo(homeserver.shown_url, homeserver.server_name, str(operator_id or ""), "appservice")
-        operator_probe = None if operator_id is None else probe.with_token(operator_token)
-        health = Health(settings, info, host, heartbeat, receiver, probe, operator_probe)
+        host = AgentHost(manager, sessions)
+        heartbeat = Heartbeat(manager, sessions, host.lost_track)
+        intake = Intake(host)
+        transport: Transport
+        if registration is None:
+            transport = PollTransport(host, access.operator, patience_s=request_s)
+        else:
+            transport = PushTransport(registration, client)
+        probe_s = min(_PROBE_DEADLINE_S, request_s / 2)
+        probe = MatrixClient(homeserver.url, "", session, timeout_s=probe_s)
+        health = Health(
+            settings,
+            SystemInfo(homeserver.shown_url, homeserver.server_name, str(operator_id or ""), transport.mode),
+            intake,
+            host,
+            heartbeat,
+            transport,
+            probe,
+            None if operator is None else operator.with_deadline(probe_s),
+        )
         speaker = None if operator_id is None or operator is None else Speaker(operator_id, operator, None)
+        past = Past(host)
         gateway = Gateway(
-            AgentService(host, Mail(host, speaker)),
+            AgentService(host, Mail(host, past, speaker), past),
             Credentials(settings.paths),
+            server_name=homeserver.server_name,
             health=health.report,
             metrics=health.metrics,
             deadline_s=settings.deadline_s,
         )
-        stack.push_async_callback(receiver.stop)
+        stack.push_async_callback(transport.stop)
         stack.push_async_callback(gateway.stop)
-        health.listening = await _listen(receiver, gateway, settings, homeserver.registration)
-        yield _Parts(
-            homeserver.registration,
-            receiver,
-            client,
-            manager,
-            sessions,
-            heartbeat,
-            host,
-            health,
-            gateway,
-        )
+        await transport.start()
+        health.listening = await _listen(gateway, settings)
+        yield _Parts(transport, manager, sessions, heartbeat, host, intake, health, gateway)
 
 
-async def _listen(
-    receiver: AppserviceReceiver, gateway: Gateway, settings: Settings, registration: Registration
-) -> str:
-    """Take events and requests from now on; return the gateway's TCP address, or ""."""
-    try:
-        await receiver.start()
-    except OSError as error:
-        raise AlreadyRunningError(
-            f"{registration.url}, where the homeserver sends events, cannot be listened on: {error.strerror}",
-            hint="one registration is for one daemon: does another run with it?",
-        ) from None
+def _space_settings(settings: Settings, homeserver: Homeserver, access: _Access) -> SpaceSettings:
+    names = access.identities.names
+    daemons = tuple(UserId(daemon) for daemon in settings.daemons)
+    is_alone = names.has_own_daemon and names.makes_space and not daemons
+    is_on_server = server_of(settings.space_alias) == homeserver.server_name
+    layout = Layout(
+        operator=access.operator[0] if access.operator is not None else None,
+        people=tuple(UserId(person) for person in settings.people),
+        policy=settings.space_policy,
+        daemons=daemons,
+        open_rooms=not (is_alone and is_on_server),
+    )
+    shared = settings.shared_room
+    room = None if not shared else RoomId(shared) if shared.startswith("!") else RoomAlias(shared)
+    return SpaceSettings(RoomAlias(settings.space_alias), layout, room)
+
+
+async def _listen(gateway: Gateway, settings: Settings) -> str:
+    """Take requests from now on; return the gateway's TCP address, or ""."""
     try:
         return await gateway.start(settings.paths.socket, settings.listen)
     except OSError as error:
         where = " and ".join(filter(None, (str(settings.paths.socket), settings.listen)))
         raise AlreadyRunningError(f"the gateway cannot listen on {where}: {error.strerror}") from None
-
-
-def _operator(settings: Settings) -> tuple[UserId | None, str]:
-    """Return the operator and the token of their device, where this home has one."""
-    text = read_private(settings.paths.operator_device)
-    if text is None:
-        return None, ""
-    try:
-        device = json.loads(text)
-        user_id, token = UserId(device["user_id"]), str(device["access_token"])
-    except (ValueError, KeyError, TypeError):
-        raise InvalidRequestError(
-            f"{settings.paths.operator_device} cannot be read", hint="remove it; 'cchat up' makes it anew"
-        ) from None
-    return user_id, token
 
 
 async def _run_loops(
@@ -231,56 +285,53 @@ async def _run_loops(
     on_waiting: Callable[[str], None] | None,
 ) -> None:
     async with asyncio.TaskGroup() as group:
-        group.create_task(_take_events(parts.receiver, parts.host), name="events")
-        group.create_task(parts.heartbeat.run_lease(), name="lease")
+        group.create_task(_take_events(parts.transport, parts.intake), name="events")
+        group.create_task(parts.transport.run(), name="transport")
+        if parts.manager.names.has_own_daemon:
+            group.create_task(parts.heartbeat.run_lease(), name="lease")
+        group.create_task(parts.heartbeat.run_lease_events(), name="lease events")
         group.create_task(parts.heartbeat.run_roster(), name="roster")
-        group.create_task(_ping_until_answered(parts), name="ping")
+        group.create_task(parts.host.visits.run(), name="visits")
         group.create_task(_keep_registered(parts, on_ready, on_waiting), name="registration")
         for agent in agents:
             parts.sessions.hold(agent)
             group.create_task(_boot_until_it_holds(parts, agent), name=f"boot {agent}")
 
 
-async def _take_events(source: EventSource, host: AgentHost) -> None:
+async def _take_events(source: EventSource, intake: Intake) -> None:
     async with aclosing(source.batches()) as batches:
         async for batch in batches:
             try:
-                await host.take(batch)
+                await intake.take(batch)
             except Exception:  # the supervisor of events: one that we cannot handle must not stop all that follow
                 log.exception("events could not be taken in")
-
-
-async def _ping_until_answered(parts: _Parts) -> None:
-    """Have the homeserver flush what it held back while the receiver was down; it would wait up to 512 s by itself."""
-    async for _ in _retries():
-        try:
-            await parts.client.ping_appservice(parts.registration.id)
-        except AiAgentChatError as error:
-            parts.health.ping_failure = error.message
-        else:
-            parts.health.ping_failure = ""
-            return
 
 
 async def _keep_registered(
     parts: _Parts, on_ready: Callable[[], Awaitable[None]] | None, on_waiting: Callable[[str], None] | None
 ) -> None:
     """Find or create the Space, then list whoever could not be listed; each until it holds."""
-    told = ""
-    async for _ in _retries():
-        if await _ensure_space(parts):
-            break
-        if on_waiting is not None and parts.manager.unavailable != told:
-            told = parts.manager.unavailable
-            on_waiting(told)
+    await _find_space(parts, on_waiting)
     if on_ready is not None:
         await on_ready()
     while True:
         await parts.host.pending_changed.wait()
         parts.host.pending_changed.clear()
-        async for _ in _retries():
+        if parts.manager.space_id is None or parts.manager.broadcast_id is None:
+            await _find_space(parts, None)
+        async for _ in retries():
             if await parts.host.register_pending():
                 break
+
+
+async def _find_space(parts: _Parts, on_waiting: Callable[[str], None] | None) -> None:
+    told = ""
+    async for _ in retries():
+        if await _ensure_space(parts):
+            return
+        if on_waiting is not None and parts.manager.unavailable != told:
+            told = parts.manager.unavailable
+            on_waiting(told)
 
 
 async def _ensure_space(parts: _Parts) -> bool:
@@ -298,7 +349,7 @@ async def _ensure_space(parts: _Parts) -> bool:
 
 async def _boot_until_it_holds(parts: _Parts, agent: AgentName) -> None:
     parts.health.boot_failures[agent] = "it is being booted"
-    async for _ in _retries():
+    async for _ in retries():
         try:
             await parts.host.boot(agent)
         except AiAgentChatError as error:
@@ -309,20 +360,11 @@ async def _boot_until_it_holds(parts: _Parts, agent: AgentName) -> None:
             return
 
 
-async def _retries() -> AsyncIterator[None]:
-    """Yield at once, and then after growing waits, for as long as the caller goes on."""
-    wait_s = 0.5
-    while True:
-        yield
-        await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))
-        wait_s = min(_LONGEST_RETRY_S, wait_s * 2)
-
-
 async def _shut_down(parts: _Parts) -> None:
     """End streams and sessions, and say goodbye on the homeserver if it answers soon."""
     await parts.gateway.stop()
     try:
         async with asyncio.timeout(_GOODBYE_S):
-            await parts.heartbeat.resign()
+            await asyncio.gather(parts.heartbeat.resign(), parts.host.visits.end_all())
     except (TimeoutError, AiAgentChatError):
         log.warning("the homeserver did not take the goodbye; the lease lapses by itself")

@@ -45,7 +45,7 @@ class Gateway:
     """The local API of one daemon.
 
     Args:
-        deadline_s: seconds after which a request that does not wait on purpose fails.
+        server_name: of the homeserver. deadline_s: seconds after which a request that does not wait on purpose fails.
         health, metrics: what those two routes answer.
     """
 
@@ -54,11 +54,13 @@ class Gateway:
         service: AgentService,
         credentials: Credentials,
         *,
+        server_name: str,
         health: Callable[[], Awaitable[HealthAnswer]],
         metrics: Callable[[], str],
         deadline_s: float,
     ) -> None:
         self.service = service
+        self.server_name = server_name
         self.credentials = credentials
         self.health = health
         self.metrics = metrics

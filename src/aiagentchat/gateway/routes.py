@@ -29,7 +29,7 @@ from aiagentchat.gateway.schemas import (
     WhoAnswer,
 )
 from aiagentchat.gateway.sse import EventStream, message_data
-from aiagentchat.model import EventId, new_session_name, parse_agent_name
+from aiagentchat.model import EventId, new_session_name, parse_address, parse_agent_name
 
 
 async def _who(call: Call) -> WhoAnswer:
@@ -42,7 +42,7 @@ async def _send(call: Call) -> SendAnswer:
     draft = Draft(
         body=body.body,
         key=body.key or uuid.uuid4().hex,
-        to=parse_agent_name(body.to) if body.to is not None else None,
+        to=parse_address(body.to, call.gateway.server_name) if body.to is not None else None,
         reply_to=EventId(body.reply_to) if body.reply_to is not None else None,
         format=body.format,
     )
@@ -90,7 +90,7 @@ async def _events(call: Call) -> web.StreamResponse:
 async def _sent(call: Call) -> SentAnswer:
     query: SentQuery = call.query
     service, agent = call.gateway.service, call.caller.agent
-    to = parse_agent_name(query.to) if query.to is not None else None
+    to = parse_address(query.to, call.gateway.server_name) if query.to is not None else None
     if query.event_id is not None:
         found = [await service.sent_message(agent, EventId(query.event_id), to=to, wait_s=query.wait)]
     else:
@@ -112,7 +112,7 @@ async def _attach(call: Call) -> BaseModel | web.StreamResponse:
         raise RefusedError("an agent's credential attaches that agent alone; a new name takes the operator's")
     gateway = call.gateway
     async with asyncio.timeout(gateway.deadline_s):
-        attached = await gateway.service.attach(name, kind=kind, description=body.description)
+        attached = await gateway.service.attach(name, kind=kind, description=body.description, take_over=body.take_over)
     is_detached = body.session == "timed" or (body.session == "none" and gateway.credentials.is_detached(name))
     token = gateway.credentials.issue(name, detached=is_detached)
     answer = AttachAnswer(
@@ -122,6 +122,7 @@ async def _attach(call: Call) -> BaseModel | web.StreamResponse:
         alias=attached.alias,
         token=token,
         registered=attached.registered,
+        taken_over_from=attached.taken_over_from,
     )
     if body.session == "timed":
         gateway.service.touch(name)

@@ -34,7 +34,7 @@ class SendBody(_Strict):
     """A message. Without `to` and `reply_to` it goes to the broadcast room."""
 
     body: str
-    to: _Name | None = Field(None, description="Name of the agent.")
+    to: _Name | None = Field(None, description="Name of the agent; `name:server` on another homeserver.")
     format: Literal["plain", "markdown"] = "plain"
     reply_to: _EventId | Literal["last"] | None = Field(
         None, description=f'What this answers; "{LAST_READ}": the message acknowledged last.'
@@ -61,6 +61,7 @@ class AttachBody(_Strict):
         description="timed: until the agent is silent for long. held: as long as this connection, a stream, stands. "
         "none: only boot; GET /events holds a session of its own.",
     )
+    take_over: bool = Field(False, description="Take the name though another daemon that is running hosts it.")
 
 
 class StatusBody(_Strict):
@@ -131,6 +132,9 @@ class AttachAnswer(_Strict):
     alias: str
     token: str = Field(description="The agent's gateway credential.")
     registered: bool = Field(description="False: the Space is not to be had; it is listed once it is.")
+    taken_over_from: str | None = Field(
+        None, description="Another daemon's room that had the name until now; what is unread there stays there."
+    )
 
 
 class SentItem(_Strict):

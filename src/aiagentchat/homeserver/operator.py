@@ -28,7 +28,10 @@ _REGISTER = "/_synapse/admin/v1/register"
 
 @dataclass(frozen=True, slots=True)
 class OperatorAccount:
-    """The operator, and the token of their device. `operator_device` holds these fields as JSON."""
+    """The operator, and the token of their device. `operator_device` holds these fields as JSON.
+
+    It is the form of `matrix.accounts.Account`, without a URL: the homeserver is the embedded one.
+    """
 
     user_id: UserId
     device_id: str

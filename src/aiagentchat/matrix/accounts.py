@@ -6,6 +6,7 @@ A renewed token is saved before it is used: the homeserver takes the old refresh
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -25,12 +26,15 @@ DEVICE_NAME = "aiagentchat"
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One account's device. `refresh_token` "": the access token does not end by itself. Tokens stay out of `repr`."""
+    """One account's device. Tokens stay out of `repr`.
 
-    homeserver_url: str
+    `homeserver_url` "": the embedded homeserver's. `refresh_token` "": the access token does not end by itself.
+    """
+
     user_id: UserId
     device_id: str
     access_token: str = field(repr=False)
+    homeserver_url: str = ""
     refresh_token: str = field(default="", repr=False)
 
 
@@ -40,14 +44,19 @@ def parse_account(text: str) -> Account | None:
         data = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    required = ("homeserver_url", "user_id", "device_id", "access_token")
+    required, optional = ("user_id", "device_id", "access_token"), ("homeserver_url", "refresh_token")
     if not isinstance(data, dict) or not all(isinstance(data.get(key), str) and data[key] for key in required):
         return None
-    refresh_token = data.get("refresh_token", "")
-    if not isinstance(refresh_token, str):
+    if not re.fullmatch(r"@[^:]*:.+", data["user_id"]) or not all(
+        isinstance(data.get(key, ""), str) for key in optional
+    ):
         return None
     return Account(
-        data["homeserver_url"], UserId(data["user_id"]), data["device_id"], data["access_token"], refresh_token
+        UserId(data["user_id"]),
+        data["device_id"],
+        data["access_token"],
+        data.get("homeserver_url", ""),
+        data.get("refresh_token", ""),
     )
 
 
@@ -95,7 +104,7 @@ async def adopt_access_token(client: MatrixClient, homeserver_url: str, access_t
             "this access token has no device, so that a message sent twice could not be told",
             hint="log in with a password, or with the token of a login",
         )
-    return Account(homeserver_url, user_id, device_id, access_token)
+    return Account(user_id, device_id, access_token, homeserver_url)
 
 
 async def _log_in(client: MatrixClient, homeserver_url: str, given: dict[str, Any]) -> Account:

@@ -46,3 +46,11 @@ def render_sync_filter(
         },
         separators=(",", ":"),
     )
+
+
+def render_receipt_filter(room_id: RoomId) -> str:
+    """Return the JSON of a filter that lets through who has read what in one room."""
+    nothing: dict[str, object] = {"types": []}
+    room = {"rooms": [room_id], "state": nothing, "timeline": nothing, "account_data": nothing}
+    room["ephemeral"] = {"types": ["m.receipt"]}
+    return json.dumps({"presence": nothing, "account_data": nothing, "room": room}, separators=(",", ":"))

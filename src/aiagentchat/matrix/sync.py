@@ -12,8 +12,8 @@ from typing import Any
 from aiagentchat.errors import MatrixError
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventBatch, RoomEvent, parse_events
-from aiagentchat.matrix.filters import POSITION_ONLY, render_sync_filter
-from aiagentchat.model import RoomId
+from aiagentchat.matrix.filters import POSITION_ONLY, render_receipt_filter, render_sync_filter
+from aiagentchat.model import EventId, RoomId, UserId
 
 POLL_S = 30.0
 """How long the homeserver may hold a sync that has nothing new."""
@@ -41,6 +41,7 @@ class SyncSource:
 
     Args:
         client: acts as the account. rooms: what to follow, asked before each sync. state_types: of the Space's state.
+        presence: what each sync makes the account's presence; `offline` leaves it as it is.
 
     The position outlives the generator: who asks for `batches` again goes on where the last batch was taken in. A room
     that is followed from now on has a gap: what came before is on the homeserver.
@@ -52,11 +53,13 @@ class SyncSource:
         rooms: Callable[[], SyncedRooms],
         *,
         state_types: tuple[str, ...],
+        presence: str = "online",
         poll_s: float = POLL_S,
     ) -> None:
         self._client = client
         self._rooms = rooms
         self._state_types = state_types
+        self._presence = presence
         self._poll_s = poll_s
         self._since: str | None = None
         self._followed = frozenset[RoomId]()
@@ -89,8 +92,22 @@ class SyncSource:
         # two minutes, so a repeated one differs by a millisecond.
         poll_s = self._poll_s if rooms.followed == self._followed else 0.0
         return await self._client.sync(
-            filter_json=filter_json, since=self._since, timeout_s=poll_s + self._untaken / 1000, presence="online"
+            filter_json=filter_json, since=self._since, timeout_s=poll_s + self._untaken / 1000, presence=self._presence
         )
+
+
+async def get_receipt(client: MatrixClient, room_id: RoomId, user_id: UserId) -> EventId | None:
+    """Return the event up to which a user has publicly read a room of this client's account, as far as it is told."""
+    answer = await client.sync(filter_json=render_receipt_filter(room_id), timeout_s=0.0)
+    part = _dict(_dict(_dict(answer.get("rooms")).get("join")).get(room_id))
+    events = _dict(part.get("ephemeral")).get("events")
+    for event in events if isinstance(events, list) else []:
+        if _dict(event).get("type") != "m.receipt":
+            continue
+        for event_id, receipts in _dict(event.get("content")).items():
+            if user_id in _dict(_dict(receipts).get("m.read")):
+                return EventId(event_id)
+    return None
 
 
 def _position(answer: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from aiagentchat.model import AgentName
 
 CARD = "io.aiagentchat.agent"
 ROSTER = "io.aiagentchat.roster"
+LEASE = "io.aiagentchat.lease"
 CURSOR = "io.aiagentchat.cursor"
 IN_REPLY_TO = "io.aiagentchat.in_reply_to"
 HOPS = "io.aiagentchat.hops"
@@ -50,6 +51,15 @@ class Roster(_Content):
     """State `io.aiagentchat.roster` in the Space; the state key is the daemon's user id. Written by the daemon."""
 
     online: list[Name] = Field(description="The names of the agents that have a session with this daemon.")
+
+
+class Lease(_Content):
+    """State `io.aiagentchat.lease` in the Space; the state key is the daemon's user id. For servers without presence.
+
+    How old it is says the event's `origin_server_ts`; a refresh has to change something, or it is no new event.
+    """
+
+    refreshed: Annotated[int, Field(ge=0, lt=2**53, description="A number that each refresh changes.")]
 
 
 class Cursor(_Content):

@@ -1,28 +1,49 @@
 """The directory cache: the Space's state, read whole at once, kept live by events, and safe from many threads.
 
-Pure bookkeeping; `space.manager` fetches what goes in. What is foreign, malformed or hostile is skipped and counted.
+Pure bookkeeping; `space.manager` fetches what goes in, and asks the homeserver about the cards of others. What is
+foreign, malformed or hostile is skipped and counted.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from aiagentchat.matrix.events import RoomEvent
-from aiagentchat.model import AgentName, DirectoryEntry, RoomAlias, RoomId, UserId
-from aiagentchat.space.content import CARD, ROSTER, ROSTER_LIMIT_BYTES, Card, Roster, SpaceChild, parse_content
-from aiagentchat.space.names import Naming
+from aiagentchat.model import (
+    AgentName,
+    DirectoryEntry,
+    RoomAlias,
+    RoomId,
+    Sender,
+    UserId,
+    localpart_of,
+    server_of,
+)
+from aiagentchat.space.content import (
+    CARD,
+    LEASE,
+    ROSTER,
+    ROSTER_LIMIT_BYTES,
+    Card,
+    Lease,
+    Roster,
+    SpaceChild,
+    parse_content,
+)
+from aiagentchat.space.names import Names, shown_name
 
-STATE_TYPES = (CARD, ROSTER, "m.space.child")
+STATE_TYPES = (CARD, ROSTER, LEASE, "m.space.child")
 """The state of the Space that makes the directory."""
 
 _MOST_ENTRIES = 20_000
-"""Most cards, rosters and children each: whoever is in the Space can write state, and memory is bounded."""
+"""Most cards, rosters, leases and children each: whoever is in the Space can write state, and memory is bounded."""
 
 _MOST_ONLINE = ROSTER_LIMIT_BYTES // 4
 """Most names of a roster, each a letter, two quotes and a comma at least."""
 
+_Key = TypeVar("_Key", bound=str)
 _Value = TypeVar("_Value")
 
 
@@ -35,28 +56,60 @@ class DirectoryView:
     unavailable: str = ""
 
 
+class Claim(NamedTuple):
+    """What a card of somebody else's agent says of its room. It counts once the homeserver says so too."""
+
+    user_id: UserId
+    room_id: RoomId
+    alias: RoomAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An agent of the directory. `name`: as it is called here, with `:server` where it is on another one.
+
+    `is_hosted`: by this daemon.
+    """
+
+    name: AgentName
+    user_id: UserId
+    card: Card
+    is_hosted: bool = False
+
+    @property
+    def room_id(self) -> RoomId:
+        return RoomId(self.card.room_id)
+
+    @property
+    def claim(self) -> Claim:
+        return Claim(self.user_id, self.room_id, RoomAlias(self.card.alias))
+
+
 @dataclass(slots=True)
 class _Parsed:
-    """The Space's state after one parse per event."""
+    """The Space's state after one parse per event. `own`: cards of this daemon's users; `claims`: of all others."""
 
-    cards: dict[str, Card] = field(default_factory=dict)
+    own: dict[AgentName, Listed] = field(default_factory=dict)
+    claims: dict[str, Card] = field(default_factory=dict)
     rosters: dict[str, frozenset[AgentName]] = field(default_factory=dict)
+    leases: dict[str, int] = field(default_factory=dict)
     children: set[str] = field(default_factory=set)
     rejected: set[tuple[str, str]] = field(default_factory=set)
 
-    def take(self, event: RoomEvent, naming: Naming) -> None:
+    def take(self, event: RoomEvent, names: Names) -> None:
         key = event.state_key
         if event.type not in STATE_TYPES or key is None:
             return
         accepted: bool
         if event.type == CARD:
-            card = card_that_counts(event, naming)
-            accepted = card is not None
-            _put(self.cards, key, card)
+            accepted = self._take_card(event, key, names)
         elif event.type == ROSTER:
             roster = parse_content(Roster, event.content) if key == event.sender else None
             accepted = roster is not None and len(roster.online) <= _MOST_ONLINE
             _put(self.rosters, key, frozenset(roster.online) if roster is not None and accepted else None)
+        elif event.type == LEASE:
+            accepted = key == event.sender and parse_content(Lease, event.content) is not None
+            _put(self.leases, key, event.ts if accepted else None)
         else:
             accepted = parse_content(SpaceChild, event.content) is not None
             if not accepted:
@@ -68,12 +121,38 @@ class _Parsed:
         elif len(self.rejected) < _MOST_ENTRIES:
             self.rejected.add((event.type, key))
 
+    def _take_card(self, event: RoomEvent, key: str, names: Names) -> bool:
+        """Take a card that its subject wrote: such state can be written by that user alone, says the homeserver."""
+        card = parse_content(Card, event.content) if key == event.sender else None
+        agent = names.agent_of(key)
+        if agent is None:
+            if card is not None and server_of(card.alias) != server_of(event.sender):
+                card = None  # an alias is its server's, and says something of that server's users alone
+            _put(self.claims, key, card)
+        else:
+            if card is not None and (card.name != agent or card.alias != names.alias(agent)):
+                card = None
+            listed = None
+            if card is not None:
+                listed = Listed(agent, event.sender, card, is_hosted=card.daemon == names.daemon_of(agent))
+            _put(self.own, agent, listed)
+        return card is not None
 
-def _put(table: dict[str, _Value], key: str, value: _Value | None) -> None:
+
+def _put(table: dict[_Key, _Value], key: _Key, value: _Value | None) -> None:
     if value is None:
         table.pop(key, None)
     elif key in table or len(table) < _MOST_ENTRIES:
         table[key] = value
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """Who counts: by their users, by their rooms, and those who have their name."""
+
+    by_name: dict[AgentName, Listed]
+    by_user: dict[UserId, Listed]
+    by_room: dict[RoomId, Listed]
 
 
 class Directory:
@@ -83,13 +162,14 @@ class Directory:
         ttl_s: seconds after which `is_stale` asks for a new read. clock: monotonic seconds.
     """
 
-    def __init__(self, naming: Naming, *, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._naming = naming
+    def __init__(self, names: Names, *, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._names = names
         self._ttl_s = ttl_s
         self._clock = clock
         self._lock = threading.Lock()
         self._parsed = _Parsed()
-        self._rooms: dict[RoomId, AgentName] = {}
+        self._confirmed: set[Claim] = set()
+        self._indexed: _Index | None = None
         self._view: tuple[tuple[frozenset[UserId], frozenset[AgentName]], DirectoryView] | None = None
         self._malformed = 0
         self._read_at: float | None = None
@@ -117,13 +197,12 @@ class Directory:
         """Take the whole state of the Space in place of what was known. `malformed`: entries that were no events."""
         parsed = _Parsed()
         for event in events:
-            parsed.take(event, self._naming)
+            parsed.take(event, self._names)
         with self._lock:
             for event in (self._newer or {}).values():
-                parsed.take(event, self._naming)
+                parsed.take(event, self._names)
             self._parsed, self._malformed, self._read_at, self._newer = parsed, malformed, self._clock(), None
-            self._view = None
-            self._index_rooms()
+            self._forget_derived()
 
     def apply(self, event: RoomEvent) -> None:
         """Take one event of the Space as it happens."""
@@ -131,15 +210,71 @@ class Directory:
             with self._lock:
                 if self._newer is not None and len(self._newer) < _MOST_ENTRIES:
                     self._newer[event.type, event.state_key] = event
-                self._parsed.take(event, self._naming)
+                self._parsed.take(event, self._names)
                 self._view = None
-                if event.type == CARD:
-                    self._index_rooms()
+                if event.type in (CARD, "m.space.child"):
+                    self._indexed = None
 
-    def _index_rooms(self) -> None:
-        self._rooms = {}
-        for card in self._parsed.cards.values():
-            self._rooms.setdefault(RoomId(card.room_id), card.name)
+    def _forget_derived(self) -> None:
+        self._view = None
+        self._indexed = None
+
+    # --- the cards of others
+
+    def claims(self) -> frozenset[Claim]:
+        """Return what the cards of others claim, true or not."""
+        with self._lock:
+            return frozenset(
+                Claim(UserId(user_id), RoomId(card.room_id), RoomAlias(card.alias))
+                for user_id, card in self._parsed.claims.items()
+            )
+
+    def confirm(self, claims: frozenset[Claim]) -> None:
+        """Say which claims are true, in place of those that were before."""
+        with self._lock:
+            if claims != self._confirmed:
+                self._confirmed = set(claims)
+                self._forget_derived()
+
+    def is_claimed(self, agent: AgentName, by: UserId) -> bool:
+        """Whether a card of somebody else's has this name, and `by` is its user or daemon. It may not count yet."""
+        with self._lock:
+            return any(
+                card.name == agent and by in (user_id, card.daemon) for user_id, card in self._parsed.claims.items()
+            )
+
+    # --- who there is
+
+    def _index(self) -> _Index:
+        if self._indexed is None:
+            self._indexed = self._build_index()
+        return self._indexed
+
+    def _build_index(self) -> _Index:
+        """Sort out who stands: own agents' rooms are theirs; of those with one name it is the one that is listed.
+
+        A name is taken over by taking the other's room off the Space. Between equals the homeserver's alias of the
+        name decides, and then the order of their users: the same everywhere.
+        """
+        server = self._names.server_name
+        foreign = [
+            Listed(shown_name(card.name, UserId(user_id), server), UserId(user_id), card)
+            for user_id, card in self._parsed.claims.items()
+        ]
+        foreign.sort(key=lambda each: each.user_id)
+        counted = [*self._parsed.own.values(), *(each for each in foreign if each.claim in self._confirmed)]
+        by_room: dict[RoomId, Listed] = {}
+        for each in counted:
+            by_room.setdefault(each.room_id, each)
+        by_user = {each.user_id: each for each in by_room.values()}
+        by_name: dict[AgentName, Listed] = {}
+        for each in sorted(by_user.values(), key=self._precedence):
+            by_name.setdefault(each.name, each)
+        return _Index(by_name, by_user, by_room)
+
+    def _precedence(self, agent: Listed) -> tuple[bool, bool, str]:
+        is_plain = agent.card.alias == f"#aiagentchat-{agent.card.name}:{server_of(agent.user_id)}"
+        return agent.room_id not in self._parsed.children, not is_plain, agent.user_id
 
     def view(self, alive: frozenset[UserId], own: frozenset[AgentName]) -> DirectoryView:
         """Return the directory. An agent is online where its daemon's roster lists it and that daemon is `alive`.
@@ -152,63 +287,82 @@ class Directory:
             return self._view[1]
 
     def _render(self, alive: frozenset[UserId], own: frozenset[AgentName]) -> DirectoryView:
-        parsed = self._parsed
+        parsed, index = self._parsed, self._index()
         entries = []
-        skipped = self._malformed + len(parsed.rejected)
-        for user_id, card in parsed.cards.items():
-            if self._rooms.get(RoomId(card.room_id)) != card.name:  # a second card that claims another's room
-                skipped += 1
-                continue
-            roster = own if card.daemon == self._naming.daemon else parsed.rosters.get(card.daemon, frozenset())
+        for _, agent in sorted(index.by_name.items()):
+            card = agent.card
+            roster = own if agent.is_hosted else parsed.rosters.get(card.daemon, frozenset())
             online = card.room_id in parsed.children and card.daemon in alive and card.name in roster
-            entries.append(_entry(UserId(user_id), card, online=online))
-        entries.sort(key=lambda entry: entry.name)
-        return DirectoryView(tuple(entries), skipped)
+            entries.append(_entry(agent, online=online))
+        unused = len(parsed.own) + len(parsed.claims) - len(entries)
+        return DirectoryView(tuple(entries), self._malformed + len(parsed.rejected) + unused)
+
+    def find(self, agent: AgentName) -> Listed | None:
+        """Return who has a name now: an agent of this daemon or another's."""
+        with self._lock:
+            return self._index().by_name.get(agent)
 
     def agent_of_room(self, room_id: RoomId) -> AgentName | None:
         """Return the agent whose card names this room."""
         with self._lock:
-            return self._rooms.get(room_id)
+            listed = self._index().by_room.get(room_id)
+            return None if listed is None else listed.name
+
+    def sender_of(self, user_id: UserId) -> Sender:
+        """Return who a user is: an agent where only this daemon can speak as them, or where their card counts."""
+        own = self._names.agent_of(user_id)
+        if own is not None:
+            return Sender(user_id, own, "agent")
+        with self._lock:
+            listed = self._index().by_user.get(user_id)
+        if listed is not None:
+            return Sender(user_id, listed.name, "agent")
+        is_daemon = self._names.has_own_daemon and user_id == self._names.daemon
+        return Sender(user_id, localpart_of(user_id), "daemon" if is_daemon else "person")
 
     def card(self, agent: AgentName) -> Card | None:
-        """Return the card of an agent of this server, if it counts."""
+        """Return the card of an agent of this daemon, if it counts, whoever has the name now."""
         with self._lock:
-            return self._parsed.cards.get(self._naming.user(agent))
+            listed = self._parsed.own.get(agent)
+            return None if listed is None else listed.card
+
+    def own_cards(self) -> list[Card]:
+        """Return the cards of this daemon's agents."""
+        with self._lock:
+            return [listed.card for listed in self._parsed.own.values()]
 
     def has_child(self, room_id: RoomId) -> bool:
         """Whether the Space lists this room."""
         with self._lock:
             return room_id in self._parsed.children
 
+    def roster(self, daemon: UserId) -> frozenset[AgentName] | None:
+        """Return the roster of a daemon, None where it has none."""
+        with self._lock:
+            return self._parsed.rosters.get(daemon)
+
+    def lease_ts(self, daemon: UserId) -> int | None:
+        """Return when a daemon's lease event was written, by its homeserver's clock (ms); None: it has none."""
+        with self._lock:
+            return self._parsed.leases.get(daemon)
+
     def encrypted_agents(self) -> list[AgentName]:
         """Return the agents whose card says that their room is encrypted."""
         with self._lock:
-            return [card.name for card in self._parsed.cards.values() if card.encrypted]
+            return [each.name for each in self._index().by_name.values() if each.card.encrypted]
 
     def daemons(self) -> frozenset[UserId]:
-        """Return the daemons that the cards name: their leases decide who is online."""
+        """Return the daemons of others' agents: their leases decide who of those is online."""
         with self._lock:
-            return frozenset(UserId(card.daemon) for card in self._parsed.cards.values())
+            return frozenset(UserId(each.card.daemon) for each in self._index().by_user.values() if not each.is_hosted)
 
 
-def card_that_counts(event: RoomEvent, naming: Naming) -> Card | None:
-    """Return the card in `event` if it was written by the user that its name derives to, else None.
-
-    The state key is the sender's own user id: such state can be written by that user alone, says the homeserver.
-    """
-    if event.state_key != event.sender:
-        return None
-    card = parse_content(Card, event.content)
-    if card is None or naming.user(card.name) != event.sender or naming.alias(card.name) != card.alias:
-        return None
-    return card
-
-
-def _entry(user_id: UserId, card: Card, *, online: bool) -> DirectoryEntry:
+def _entry(agent: Listed, *, online: bool) -> DirectoryEntry:
+    card = agent.card
     return DirectoryEntry(
-        name=card.name,
-        user_id=user_id,
-        room_id=RoomId(card.room_id),
+        name=agent.name,
+        user_id=agent.user_id,
+        room_id=agent.room_id,
         alias=RoomAlias(card.alias),
         kind=card.kind,
         status="online" if online else "offline",

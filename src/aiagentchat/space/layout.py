@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId
-from aiagentchat.space.content import CARD, ROSTER
-from aiagentchat.space.names import Naming
+from aiagentchat.space.content import CARD, LEASE, ROSTER
+from aiagentchat.space.names import Names
 
 _NEVER = 150
 """Above every level that is handed out, so that encryption is not switched on, nor a room upgraded, by accident."""
@@ -18,7 +18,8 @@ _NEVER = 150
 class RoomSpec:
     """A room as it should be. `power_levels` is without the creator, who is added where the room version wants it.
 
-    `invite`: who is invited once; who left is not invited again.
+    `invite`: who is invited once; who left is not invited again. `awaits_space`: who may join, and sees what, depends
+    on the Space, which is not known yet; in a room that is there it stays as it is.
     """
 
     alias: RoomAlias
@@ -31,6 +32,7 @@ class RoomSpec:
     parent: RoomId | None = None
     is_space: bool = False
     invite: tuple[UserId, ...] = field(default=())
+    awaits_space: bool = False
 
 
 def is_creator_listed(room_version: str) -> bool:
@@ -38,11 +40,32 @@ def is_creator_listed(room_version: str) -> bool:
     return room_version.isascii() and room_version.isdigit() and int(room_version) < 12
 
 
-def _power_levels(operator: UserId | None, messages: int, events: dict[str, int]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the person decides about the rooms.
+
+    Args:
+        operator: at 50 in all of them; None: nobody is. people: invited to all of them. policy: `open`, or `strict`:
+            only daemons list rooms in the Space. daemons: further ones, at 50 in the Space. open_rooms: whoever is in
+            the Space may join an agent's room, and then sees what is written from then on; else by invite alone.
+    """
+
+    operator: UserId | None = None
+    people: tuple[UserId, ...] = ()
+    policy: str = "open"
+    daemons: tuple[UserId, ...] = ()
+    open_rooms: bool = False
+
+    @property
+    def invited(self) -> tuple[UserId, ...]:
+        return ((self.operator,) if self.operator else ()) + self.people
+
+
+def _power_levels(trusted: tuple[UserId | None, ...], messages: int, events: dict[str, int]) -> dict[str, Any]:
     protected = {"m.room.power_levels": 100, "m.room.join_rules": 100, "m.room.history_visibility": 100}
     never = {"m.room.encryption": _NEVER, "m.room.encrypted": _NEVER, "m.room.tombstone": _NEVER}
     return {
-        "users": {operator: 50} if operator else {},
+        "users": {user_id: 50 for user_id in trusted if user_id is not None},
         "users_default": 0,
         "events": protected | never | events,
         "events_default": messages,
@@ -54,51 +77,59 @@ def _power_levels(operator: UserId | None, messages: int, events: dict[str, int]
     }
 
 
-def space_spec(
-    alias: RoomAlias, naming: Naming, operator: UserId | None, people: tuple[UserId, ...], policy: str
-) -> RoomSpec:
-    """The Space: nobody chats in it; agents write their card and, unless `policy` is "strict", their child."""
-    child = 50 if policy == "strict" else 0
+def space_spec(alias: RoomAlias, creator: UserId, layout: Layout) -> RoomSpec:
+    """The Space: nobody chats in it; agents write their card and, unless the policy is "strict", their child."""
+    child = 50 if layout.policy == "strict" else 0
     return RoomSpec(
         alias=alias,
-        creator=naming.daemon,
+        creator=creator,
         name="AIChatSpace",
         topic="AI agents, a room each",
-        power_levels=_power_levels(operator, 50, {"m.space.child": child, CARD: 0, ROSTER: 0}),
+        power_levels=_power_levels(
+            (layout.operator, *layout.daemons), 50, {"m.space.child": child, CARD: 0, ROSTER: 0, LEASE: 0}
+        ),
         join_rules={"join_rule": "invite"},
         is_space=True,
-        invite=((operator,) if operator else ()) + people,
+        invite=layout.invited + layout.daemons,
     )
 
 
-def agent_room_spec(
-    agent: AgentName, naming: Naming, operator: UserId | None, people: tuple[UserId, ...], space: RoomId | None
-) -> RoomSpec:
-    """An agent's room: the agent made it; who else is in it was invited."""
+def agent_room_spec(agent: AgentName, names: Names, layout: Layout, space: RoomId | None) -> RoomSpec:
+    """An agent's room: the agent made it; who else is in it was invited, or came from the Space.
+
+    `space` None: it is not to be had, and nobody can come from there.
+    """
+    is_open = layout.open_rooms and space is not None
     return RoomSpec(
-        alias=naming.alias(agent),
-        creator=naming.user(agent),
+        alias=names.alias(agent),
+        creator=names.user(agent),
         name=agent,
         topic=f"Talk to {agent} here",
-        power_levels=_power_levels(operator, 0, {}),
-        join_rules={"join_rule": "invite"},
+        power_levels=_power_levels((layout.operator,), 0, {}),
+        join_rules=_restricted_to(space) if is_open else {"join_rule": "invite"},
+        history_visibility="joined" if is_open else "shared",
         parent=space,
-        invite=((operator,) if operator else ()) + people,
+        invite=layout.invited,
+        awaits_space=layout.open_rooms and space is None,
     )
 
 
-def broadcast_spec(naming: Naming, operator: UserId | None, people: tuple[UserId, ...], space: RoomId) -> RoomSpec:
+def broadcast_spec(alias: RoomAlias, creator: UserId, layout: Layout, space: RoomId) -> RoomSpec:
     """The broadcast room: whoever is in the Space may join."""
     return RoomSpec(
-        alias=naming.broadcast,
-        creator=naming.daemon,
+        alias=alias,
+        creator=creator,
         name="AIChatRoom",
         topic="What is written here goes to every agent",
-        power_levels=_power_levels(operator, 0, {}),
-        join_rules={"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": space}]},
+        power_levels=_power_levels((layout.operator,), 0, {}),
+        join_rules=_restricted_to(space),
         parent=space,
-        invite=((operator,) if operator else ()) + people,
+        invite=layout.invited,
     )
+
+
+def _restricted_to(space: RoomId | None) -> dict[str, Any]:
+    return {"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": space}]}
 
 
 def render_creation(spec: RoomSpec, room_version: str, server_name: str) -> dict[str, Any]:

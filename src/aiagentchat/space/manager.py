@@ -1,15 +1,15 @@
 """`SpaceManager`: the lifecycle of the Space and its rooms, and the directory. Every method is idempotent.
 
-Above it, `agents` decides when; below it, `space.rooms` makes one room and `matrix.client` does one request.
+Above it, `agents` decides when; below it, `space.rooms` makes one room and `matrix.client` does one request. What it
+knows of others' daemons and agents it has from `space.others`.
 """
 
 import asyncio
 import difflib
 import logging
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -20,87 +20,76 @@ from aiagentchat.errors import (
     MatrixForbiddenError,
     MatrixNotFoundError,
     NameTakenError,
+    RefusedError,
 )
-from aiagentchat.matrix.accounts import DEVICE_NAME
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import RoomEvent, parse_events
-from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId
-from aiagentchat.space.content import CARD, Card, to_content
-from aiagentchat.space.directory import Directory, DirectoryView
-from aiagentchat.space.layout import RoomSpec, agent_room_spec, broadcast_spec, render_child, render_parent, space_spec
-from aiagentchat.space.names import DEVICE_ID, Naming
+from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId, server_of
+from aiagentchat.space.content import CARD, LEASE, ROSTER, Card, to_content
+from aiagentchat.space.directory import Directory, DirectoryView, Listed
+from aiagentchat.space.identities import Identities
+from aiagentchat.space.layout import Layout, RoomSpec, agent_room_spec, broadcast_spec, render_child, space_spec
+from aiagentchat.space.names import broadcast_alias
+from aiagentchat.space.others import Others
 from aiagentchat.space.rooms import EnsuredRoom, ensure_room
 
 log = logging.getLogger(__name__)
 
-_LEASE_CACHED_S = 10.0
 _NOT_LOOKED_UP = "the Space has not been looked up yet"
 
 
 @dataclass(frozen=True, slots=True)
 class SpaceSettings:
-    """What the person decides about the Space. `operator` None: nobody is at 50."""
+    """What the person decides about the Space. `shared_room`: theirs, in place of a broadcast room of ours."""
 
     alias: RoomAlias
-    policy: str
-    operator: UserId | None
-    people: tuple[UserId, ...] = ()
+    layout: Layout = field(default_factory=Layout)
+    shared_room: RoomAlias | RoomId | None = None
 
 
 class SpaceManager:
     """Makes, finds and mends the rooms of one Space.
 
     Args:
-        daemon: acts as the daemon's own user; views of it act as agents.
+        identities: as whom the daemon acts.
         operator: acts as the operator through their own device, so that their invites need no click; None: nobody's.
+
+    `on_lost` is called with a reason when the Space turns out to be gone.
     """
 
     def __init__(
-        self,
-        daemon: MatrixClient,
-        operator: MatrixClient | None,
-        naming: Naming,
-        settings: SpaceSettings,
-        directory: Directory,
+        self, identities: Identities, operator: MatrixClient | None, settings: SpaceSettings, directory: Directory
     ) -> None:
-        self._daemon = daemon
-        self._operator = operator
-        self._naming = naming
-        self._settings = settings
+        self.identities = identities
+        self.names = identities.names
+        self.settings = settings
+        self.layout = settings.layout
         self.directory = directory
+        self.others = Others(identities, directory)
         self.space_id: RoomId | None = None
         self.broadcast_id: RoomId | None = None
         self.broadcast_encrypted = False
+        self.broadcast_alias = settings.shared_room or broadcast_alias(settings.alias)
         self.unavailable = _NOT_LOOKED_UP
+        self.on_lost: Callable[[str], None] = self.lose_space
+        self._operator = operator
         self._room_version: str | None = None
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._leases: dict[UserId, tuple[float, bool]] = {}
         self._parentless: set[RoomId] = set()
 
     def client_of(self, agent: AgentName) -> MatrixClient:
         """Return the client that acts as an agent."""
-        return self._daemon.as_user(self._naming.user(agent), DEVICE_ID)
+        return self.identities.client_of(agent)
 
     @property
     def client_of_daemon(self) -> MatrixClient:
         """The client that acts as the daemon's own user."""
-        return self._daemon
+        return self.identities.daemon
 
     @property
     def people(self) -> frozenset[UserId]:
         """The operator and the configured people: what they change, they meant."""
-        operator = self._settings.operator
-        return frozenset(self._settings.people) | (frozenset() if operator is None else {operator})
-
-    @property
-    def daemon_user(self) -> UserId:
-        """The daemon's own user."""
-        return self._naming.daemon
-
-    @property
-    def space_alias(self) -> RoomAlias:
-        """The alias of the Space, whether it is to be had or not."""
-        return self._settings.alias
+        return frozenset(self.layout.invited)
 
     @property
     def is_looked_up(self) -> bool:
@@ -117,11 +106,15 @@ class SpaceManager:
     async def find_or_create_space(self) -> RoomId:
         """Return the Space: it and the broadcast room are found, joined and mended, or created.
 
+        A room that the person named in place of the broadcast room is joined, and works without the Space too.
+
         Raises:
             AiAgentChatError: something is not to be had now; `unavailable` says what until a later call succeeds.
         """
-        async with self._one_at_a_time(self._settings.alias):
+        async with self._one_at_a_time(self.settings.alias):
             try:
+                if self.settings.shared_room is not None:
+                    await self._join_broadcast_of_others(self.settings.shared_room)
                 space_id = await self._ensure_space()
             except AiAgentChatError as error:
                 self.unavailable = error.message
@@ -130,40 +123,113 @@ class SpaceManager:
             return space_id
 
     async def _ensure_space(self) -> RoomId:
-        settings, naming = self._settings, self._naming
-        spec = space_spec(settings.alias, naming, settings.operator, settings.people, settings.policy)
-        space = await self._ensure(self._daemon, spec)
-        spec = broadcast_spec(naming, settings.operator, settings.people, space.room_id)
-        broadcast = await self._ensure(self._daemon, spec)
-        self.space_id, self.broadcast_id = space.room_id, broadcast.room_id
-        self.broadcast_encrypted = broadcast.encrypted
+        settings, daemon = self.settings, self.names.daemon
+        is_made_here = await self._makes_space()
+        made: list[EnsuredRoom] = []
+        if is_made_here:
+            made.append(await self._ensure(self.client_of_daemon, space_spec(settings.alias, daemon, self.layout)))
+            space_id = made[0].room_id
+        else:
+            space_id = await self._join_space_of_others()
+        if settings.shared_room is None and is_made_here:
+            spec = broadcast_spec(broadcast_alias(settings.alias), daemon, self.layout, space_id)
+            made.append(await self._ensure(self.client_of_daemon, spec))
+            self.broadcast_id, self.broadcast_encrypted = made[1].room_id, made[1].encrypted
+        elif settings.shared_room is None:
+            await self._join_broadcast_of_others(broadcast_alias(settings.alias))
+        self.space_id = space_id
         await self._read_directory()
-        if not self.directory.has_child(broadcast.room_id):
-            child = render_child(naming.server_name, "!")
-            await self._write(self._daemon, naming.daemon, "m.space.child", broadcast.room_id, child)
-        for room in (space, broadcast):
+        assert self.broadcast_id is not None
+        if not self.directory.has_child(self.broadcast_id):
+            await self._list_room(self.broadcast_id, "!")
+        for room in made:
             await self._bring_operator(room)
-        return space.room_id
+        return space_id
+
+    async def _makes_space(self) -> bool:
+        """Whether the Space is this daemon's to make and to mend; else somebody else's, to be joined."""
+        alias, names = self.settings.alias, self.names
+        if not names.makes_space or server_of(alias) != names.server_name:
+            return False
+        if names.has_own_daemon:
+            return True
+        try:
+            room_id = await self.client_of_daemon.resolve_room_alias(alias)
+            state = parse_events(await self.client_of_daemon.get_full_state(room_id), room_id).events
+        except MatrixNotFoundError:
+            return True
+        except MatrixForbiddenError:  # not in it
+            return False
+        return any(event.type == "m.room.create" and event.sender == names.daemon for event in state)
+
+    async def _join_space_of_others(self) -> RoomId:
+        client, alias, user = self.client_of_daemon, self.settings.alias, self.names.daemon
+        try:
+            return await client.join_room(alias)
+        except MatrixNotFoundError:
+            raise RefusedError(
+                f"there is no Space {alias} yet", hint=f"start what makes it first, on {server_of(alias)}"
+            ) from None
+        except MatrixForbiddenError:
+            if self._operator is not None:
+                await self._invite(self._operator, await client.resolve_room_alias(alias), user)
+        try:
+            return await client.join_room(alias)
+        except MatrixForbiddenError:
+            raise RefusedError(
+                f"{user} is not invited to the Space {alias}",
+                hint=f"invite it there, or have the daemon that made the Space know it: AIAGENTCHAT_DAEMONS={user}",
+            ) from None
+
+    async def _join_broadcast_of_others(self, room: RoomAlias | RoomId) -> None:
+        """Join a room that is not ours to change."""
+        client = self.client_of_daemon
+        try:
+            room_id = await client.join_room(room)
+        except (MatrixForbiddenError, MatrixNotFoundError) as error:
+            raise RefusedError(
+                f"{self.names.daemon} cannot join {room}: {error.error}", hint=f"invite {self.names.daemon} there"
+            ) from None
+        state = parse_events(await client.get_full_state(room_id), room_id).events
+        self.broadcast_encrypted = any(event.type == "m.room.encryption" for event in state)
+        self.broadcast_id = room_id
+
+    def lose_space(self, reason: str) -> None:
+        """The Space is not to be had any more, until `find_or_create_space` finds it again, or another."""
+        self.space_id = None
+        if self.settings.shared_room is None:
+            self.broadcast_id = None
+        self.unavailable = reason
+        self.directory.load(())
+        self.directory.expire()
 
     async def _write(self, client: MatrixClient, sender: UserId, kind: str, key: str, content: dict[str, Any]) -> None:
         """Write state of the Space, and take it into the directory without waiting for it to come back."""
         assert self.space_id is not None
         event_id = await client.put_state(self.space_id, kind, key, content)
-        now_ms = self._daemon.server_now_ms()
+        now_ms = client.server_now_ms()
         self.directory.apply(RoomEvent(event_id, self.space_id, sender, kind, key, content, now_ms))
+
+    async def _list_room(self, room_id: RoomId, order: str) -> None:
+        child = render_child(self.names.server_name, order)
+        await self._write(self.client_of_daemon, self.names.daemon, "m.space.child", room_id, child)
+
+    async def _unlist(self, room_id: RoomId) -> None:
+        if self.directory.has_child(room_id):
+            await self._write(self.client_of_daemon, self.names.daemon, "m.space.child", room_id, {})
 
     async def _default_room_version(self) -> str:
         if self._room_version is None:
-            self._room_version = await self._daemon.default_room_version()
+            self._room_version = await self.client_of_daemon.default_room_version()
         return self._room_version
 
     async def _ensure(self, client: MatrixClient, spec: RoomSpec) -> EnsuredRoom:
         version = await self._default_room_version()
-        return await ensure_room(client, spec, room_version=version, server_name=self._naming.server_name)
+        return await ensure_room(client, spec, room_version=version, server_name=self.names.server_name)
 
     async def _bring_operator(self, room: EnsuredRoom) -> None:
         """Have the operator in the room without a click; who left it themselves has no invite, and stays out."""
-        if self._operator is not None and self._settings.operator in room.invited:
+        if self._operator is not None and self.layout.operator in room.invited:
             try:
                 await self._operator.join_room(room.room_id)
             except AiAgentChatError as error:  # their invite stands
@@ -173,52 +239,42 @@ class SpaceManager:
 
     async def find_or_create_agent_room(self, agent: AgentName) -> EnsuredRoom:
         """Return the agent's room, and make the agent's account where there is none. Works without the Space."""
-        alias = self._naming.alias(agent)
+        alias = self.names.alias(agent)
         async with self._one_at_a_time(alias):
+            client = self.client_of(agent)
             if self.directory.card(agent) is None:
-                await self._ensure_account(agent)
-            settings = self._settings
-            spec = agent_room_spec(agent, self._naming, settings.operator, settings.people, self.space_id)
-            room = await self._ensure(self.client_of(agent), spec)
+                await self.identities.ensure_account(agent)
+                await self._name_account(agent)
+            spec = agent_room_spec(agent, self.names, self.layout, self.space_id)
+            room = await self._ensure(client, spec)
             if spec.parent is None:
                 self._parentless.add(room.room_id)
             await self._bring_operator(room)
             return room
 
-    async def _ensure_account(self, agent: AgentName) -> None:
-        await self._daemon.register_appservice_user(self._naming.user_localpart(agent))
-        client = self.client_of(agent)
+    async def _name_account(self, agent: AgentName) -> None:
         try:
-            await client.put_device(DEVICE_ID, DEVICE_NAME)
-        except MatrixNotFoundError:  # an older Synapse makes a device at a login alone; the token is thrown away
-            await self._daemon.log_in(
-                {
-                    "type": "m.login.application_service",
-                    "identifier": {"type": "m.id.user", "user": self._naming.user(agent)},
-                    "device_id": DEVICE_ID,
-                    "initial_device_display_name": DEVICE_NAME,
-                }
-            )
-        try:
-            await client.set_displayname(self._naming.user(agent), agent)
+            await self.client_of(agent).set_displayname(self.names.user(agent), agent)
         except MatrixError as error:  # Synapse 1.163 fails with 500 for some of several at once: one of them is enough
             log.warning("%s was not given its display name: %s", agent, error.message)
 
     async def register_in_space(self, card: Card) -> None:
         """List an agent: member of the Space and the broadcast room, child, and card, each only if it is not so yet.
 
+        Where another's agent has the name, that one's room is taken off the list: who may do so was asked before.
+
         Raises:
             AiAgentChatError: the Space is not to be had; the agent's own room works all the same.
         """
         await self.require_space()
         assert self.space_id is not None
-        assert self.broadcast_id is not None
-        client, user = self.client_of(card.name), self._naming.user(card.name)
+        client, user = self.client_of(card.name), self.names.user(card.name)
         room_id = RoomId(card.room_id)
         present = self.directory.card(card.name)
         if present is None:
             await self._admit(client, user, self.space_id)
-            await client.join_room(self.broadcast_id)
+            await self.join_broadcast(card.name)
+        other = self.directory.find(card.name)
         # Old child, card, new child; taken off in the reverse order. So a child of ours always has a card, by which it
         # is found and mended after a crash in between.
         if present is not None and present.room_id != room_id:  # its room was upgraded, or made anew
@@ -226,25 +282,43 @@ class SpaceManager:
         if present != card:
             await self._write(client, user, CARD, user, to_content(card))
         if not self.directory.has_child(room_id):
-            child = render_child(self._naming.server_name, card.name)
-            if self._settings.policy == "strict":
-                await self._write(self._daemon, self._naming.daemon, "m.space.child", room_id, child)
+            if self.layout.policy == "strict":
+                await self._list_room(room_id, card.name)
             else:
+                child = render_child(self.names.server_name, card.name)
                 await self._write(client, user, "m.space.child", room_id, child)
+        if other is not None and other.user_id != user and self.directory.has_child(other.room_id):
+            # Its daemon knows by the sender that the name was taken over.
+            by = (self.client_of_daemon, self.names.daemon) if self.layout.policy == "strict" else (client, user)
+            await self._write(*by, "m.space.child", other.room_id, {})
         if room_id in self._parentless:
-            await client.put_state(room_id, "m.space.parent", self.space_id, render_parent(self._naming.server_name))
+            await self._ensure(client, agent_room_spec(card.name, self.names, self.layout, self.space_id))
             self._parentless.discard(room_id)
 
-    async def _unlist(self, room_id: RoomId) -> None:
-        if self.directory.has_child(room_id):
-            await self._write(self._daemon, self._naming.daemon, "m.space.child", room_id, {})
+    async def join_broadcast(self, agent: AgentName) -> None:
+        """Have an agent be in the broadcast room."""
+        assert self.broadcast_id is not None
+        client = self.client_of(agent)
+        if self.settings.shared_room is None:
+            await client.join_room(self.broadcast_id)
+        else:
+            await self._admit(client, self.names.user(agent), self.broadcast_id)
 
-    async def _admit(self, client: MatrixClient, user: UserId, space: RoomId) -> None:
+    async def _admit(self, client: MatrixClient, user: UserId, room_id: RoomId) -> None:
+        """Have a user join a room by invite: the daemon's, or where that may not invite, the operator's."""
+        inviters = [self.client_of_daemon] + ([self._operator] if self._operator is not None else [])
+        for inviter in inviters:
+            if await self._invite(inviter, room_id, user):
+                break
+        await client.join_room(room_id)
+
+    async def _invite(self, inviter: MatrixClient, room_id: RoomId, user: UserId) -> bool:
         try:
-            await self._daemon.invite(space, user)
+            await inviter.invite(room_id, user)
         except MatrixForbiddenError:  # inviting a member again is a 403; the join tells a real refusal apart
             log.debug("%s could not be invited; joining all the same", user)
-        await client.join_room(space)
+            return False
+        return True
 
     async def unregister(self, agent: AgentName) -> None:
         """Take an agent off the list: its child and card are emptied; its room stays as it is."""
@@ -252,30 +326,49 @@ class SpaceManager:
         if card is None or self.space_id is None:
             return
         await self._unlist(RoomId(card.room_id))
-        user = self._naming.user(agent)
+        user = self.names.user(agent)
         await self._write(self.client_of(agent), user, CARD, user, {})
 
-    async def find_agent_room(self, agent: AgentName) -> RoomId:
-        """Return the room that the agent's alias names, asking the homeserver, which owns it.
+    async def find_agent(self, agent: AgentName) -> Listed | None:
+        """Return somebody else's agent of a name; None: it is this daemon's own.
 
         Raises:
             AgentNotFoundError: there is no such agent; the hint has the names near it.
         """
-        try:
-            return await self._daemon.resolve_room_alias(self._naming.alias(agent))
-        except MatrixNotFoundError:
-            names = [entry.name for entry in (await self.list_agents()).entries]
-            near = difflib.get_close_matches(agent, names, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else "see 'cchat who' for who is there"
-            raise AgentNotFoundError(f"there is no agent {agent}", hint=hint) from None
+        listed = self.directory.find(agent)
+        if listed is None:
+            await self.others.check_claims()
+            listed = self.directory.find(agent)
+        if listed is not None:
+            return None if listed.is_hosted else listed
+        if ":" not in agent:
+            try:
+                self.names.user(agent)
+                await self.client_of_daemon.resolve_room_alias(self.names.alias(agent))
+            except (AgentNotFoundError, MatrixNotFoundError):
+                pass
+            else:
+                return None
+        names = [entry.name for entry in (await self.list_agents()).entries]
+        near = difflib.get_close_matches(agent, names, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else "see 'cchat who' for who is there"
+        raise AgentNotFoundError(f"there is no agent {agent}", hint=hint)
+
+    async def find_agent_room(self, agent: AgentName) -> RoomId:
+        """Return the room of an agent, this daemon's or another's; see `find_agent`."""
+        other = await self.find_agent(agent)
+        if other is not None:
+            return other.room_id
+        return await self.client_of_daemon.resolve_room_alias(self.names.alias(agent))
 
     async def refuse_name_of_live_daemon(self, agent: AgentName) -> None:
         """Raise `NameTakenError` when another daemon that is alive hosts this name."""
-        card = self.directory.card(agent)
-        if card is None or card.daemon == self._naming.daemon:
-            return
-        if await self._is_alive(UserId(card.daemon)):
-            raise NameTakenError(f"{agent} is hosted by {card.daemon}, which is running")
+        listed = self.directory.find(agent)
+        if listed is not None and not listed.is_hosted and await self.others.is_alive(UserId(listed.card.daemon)):
+            raise NameTakenError(
+                f"{agent} is hosted by {listed.card.daemon}, which is running",
+                hint="choose another name, or insist: cchat join NAME --take-over",
+            )
 
     # --- the directory
 
@@ -288,11 +381,16 @@ class SpaceManager:
             return DirectoryView((), unavailable=self.unavailable)
         try:
             await self._read_directory(only_if_stale=True)
+        except (MatrixForbiddenError, MatrixNotFoundError) as error:
+            self.on_lost(error.message)
+            return DirectoryView((), unavailable=self.unavailable)
         except AiAgentChatError as error:
             self.unavailable = error.message
             return DirectoryView((), unavailable=error.message)
         self.unavailable = ""
-        return self.directory.view(await self._alive(self.directory.daemons()), own)
+        await self.others.check_claims()
+        alive = await self.others.alive(self.directory.daemons()) | {self.names.daemon_of(agent) for agent in own}
+        return self.directory.view(alive, own)
 
     async def _read_directory(self, *, only_if_stale: bool = False) -> None:
         assert self.space_id is not None
@@ -302,39 +400,21 @@ class SpaceManager:
             if only_if_stale and not self.directory.is_stale():
                 return
             self.directory.begin_read()
-            batch = parse_events(await self._daemon.get_full_state(self.space_id), self.space_id)
+            batch = parse_events(await self.client_of_daemon.get_full_state(self.space_id), self.space_id)
             self.directory.load(batch.events, malformed=batch.skipped)
+        await self.others.check_claims()
 
-    async def _alive(self, daemons: frozenset[UserId]) -> frozenset[UserId]:
-        alive = {self._naming.daemon}
-        for daemon in daemons:
-            try:
-                if await self._is_alive(daemon):
-                    alive.add(daemon)
-            except MatrixError as error:
-                log.warning("the lease of %s could not be read: %s", daemon, error.message)
-            except AiAgentChatError as error:  # no answer in time: there would be none for the rest either
-                log.warning("the leases of other daemons could not be read: %s", error.message)
-                break
-        return frozenset(alive)
+    async def write_roster(self, daemon: UserId, online: frozenset[AgentName]) -> None:
+        """Write who is online with a daemon of ours, unless it stands so already."""
+        if (self.directory.roster(daemon) or frozenset()) != online:
+            client = self.identities.client_as(daemon)
+            await self._write(client, daemon, ROSTER, daemon, {"online": sorted(online)})
 
-    async def _is_alive(self, daemon: UserId) -> bool:
-        """Whether a daemon's lease (the presence of its user) stands. Our own does while we answer.
-
-        "unavailable" is what the homeserver makes of "online" after minutes without a new activity: it stands too.
-        """
-        if daemon == self._naming.daemon:
-            return True
-        read_at, alive = self._leases.get(daemon, (float("-inf"), False))
-        if time.monotonic() - read_at > _LEASE_CACHED_S:
-            try:
-                alive = (await self._daemon.get_presence(daemon)).get("presence") in ("online", "unavailable")
-            except (MatrixForbiddenError, MatrixNotFoundError):  # shares no room with us, or is no user at all
-                alive = False
-            if len(self._leases) >= 1000:
-                self._leases.clear()
-            self._leases[daemon] = (time.monotonic(), alive)
-        return alive
+    async def write_lease(self, daemon: UserId, *, stands: bool) -> None:
+        """Write a daemon's lease event, for a homeserver without presence; `stands` False: it is over."""
+        client = self.identities.client_as(daemon)
+        content = {"refreshed": client.server_now_ms()} if stands else {}
+        await self._write(client, daemon, LEASE, daemon, content)
 
     @asynccontextmanager
     async def _one_at_a_time(self, key: str) -> AsyncIterator[None]:

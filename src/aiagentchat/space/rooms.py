@@ -10,7 +10,13 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from aiagentchat.errors import AiAgentChatError, MatrixConflictError, MatrixNotFoundError, RefusedError
+from aiagentchat.errors import (
+    AiAgentChatError,
+    MatrixConflictError,
+    MatrixForbiddenError,
+    MatrixNotFoundError,
+    RefusedError,
+)
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import RoomEvent, parse_events
 from aiagentchat.model import RoomAlias, RoomId, UserId
@@ -122,13 +128,13 @@ async def converge_room(client: MatrixClient, spec: RoomSpec, room_id: RoomId, s
     was left half-made: it is given time to be finished before it is mended.
 
     Raises:
-        RefusedError: somebody else made the room. Its creator could do in it whatever they want. The Space is the
-            exception: nobody chats in it, and a team may have one.
+        RefusedError: somebody else made the room. Its creator could do in it whatever they want. Exceptions are the
+            Space, since nobody chats in it and a team may have one, and what a room of ours was upgraded to.
     """
     state = await _state_when_made(client, room_id)
     create = state.get(("m.room.create", ""))
     creator = spec.creator if create is None else create.sender
-    if creator != spec.creator and not spec.is_space:
+    if creator != spec.creator and not spec.is_space and not await _is_upgrade_of_ours(client, spec, room_id, create):
         await client.leave_room(room_id)
         raise RefusedError(
             f"{spec.alias} names a room that {creator} made, and not {spec.creator}",
@@ -136,11 +142,10 @@ async def converge_room(client: MatrixClient, spec: RoomSpec, room_id: RoomId, s
         )
     version = "1" if create is None else str(create.content.get("room_version", "1"))
     levels = wanted_power_levels(spec, version, _content(state, "m.room.power_levels"), creator)
-    wanted: dict[tuple[str, str], dict[str, Any]] = {
-        ("m.room.power_levels", ""): levels,
-        ("m.room.join_rules", ""): spec.join_rules,
-        ("m.room.history_visibility", ""): {"history_visibility": spec.history_visibility},
-    }
+    wanted: dict[tuple[str, str], dict[str, Any]] = {("m.room.power_levels", ""): levels}
+    if not spec.awaits_space:
+        wanted["m.room.join_rules", ""] = spec.join_rules
+        wanted["m.room.history_visibility", ""] = {"history_visibility": spec.history_visibility}
     if spec.parent is not None:
         wanted["m.space.parent", spec.parent] = render_parent(server_name)
     for kind, field, text in (("m.room.name", "name", spec.name), ("m.room.topic", "topic", spec.topic)):
@@ -151,6 +156,22 @@ async def converge_room(client: MatrixClient, spec: RoomSpec, room_id: RoomId, s
             log.info("mending %s", kind, extra={"room_id": room_id})
             await client.put_state(room_id, kind, key, content)
     return state
+
+
+async def _is_upgrade_of_ours(client: MatrixClient, spec: RoomSpec, room_id: RoomId, create: RoomEvent | None) -> bool:
+    """Whether a room that another made stands in place of one of ours: whoever may write its tombstone meant it."""
+    predecessor = None if create is None else create.content.get("predecessor")
+    old = predecessor.get("room_id") if isinstance(predecessor, dict) else None
+    if not isinstance(old, str):
+        return False
+    try:
+        events = parse_events(await client.get_full_state(RoomId(old)), old).events
+    except (MatrixForbiddenError, MatrixNotFoundError):
+        return False
+    state = {(event.type, event.state_key): event for event in events if event.state_key is not None}
+    made = state.get(("m.room.create", ""))
+    replaced_by = _content(state, "m.room.tombstone").get("replacement_room")
+    return made is not None and made.sender == spec.creator and replaced_by == room_id
 
 
 async def _invite_missing(client: MatrixClient, spec: RoomSpec, room_id: RoomId, state: _State) -> frozenset[UserId]:

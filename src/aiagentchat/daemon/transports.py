@@ -1,0 +1,227 @@
+"""The two ways in which events come, each with what it takes to keep it going. `daemon.main` runs one of them.
+
+`Transport` is all that the rest of the daemon knows: where batches come from, and what is wrong.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Protocol
+
+from aiagentchat.agents.host import AgentHost
+from aiagentchat.daemon.retries import retries
+from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, MatrixUnauthorizedError
+from aiagentchat.matrix.appservice import AppserviceReceiver, Registration
+from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.matrix.events import EventBatch, EventSource
+from aiagentchat.matrix.sync import POLL_S, SyncedRooms, SyncSource
+from aiagentchat.model import AgentName, RoomId, UserId
+from aiagentchat.space.directory import STATE_TYPES
+
+log = logging.getLogger(__name__)
+
+_SILENCE_S = 90.0
+"""A sync loop that has got no answer for this long, on top of its deadline, does not go on."""
+_RETRY_S = 2.0
+_LONGEST_RETRY_S = 30.0
+
+
+class Transport(EventSource, Protocol):
+    """How events come."""
+
+    @property
+    def mode(self) -> str: ...
+
+    @property
+    def unit(self) -> str:
+        """What a batch is."""
+        ...
+
+    @property
+    def batches_taken(self) -> int: ...
+
+    async def start(self) -> None:
+        """Be reachable for events. Raises `AlreadyRunningError` where the place is taken."""
+        ...
+
+    async def stop(self) -> None:
+        """Take nothing more."""
+        ...
+
+    async def run(self) -> None:
+        """Do what else has to be done for events to come, until cancelled."""
+        ...
+
+    def failure(self) -> tuple[str, str]:
+        """Return what is wrong, and what to do about it; two empty texts where nothing is."""
+        ...
+
+
+class PushTransport:
+    """Events are pushed to the application service's receiver."""
+
+    mode, unit = "appservice", "transactions"
+
+    def __init__(self, registration: Registration, client: MatrixClient) -> None:
+        self._registration = registration
+        self._client = client
+        self._receiver = AppserviceReceiver(registration)
+        self._ping_failure = "the homeserver has not pinged the daemon yet"
+
+    @property
+    def batches_taken(self) -> int:
+        return self._receiver.transactions
+
+    async def start(self) -> None:
+        """Listen where the registration says."""
+        try:
+            await self._receiver.start()
+        except OSError as error:
+            raise AlreadyRunningError(
+                f"{self._registration.url}, where the homeserver sends events, cannot be listened on: {error.strerror}",
+                hint="one registration is for one daemon: does another run with it?",
+            ) from None
+
+    async def stop(self) -> None:
+        """Stop listening: what was not taken in is sent again."""
+        await self._receiver.stop()
+
+    def batches(self) -> AsyncGenerator[EventBatch, None]:
+        """Yield each transaction."""
+        return self._receiver.batches()
+
+    async def run(self) -> None:
+        """Have the homeserver flush what it held back while the receiver was down; it would wait up to 512 s."""
+        async for _ in retries():
+            try:
+                await self._client.ping_appservice(self._registration.id)
+            except AiAgentChatError as error:
+                self._ping_failure = error.message
+            else:
+                self._ping_failure = ""
+                return
+
+    def failure(self) -> tuple[str, str]:
+        """Say why the homeserver's ping did not come."""
+        return self._ping_failure, "see that the homeserver can reach the url in the registration file"
+
+
+class PollTransport:
+    """Events are polled: a sync loop for each agent that is in use, and one of the operator's for the Space.
+
+    Args:
+        operator: their user id and client; None: nobody is logged in. patience_s: the deadline of a request.
+    """
+
+    mode, unit = "accounts", "syncs with something new"
+
+    def __init__(self, host: AgentHost, operator: tuple[UserId, MatrixClient] | None, *, patience_s: float) -> None:
+        self._host = host
+        self._operator = operator
+        self._patience_s = patience_s + POLL_S + _SILENCE_S
+        self._queue: asyncio.Queue[tuple[EventBatch, asyncio.Future[None]]] = asyncio.Queue(1)
+        self._loops: dict[AgentName | None, tuple[RoomId | None, asyncio.Task[None]]] = {}
+        self._answered_at: dict[AgentName | None, float] = {}
+        self._failures: dict[AgentName | None, tuple[str, str]] = {}
+        self.batches_taken = 0
+
+    async def start(self) -> None:
+        """Nothing: it is we who ask."""
+
+    async def stop(self) -> None:
+        """End the loops."""
+        for _, loop in self._loops.values():
+            loop.cancel()
+        await asyncio.gather(*(loop for _, loop in self._loops.values()), return_exceptions=True)
+        self._loops.clear()
+
+    async def batches(self) -> AsyncGenerator[EventBatch, None]:
+        """Yield what any loop gets. The loop goes on when the batch after it is asked for."""
+        while True:
+            batch, taken = await self._queue.get()
+            yield batch
+            self.batches_taken += 1
+            if not taken.done():
+                taken.set_result(None)
+
+    async def run(self) -> None:
+        """Have a loop for each agent in use, and no other."""
+        try:
+            while True:
+                self._host.in_use_changed.clear()
+                self._adjust_loops()
+                changed = asyncio.create_task(self._host.in_use_changed.wait())
+                loops = [loop for _, loop in self._loops.values()]
+                done, _ = await asyncio.wait([changed, *loops], return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                for task in done:
+                    await task  # a loop ends by a fault of ours alone
+        finally:
+            await self.stop()
+
+    def _adjust_loops(self) -> None:
+        wanted: dict[AgentName | None, RoomId | None] = dict(self._host.in_use.items())
+        if self._operator is not None:
+            wanted[None] = None
+        for agent, (room_id, loop) in list(self._loops.items()):
+            if agent not in wanted or wanted[agent] != room_id:
+                loop.cancel()
+                del self._loops[agent]
+                self._failures.pop(agent, None)
+                self._answered_at.pop(agent, None)
+        for agent, room_id in wanted.items():
+            if agent not in self._loops:
+                task = asyncio.create_task(self._run_loop(agent, room_id), name=f"sync {agent or 'operator'}")
+                self._loops[agent] = room_id, task
+
+    async def _run_loop(self, agent: AgentName | None, room_id: RoomId | None) -> None:
+        """Sync until cancelled. Whatever goes wrong, the loop begins again from the position where it was."""
+        self._answered_at[agent] = time.monotonic()
+        source = self._source(agent, room_id)
+        wait_s = _RETRY_S
+        while True:
+            try:
+                async with aclosing(source.batches()) as batches:
+                    async for batch in batches:
+                        self._failures.pop(agent, None)
+                        self._answered_at[agent] = time.monotonic()
+                        wait_s = _RETRY_S
+                        await self._hand_on(batch)
+            except AiAgentChatError as error:
+                who = agent or "the operator"
+                log.warning("the sync of %s failed: %s", who, error.message)
+                login = f"log it in again: cchat login {agent or '--operator'}"
+                remedy = login if isinstance(error, MatrixUnauthorizedError) else "nothing to do: it is tried again"
+                self._failures[agent] = f"the sync of {who} fails: {error.message}", remedy
+            await asyncio.sleep(wait_s)
+            wait_s = min(_LONGEST_RETRY_S, wait_s * 2)
+
+    def _source(self, agent: AgentName | None, room_id: RoomId | None) -> SyncSource:
+        manager = self._host.manager
+
+        def rooms() -> SyncedRooms:
+            return SyncedRooms(room_id, manager.space_id, manager.broadcast_id)
+
+        if agent is None:
+            assert self._operator is not None
+            return SyncSource(self._operator[1], rooms, state_types=STATE_TYPES, presence="offline")
+        return SyncSource(manager.client_of(agent), rooms, state_types=STATE_TYPES, presence="online")
+
+    async def _hand_on(self, batch: EventBatch) -> None:
+        if batch.events or batch.gaps or batch.skipped:
+            taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            await self._queue.put((batch, taken))
+            await taken
+
+    def failure(self) -> tuple[str, str]:
+        """Say which loop fails, or does not go on."""
+        for failure in self._failures.values():
+            return failure
+        now = time.monotonic()
+        for agent, answered_at in self._answered_at.items():
+            if now - answered_at > self._patience_s:
+                who = agent or "the operator"
+                return f"the sync of {who} has got no answer for {now - answered_at:.0f} s", "restart the daemon"
+        return "", ""
