@@ -5,7 +5,9 @@ from typing import Any
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.filters import render_sync_filter
 from aiagentchat.model import RoomId, UserId
-from tests.integration.systems import fresh_name
+from tests.integration.systems import APPSERVICE_ALONE, fresh_name
+
+pytestmark = APPSERVICE_ALONE  # its users are accounts, whose syncs are made here at will
 
 CARD = "io.aiagentchat.agent"
 

@@ -54,6 +54,7 @@ def test_of_each_room_comes_what_is_followed_there() -> None:
     both = [event("$state", state_key="k"), event("$message")]
     raw = answer("p", {OWN: both, SPACE: both, ALL: both, RoomId("!strange"): both})
     assert [(each.room_id, each.event_id) for each in parse_sync(raw, ROOMS).events] == [
+        (ALL, "$state"),
         (ALL, "$message"),
         (OWN, "$state"),
         (OWN, "$message"),

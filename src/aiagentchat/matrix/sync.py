@@ -32,8 +32,8 @@ class SyncedRooms:
         return frozenset(room for room in (self.own, self.space, self.broadcast) if room is not None)
 
     def wants(self, event: RoomEvent) -> bool:
-        """Whether an event of a followed room is one of those that are followed there."""
-        return event.room_id == self.own or (event.room_id == self.space) == (event.state_key is not None)
+        """Whether an event of a followed room is one of those that are followed there: nobody chats in the Space."""
+        return event.room_id != self.space or event.state_key is not None
 
 
 class SyncSource:
@@ -120,7 +120,7 @@ def _position(answer: dict[str, Any]) -> str:
 def parse_sync(answer: object, rooms: SyncedRooms) -> EventBatch:
     """Return the events of a sync, and the rooms of which it left some out. Never raises, whatever `answer` is.
 
-    Of each room comes what is followed there: all of the own one, the Space's state, the broadcast room's messages.
+    Of each room comes what is followed there: of the Space its state, of the others what the filter let through.
     """
     joined = _dict(_dict(_dict(answer).get("rooms")).get("join"))
     events: list[RoomEvent] = []

@@ -105,8 +105,9 @@ class Others:
             self._note(claim, is_true=leads_there and claim not in self._made_by_another)
         except MatrixError:
             self._note(claim, is_true=False)
-        except AiAgentChatError as error:  # nothing was learned
+        except AiAgentChatError as error:  # nothing was learned: it is as it was
             log.info("the card of %s could not be checked: %s", claim.user_id, error.message)
+            self._note(claim, is_true=self._checked.get(claim, (0.0, False))[1])
         finally:
             del self._checking[claim]
 
