@@ -141,5 +141,5 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 async def restart(synapse: Synapse) -> None:
     """Stop a homeserver and start it again on the same data and ports."""
-    await synapse.process.stop()
-    await synapse.process.start()
+    await synapse.stop()
+    await synapse.start()

@@ -43,7 +43,7 @@ def fresh_name(stem: str = "agent") -> AgentName:
 
 @dataclass
 class Synapse:
-    """A running homeserver with an operator, and how to reach it."""
+    """A running homeserver with an operator, and how to reach it. `overrides`: its own settings, on top of ours."""
 
     paths: Paths
     config: EmbeddedConfig
@@ -51,6 +51,7 @@ class Synapse:
     operator: OperatorAccount
     mode: str = "appservice"
     accounts: dict[str, Account] = field(default_factory=dict)
+    overrides: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def registration(self) -> Registration:
@@ -111,6 +112,10 @@ class Synapse:
         """Return a client that acts as who makes the Space."""
         return self.operator_client(session) if self.mode == "accounts" else self.appservice(session)
 
+    async def start(self) -> None:
+        """Start it again, on the same data and ports."""
+        await _start(self.process, self.overrides)
+
     async def stop(self) -> None:
         await self.process.stop()
 
@@ -118,28 +123,31 @@ class Synapse:
 async def start_synapse(
     home: Path, *, server_name: str = "example.org", mode: str = "appservice", **settings: object
 ) -> Synapse:
-    """Return a homeserver that answers, with its operator's account; `settings` on top of ours at its first start.
+    """Return a homeserver that answers, with its operator's account; `settings` on top of ours.
 
     In the mode `accounts` it knows no application service.
     """
     if mode == "accounts":
         settings = {"app_service_config_files": [], "bcrypt_rounds": 4} | settings
-
-    def render(*arguments: Any) -> dict[str, str]:
-        files = render_files(*arguments)
-        return files | {HOMESERVER_FILE: yaml.safe_dump(yaml.safe_load(files[HOMESERVER_FILE]) | settings)}
-
     paths = Paths(config_dir=home, data_dir=home)
     config = load_or_create(paths, server_name=server_name, port=0).config
     process = SynapseProcess(paths, config)
-    with mock.patch.object(homeserver_process, "render_files", render):
-        await process.start()
+    await _start(process, settings)
     try:
         operator = await ensure_operator(config.base_url, paths, config, OPERATOR)
     except BaseException:
         await process.stop()
         raise
-    return Synapse(paths, config, process, operator, mode)
+    return Synapse(paths, config, process, operator, mode, overrides=settings)
+
+
+async def _start(process: SynapseProcess, overrides: Mapping[str, object]) -> None:
+    def render(*arguments: Any) -> dict[str, str]:
+        files = render_files(*arguments)
+        return files | {HOMESERVER_FILE: yaml.safe_dump(yaml.safe_load(files[HOMESERVER_FILE]) | overrides)}
+
+    with mock.patch.object(homeserver_process, "render_files", render):
+        await process.start()
 
 
 @dataclass(frozen=True)
