@@ -13,9 +13,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiagentchat.config import Paths
+from aiagentchat.config import Paths, load_settings
 from aiagentchat.errors import InvalidRequestError
-from aiagentchat.homeserver import embedded
+from aiagentchat.homeserver import _space_alias, embedded
 from aiagentchat.homeserver.embedded import (
     EmbeddedConfig,
     embedded_file,
@@ -333,6 +333,15 @@ def test_another_alias_of_the_space_is_claimed_by_itself() -> None:
     assert re.match(regex, "#a.team:example.org")
     for other in ("#a.team:example.org.evil", "#aXteam:example.org", "#a.teams:example.org"):
         assert not re.match(regex, other)
+
+
+@pytest.mark.parametrize("server", ["example.org", "localhost:8448", "[2001:db8::1]:8448"])
+def test_a_chosen_alias_of_the_space_is_of_the_homeserver_or_refused(tmp_path: Path, server: str) -> None:
+    settings = load_settings({"AIAGENTCHAT_HOME": str(tmp_path), "SPACE_ALIAS": f"#team:{server}"})
+    assert _space_alias(settings, replace(CONFIG, server_name=server)) == f"#team:{server}"
+    for other in ("localhost", "elsewhere.org", f"{server}0"):
+        with pytest.raises(InvalidRequestError, match="of another server"):
+            _space_alias(settings, replace(CONFIG, server_name=other))
 
 
 def test_a_dot_in_the_server_name_matches_a_dot_only() -> None:

@@ -106,6 +106,9 @@ def test_what_is_no_plain_text_says_so_in_front(content: dict[str, object], kind
         (CODER, "coder", "agent"),
         (NAMING.daemon, NAMING.daemon[1:].split(":")[0], "daemon"),
         (UserId("@aiagentchat-coder:elsewhere.org"), "aiagentchat-coder", "person"),
+        (UserId("@aiagentchat-coder:example.org:8448"), "aiagentchat-coder", "person"),
+        (UserId("@bob:localhost:8448"), "bob", "person"),
+        (UserId("@bob:[2001:db8::1]:8448"), "bob", "person"),
     ],
 )
 def test_the_sender_is_who_the_homeserver_says(sender: UserId, name: str, kind: str) -> None:
