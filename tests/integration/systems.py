@@ -52,10 +52,11 @@ class Synapse:
     mode: str = "appservice"
     accounts: dict[str, Account] = field(default_factory=dict)
     overrides: Mapping[str, object] = field(default_factory=dict)
+    given_registration: Registration | None = None
 
     @property
     def registration(self) -> Registration:
-        return read_registration(self.paths.homeserver / REGISTRATION_FILE)
+        return self.given_registration or read_registration(self.paths.homeserver / REGISTRATION_FILE)
 
     @property
     def homeserver(self) -> Homeserver:

@@ -149,7 +149,7 @@ async def test_the_same_key_is_the_same_message_even_after_a_restart_of_the_home
     failed = await writer.api.call("POST", "/send", {"body": "later", "to": target.name, "key": "l"})
     assert failed.status in (503, 504)
     assert failed.data["retryable"]
-    await own_synapse.process.start()
+    await own_synapse.start()
     assert [await api.post("/send", **message) for api in speakers] == stored
     await writer.send("later", to=target.name, key="l")
     assert await bodies_in(own_synapse.operator_client(http), target.room_id) == ["once", "once", "later"]

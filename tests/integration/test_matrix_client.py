@@ -294,7 +294,7 @@ async def test_a_message_sent_again_after_the_homeserver_was_restarted_is_the_sa
     room = await client.create_room({})
     event_id = await client.send(room, "m.room.message", {"msgtype": "m.text", "body": "once"}, "t1")
     await own_synapse.process.stop()
-    await own_synapse.process.start()
+    await own_synapse.start()
     assert await client.send(room, "m.room.message", {"msgtype": "m.text", "body": "once"}, "t1") == event_id
 
 

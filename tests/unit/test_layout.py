@@ -112,7 +112,7 @@ def test_creation_says_all_in_one_call_and_invites_nobody(room: str) -> None:
 
 @pytest.mark.parametrize("server", ["localhost:8448", "[2001:db8::1]:8448"])
 def test_the_local_part_of_an_alias_ends_where_the_server_begins(server: str) -> None:
-    spec = agent_room_spec(AGENT, Naming(server), None, (), None)
+    spec = agent_room_spec(AGENT, Naming(server), Layout(), None)
     assert render_creation(spec, "12", server)["room_alias_name"] == "aiagentchat-claude-dev"
 
 

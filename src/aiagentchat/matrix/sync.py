@@ -5,6 +5,7 @@ events were taken in. What a sync leaves out (`limited`) is not fetched here: th
 gap, and whoever reads that room reads it on from where it stands.
 """
 
+import random
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -98,7 +99,9 @@ class SyncSource:
 
 async def get_receipt(client: MatrixClient, room_id: RoomId, user_id: UserId) -> EventId | None:
     """Return the event up to which a user has publicly read a room of this client's account, as far as it is told."""
-    answer = await client.sync(filter_json=render_receipt_filter(room_id), timeout_s=0.0)
+    # One without a position is answered at once, whatever its timeout; the very same one Synapse has in a cache.
+    timeout_s = random.uniform(0.001, POLL_S)
+    answer = await client.sync(filter_json=render_receipt_filter(room_id), timeout_s=timeout_s)
     part = _dict(_dict(_dict(answer.get("rooms")).get("join")).get(room_id))
     events = _dict(part.get("ephemeral")).get("events")
     for event in events if isinstance(events, list) else []:

@@ -35,6 +35,8 @@ from aiagentchat.space.rooms import EnsuredRoom, ensure_room
 
 log = logging.getLogger(__name__)
 
+_FAR_SPACE_LEARNS_S = (0.3, 1.0, 2.0)
+"""Another homeserver learns a moment later who has come into the Space, and until then refuses what that allows."""
 _NOT_LOOKED_UP = "the Space has not been looked up yet"
 
 
@@ -299,10 +301,18 @@ class SpaceManager:
         """Have an agent be in the broadcast room."""
         assert self.broadcast_id is not None
         client = self.client_of(agent)
-        if self.settings.shared_room is None:
-            await client.join_room(self.broadcast_id)
-        else:
+        if self.settings.shared_room is not None:
             await self._admit(client, self.names.user(agent), self.broadcast_id)
+            return
+        is_near = server_of(self.settings.alias) == self.names.server_name
+        for wait_s in () if is_near else _FAR_SPACE_LEARNS_S:
+            try:
+                await client.join_room(self.broadcast_id)
+            except MatrixForbiddenError:
+                await asyncio.sleep(wait_s)
+            else:
+                return
+        await client.join_room(self.broadcast_id)
 
     async def _admit(self, client: MatrixClient, user: UserId, room_id: RoomId) -> None:
         """Have a user join a room by invite: the daemon's, or where that may not invite, the operator's."""
@@ -364,9 +374,12 @@ class SpaceManager:
     async def refuse_name_of_live_daemon(self, agent: AgentName) -> None:
         """Raise `NameTakenError` when another daemon that is alive hosts this name."""
         listed = self.directory.find(agent)
-        if listed is not None and not listed.is_hosted and await self.others.is_alive(UserId(listed.card.daemon)):
+        if listed is None or listed.is_hosted:
+            return
+        daemon = UserId(listed.card.daemon)
+        if await self.others.is_alive(daemon, known_for_s=0.0):
             raise NameTakenError(
-                f"{agent} is hosted by {listed.card.daemon}, which is running",
+                f"{agent} is hosted by {daemon}, which is running",
                 hint="choose another name, or insist: cchat join NAME --take-over",
             )
 

@@ -58,10 +58,13 @@ class Others:
                 break
         return frozenset(alive)
 
-    async def is_alive(self, daemon: UserId) -> bool:
-        """Whether a daemon's lease stands: the presence of its user, or a lease event that is not old."""
+    async def is_alive(self, daemon: UserId, *, known_for_s: float = _LEASE_CACHED_S) -> bool:
+        """Whether a daemon's lease stands: the presence of its user, or a lease event that is not old.
+
+        `known_for_s`: how old an answer will do.
+        """
         read_at, alive = self._leases.get(daemon, (float("-inf"), False))
-        if time.monotonic() - read_at > _LEASE_CACHED_S:
+        if time.monotonic() - read_at >= known_for_s:
             alive = self._has_lease_event(daemon) or await self._is_present(daemon)
             if len(self._leases) >= 1000:
                 self._leases.clear()
