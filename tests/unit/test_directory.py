@@ -339,3 +339,16 @@ def test_eight_threads_and_their_tasks_see_consistent_views_and_no_error(
         each.join(60)
     assert not any(each.is_alive() for each in threads)
     assert errors == []
+
+
+def test_what_was_written_earlier_and_comes_later_changes_nothing() -> None:
+    older, newer = card(A, description="older"), dataclasses.replace(card(A, description="newer"), ts=2)
+    for events in ([older, newer], [newer, older]):
+        directory = directory_of()
+        for each in events:
+            directory.apply(each)
+        known = directory.card(A)
+        assert known is not None
+        assert known.description == "newer"
+    directory.load([older])  # the Space's state as it is now, whatever was thought
+    assert directory.card(A) != known

@@ -95,11 +95,15 @@ class _Parsed:
     leases: dict[str, int] = field(default_factory=dict)
     children: set[str] = field(default_factory=set)
     rejected: set[tuple[str, str]] = field(default_factory=set)
+    written_ms: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def take(self, event: RoomEvent, names: Names) -> None:
+        """Take an event, unless one that was written later is here: several streams of events do not come abreast."""
         key = event.state_key
-        if event.type not in STATE_TYPES or key is None:
+        if event.type not in STATE_TYPES or key is None or event.ts < self.written_ms.get((event.type, key), 0):
             return
+        if len(self.written_ms) < len(STATE_TYPES) * _MOST_ENTRIES:
+            self.written_ms[event.type, key] = event.ts
         accepted: bool
         if event.type == CARD:
             accepted = self._take_card(event, key, names)

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 _FAR_SPACE_LEARNS_S = (0.3, 1.0, 2.0)
 """Another homeserver learns a moment later who has come into the Space, and until then refuses what that allows."""
+_CLOCK_KNOWN_TO_MS = 1_500
+"""The homeserver's clock is known to the second: what somebody writes right after us must not seem older."""
 _NOT_LOOKED_UP = "the Space has not been looked up yet"
 
 
@@ -209,8 +211,8 @@ class SpaceManager:
         """Write state of the Space, and take it into the directory without waiting for it to come back."""
         assert self.space_id is not None
         event_id = await client.put_state(self.space_id, kind, key, content)
-        now_ms = client.server_now_ms()
-        self.directory.apply(RoomEvent(event_id, self.space_id, sender, kind, key, content, now_ms))
+        written_ms = client.server_now_ms() - _CLOCK_KNOWN_TO_MS
+        self.directory.apply(RoomEvent(event_id, self.space_id, sender, kind, key, content, written_ms))
 
     async def _list_room(self, room_id: RoomId, order: str) -> None:
         child = render_child(self.names.server_name, order)
