@@ -101,14 +101,19 @@ async def redact(synapse: Synapse, room_id: RoomId, event_id: EventId) -> None:
     await matrix(synapse, synapse.operator.access_token, "PUT", *path, body={})
 
 
-async def purge(synapse: Synapse, room_id: RoomId, before: EventId) -> None:
-    """Delete a room's history before an event, as an administrator does."""
+async def register_admin(synapse: Synapse) -> str:
+    """Return the token of a fresh administrator."""
     register = ("_synapse", "admin", "v1", "register")
     nonce, name = (await matrix(synapse, "", "GET", *register))["nonce"], fresh_name("admin")
     proof = b"\0".join(part.encode() for part in (nonce, name, name, "admin"))
     mac = hmac.new(synapse.config.registration_shared_secret.encode(), proof, hashlib.sha1).hexdigest()
     account = {"nonce": nonce, "username": name, "password": name, "admin": True, "mac": mac}
-    token = (await matrix(synapse, "", "POST", *register, body=account))["access_token"]
+    return str((await matrix(synapse, "", "POST", *register, body=account))["access_token"])
+
+
+async def purge(synapse: Synapse, room_id: RoomId, before: EventId) -> None:
+    """Delete a room's history before an event, as an administrator does."""
+    token = await register_admin(synapse)
     start = ("_synapse", "admin", "v1", "purge_history", room_id)
     body = {"purge_up_to_event_id": before, "delete_local_events": True}
     purge_id = (await matrix(synapse, token, "POST", *start, body=body))["purge_id"]

@@ -143,7 +143,9 @@ class AgentHost:
         if wish.kind == "ephemeral" and self.manager.directory.card(name) is None:
             await self._spread_out()
         if name in self.in_use:
-            self._check_alias(name)
+            self.check_alias(name)
+        elif await self._is_invited_again(name):
+            self.readmit(name)
         async with self._booting_one():
             room_id = await self.ready(name)
         registered = await self._register(name, wish)
@@ -192,6 +194,8 @@ class AgentHost:
         except AiAgentChatError as error:  # one that is refused its room was so by somebody
             self._postpone(name, wish, error, is_final=isinstance(error, RefusedError))
             return False
+        if self.manager.settings.shared_room is not None and self.manager.broadcast_id is not None:
+            await self._is_in_broadcast(name)
         try:
             await self.manager.require_space()
             await self.manager.register_in_space(self._card(name, room_id, wish))
@@ -281,6 +285,13 @@ class AgentHost:
 
     # --- rooms that change under us
 
+    async def _is_invited_again(self, name: AgentName) -> bool:
+        """Whether an agent that was taken out of its room has an invite, of which no event may have told."""
+        agent, card = self._agents.get(name), self.manager.directory.card(name)
+        if agent is None or not agent.expelled or card is None:
+            return False
+        return await self.manager.membership(RoomId(card.room_id), self.names.user(name)) == "invite"
+
     def lose_room(self, name: AgentName, reason: str, *, on_purpose: bool = False) -> None:
         """An agent's room is not, or no more, where it was: it is looked for again, unless a person meant it."""
         log.warning("%s: %s", name, reason)
@@ -320,7 +331,7 @@ class AgentHost:
         """Return the agents that a person took out of their room, each with a sentence on it."""
         return {name: agent.expelled for name, agent in self._agents.items() if agent.expelled}
 
-    def _check_alias(self, name: AgentName) -> None:
+    def check_alias(self, name: AgentName) -> None:
         """See, without waiting for it, that an agent's alias still names its room."""
         task = asyncio.create_task(self._check_alias_now(name), name=f"check the alias of {name}")
         self._checking.add(task)

@@ -18,6 +18,7 @@ from aiagentchat.errors import (
     InvalidRequestError,
     MatrixError,
     MatrixForbiddenError,
+    MatrixNotFoundError,
     MatrixUnauthorizedError,
     NotFoundError,
     RefusedError,
@@ -116,6 +117,16 @@ class Mail:
         other = None if self._host.is_known(target) else await self._host.manager.find_agent(target)
         if other is not None:
             return await self._send_to_other(speaker, draft, other, content)
+        try:
+            return await self._send_to_own(speaker, draft, target, content)
+        except (MatrixForbiddenError, MatrixNotFoundError) as error:  # of a room that was purged nothing else tells
+            self._host.lose_room(target, f"its room takes nothing any more: {error.error}")
+        return await self._send_to_own(speaker, draft, target, content)
+
+    async def _send_to_own(
+        self, speaker: Speaker, draft: Draft, target: AgentName, content: dict[str, Any]
+    ) -> tuple[EventId, RoomId]:
+        """Send to an agent of this daemon, which can let others into its room."""
         host = self._host
         room_id = await host.ready(target)  # which tells whether it is encrypted
         is_open = host.manager.layout.open_rooms and speaker.agent is not None

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _SILENCE_S = 90.0
 """A sync loop that has got no answer for this long, on top of its deadline, does not go on."""
+_LOOK_S = 300.0
 _RETRY_S = 2.0
 _LONGEST_RETRY_S = 30.0
 
@@ -124,6 +125,7 @@ class PollTransport:
         self._queue: asyncio.Queue[tuple[EventBatch, asyncio.Future[None]]] = asyncio.Queue(1)
         self._loops: dict[AgentName | None, tuple[RoomId | None, asyncio.Task[None]]] = {}
         self._answered_at: dict[AgentName | None, float] = {}
+        self._looked_at: dict[AgentName, float] = {}
         self._failures: dict[AgentName | None, tuple[str, str]] = {}
         self.batches_taken = 0
 
@@ -187,6 +189,7 @@ class PollTransport:
                     async for batch in batches:
                         self._failures.pop(agent, None)
                         self._answered_at[agent] = time.monotonic()
+                        self._look_after_room(agent)
                         wait_s = _RETRY_S
                         await self._hand_on(batch)
             except AiAgentChatError as error:
@@ -197,6 +200,13 @@ class PollTransport:
                 self._failures[agent] = f"the sync of {who} fails: {error.message}", remedy
             await asyncio.sleep(wait_s)
             wait_s = min(_LONGEST_RETRY_S, wait_s * 2)
+
+    def _look_after_room(self, agent: AgentName | None) -> None:
+        """See now and then that an agent's alias leads to its room: of one that was purged no sync tells."""
+        now = time.monotonic()
+        if agent is not None and now - self._looked_at.setdefault(agent, now) > _LOOK_S:
+            self._looked_at[agent] = now
+            self._host.check_alias(agent)
 
     def _source(self, agent: AgentName | None, room_id: RoomId | None) -> SyncSource:
         manager = self._host.manager

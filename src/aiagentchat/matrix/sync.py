@@ -123,14 +123,16 @@ def _position(answer: dict[str, Any]) -> str:
 def parse_sync(answer: object, rooms: SyncedRooms) -> EventBatch:
     """Return the events of a sync, and the rooms of which it left some out. Never raises, whatever `answer` is.
 
-    Of each room comes what is followed there: of the Space its state, of the others what the filter let through.
+    Of each room comes what is followed there: of the Space its state, of the others what the filter let through. One
+    that was left comes once more, with how that happened.
     """
-    joined = _dict(_dict(_dict(answer).get("rooms")).get("join"))
+    rooms_answer = _dict(_dict(answer).get("rooms"))
+    parts = _dict(rooms_answer.get("leave")) | _dict(rooms_answer.get("join"))
     events: list[RoomEvent] = []
     gaps = set()
     skipped = 0
     for room_id in sorted(rooms.followed):
-        part = _dict(joined.get(room_id))
+        part = _dict(parts.get(room_id))
         timeline = _dict(part.get("timeline"))
         if timeline.get("limited") is True:
             gaps.add(room_id)

@@ -332,6 +332,15 @@ class SpaceManager:
             return False
         return True
 
+    async def membership(self, room_id: RoomId, user: UserId) -> str:
+        """Return a user's membership of a room as the operator sees it, "" where they cannot."""
+        if self._operator is None:
+            return ""
+        try:
+            return str((await self._operator.get_state(room_id, "m.room.member", user)).get("membership", ""))
+        except MatrixError:
+            return ""
+
     async def unregister(self, agent: AgentName) -> None:
         """Take an agent off the list: its child and card are emptied; its room stays as it is."""
         card = self.directory.card(agent)
