@@ -68,6 +68,11 @@ class Paths:
         return self.data_dir / "accounts"
 
     @property
+    def registration(self) -> Path:
+        """The application-service registration for a homeserver of one's own: it holds tokens, mode 0600."""
+        return self.data_dir / "registration.yaml"
+
+    @property
     def operator_password(self) -> Path:
         return self.data_dir / "operator-password"
 

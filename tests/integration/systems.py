@@ -25,9 +25,9 @@ from aiagentchat.homeserver.operator import OperatorAccount, ensure_operator
 from aiagentchat.homeserver.process import Homeserver as SynapseProcess
 from aiagentchat.homeserver.render import HOMESERVER_FILE, REGISTRATION_FILE, render_files
 from aiagentchat.matrix.accounts import Account
-from aiagentchat.matrix.appservice import Registration, read_registration
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import AgentName, UserId, parse_agent_name
+from aiagentchat.registration import Registration, read_registration
 from aiagentchat.space.names import DEVICE_ID
 
 OPERATOR = "alice"

@@ -11,9 +11,10 @@ import aiohttp
 import pytest
 
 from aiagentchat.homeserver.ports import any_free_port
-from aiagentchat.matrix.appservice import AppserviceReceiver, Registration
+from aiagentchat.matrix.appservice import AppserviceReceiver
 from aiagentchat.matrix.events import EventBatch
 from aiagentchat.model import EventId
+from aiagentchat.registration import Registration
 from tests.integration.matrix_calls import SOON_S
 from tests.integration.systems import APPSERVICE_ALONE, Synapse
 

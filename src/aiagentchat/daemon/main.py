@@ -9,7 +9,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -29,10 +28,10 @@ from aiagentchat.daemon.transports import PollTransport, PushTransport, Transpor
 from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidRequestError
 from aiagentchat.gateway.api import Gateway
 from aiagentchat.gateway.credentials import Credentials
-from aiagentchat.matrix.appservice import Registration, read_registration
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventSource
 from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId, server_of
+from aiagentchat.registration import Registration, read_registration, registration_file
 from aiagentchat.space.directory import Directory
 from aiagentchat.space.identities import AccountIdentities, AppserviceIdentities, Identities
 from aiagentchat.space.layout import Layout
@@ -83,12 +82,12 @@ def find_homeserver(settings: Settings) -> Homeserver:
     Raises:
         InvalidRequestError: something is missing; the hint says what to set.
     """
-    path = settings.paths.homeserver / "registration.yaml"
+    path = registration_file(settings)
     if not settings.registration and not path.exists():
         of_accounts = find_homeserver_of_accounts(settings)
         if of_accounts is not None:
             return of_accounts
-    registration = read_registration(Path(settings.registration).expanduser() if settings.registration else path)
+    registration = read_registration(path)
     if not settings.homeserver_url:
         raise InvalidRequestError(
             "no homeserver is configured", hint="'cchat up' starts one; for your own, set AIAGENTCHAT_HOMESERVER_URL"

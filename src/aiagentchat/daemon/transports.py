@@ -13,7 +13,7 @@ from typing import Protocol
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.daemon.retries import retries
 from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, MatrixUnauthorizedError
-from aiagentchat.matrix.appservice import AppserviceReceiver, Registration
+from aiagentchat.matrix.appservice import AppserviceReceiver
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventBatch, EventSource
 from aiagentchat.matrix.sync import POLL_S, SyncedRooms, SyncSource

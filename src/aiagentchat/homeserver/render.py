@@ -3,19 +3,16 @@
 Called by `homeserver.process` before each start. Keys: https://element-hq.github.io/synapse/latest/usage/configuration/
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from aiagentchat.homeserver.embedded import EmbeddedConfig
-
-APPSERVICE_ID = "aiagentchat"
-SENDER_LOCALPART = "aiagentchat"
+from aiagentchat.registration import EMBEDDED_FILE, new_registration, render_registration
 
 HOMESERVER_FILE = "homeserver.yaml"
-REGISTRATION_FILE = "registration.yaml"
+REGISTRATION_FILE = EMBEDDED_FILE
 LOG_CONFIG_FILE = "log.yaml"
 LOG_FILE = "homeserver.log"
 
@@ -25,7 +22,7 @@ _OLD_LOGS = 3
 
 
 def render_files(config: EmbeddedConfig, directory: Path, space_alias: str = "") -> dict[str, str]:
-    """Return what Synapse needs in `directory`: file name to text. `space_alias`: as in `render_registration_yaml`."""
+    """Return what Synapse needs in `directory`: file name to text. `space_alias`: as in `new_registration`."""
     return {
         HOMESERVER_FILE: render_homeserver_yaml(config, directory),
         REGISTRATION_FILE: render_registration_yaml(config, space_alias),
@@ -104,37 +101,15 @@ def _limit(per_second: float, burst_count: int) -> dict[str, float]:
 
 
 def render_registration_yaml(config: EmbeddedConfig, space_alias: str = "") -> str:
-    """Return the application-service registration: exclusive, and no wider than our names.
-
-    Args:
-        space_alias: the Space's, which may be outside of the namespace of our names and is then claimed by itself.
-
-    Synapse matches from the start only, so that each pattern ends with the escaped server name and `$`.
-    `io.element.msc4190`: on Synapse before it was always so, a device is made with `PUT /devices/{device_id}` only
-    with it. It also means that agents' accounts are made with `inhibit_login` and that no token of theirs exists.
-    The older `de.sorunome.msc2409.push_ephemeral` is left out: Synapse would send everything ephemeral twice.
-    """
-    server = re.escape(config.server_name)
-    aliases = [f"#aiagentchat(-[^:]*)?:{server}$"]
-    if space_alias and not re.match(aliases[0], space_alias):
-        aliases.append(f"{re.escape(space_alias)}$")
-    return _yaml(
-        {
-            "id": APPSERVICE_ID,
-            "url": f"http://127.0.0.1:{config.appservice_port}",
-            "as_token": config.as_token,
-            "hs_token": config.hs_token,
-            "sender_localpart": SENDER_LOCALPART,
-            "rate_limited": False,
-            "receive_ephemeral": True,
-            "io.element.msc4190": True,
-            "namespaces": {
-                "users": [{"exclusive": True, "regex": f"@aiagentchat-[^:]*:{server}$"}],
-                "aliases": [{"exclusive": True, "regex": regex} for regex in aliases],
-                "rooms": [],
-            },
-        }
+    """Return the application-service registration. `space_alias`: as in `new_registration`."""
+    registration = new_registration(
+        config.server_name,
+        as_token=config.as_token,
+        hs_token=config.hs_token,
+        url=f"http://127.0.0.1:{config.appservice_port}",
+        space_alias=space_alias,
     )
+    return _HEADER + render_registration(registration)
 
 
 def render_log_config(log_file: Path) -> str:

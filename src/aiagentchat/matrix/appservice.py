@@ -1,4 +1,4 @@
-"""The pushed transport: the receiver that Synapse sends transactions to, and the registration file it is named in.
+"""The pushed transport: the receiver that Synapse sends transactions to.
 
 The application-service API (https://spec.matrix.org/latest/application-service-api/). A transaction is answered only
 once its events were taken in, so that Synapse sends again what a crash of ours lost. Transactions are never
@@ -10,74 +10,17 @@ import asyncio
 import hmac
 import json
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
-import yaml
 from aiohttp import web
 
-from aiagentchat.errors import InvalidRequestError
 from aiagentchat.matrix.events import EventBatch, parse_events
+from aiagentchat.registration import Registration
 
 _TRANSACTION_LIMIT_BYTES = 64 * 1024 * 1024
 """Synapse sends up to 100 events of up to 64 kB in one transaction; the rest is room for ephemeral data."""
 _QUEUED_TRANSACTIONS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """What an application-service registration file says. Tokens stay out of `repr`."""
-
-    id: str
-    url: str
-    sender_localpart: str
-    as_token: str = field(repr=False)
-    hs_token: str = field(repr=False)
-
-    @property
-    def port(self) -> int:
-        """The port of `url`, where the receiver listens. Raises `InvalidRequestError` where it names none."""
-        try:
-            port = urlsplit(self.url).port
-        except ValueError:
-            port = None
-        if not port:
-            raise InvalidRequestError(f"the registration's url {self.url!r} names no port")
-        return port
-
-
-def read_registration(path: Path) -> Registration:
-    """Return the registration in `path`.
-
-    Raises:
-        InvalidRequestError: the file is missing, cannot be read, is not YAML, or lacks a key. It quotes nothing of it.
-    """
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
-        raise InvalidRequestError(
-            f"there is no registration file at {path}",
-            hint="'cchat up' makes one with an embedded homeserver; for your own, set AIAGENTCHAT_REGISTRATION",
-        ) from None
-    except OSError as error:
-        raise InvalidRequestError(f"the registration file {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InvalidRequestError(f"{path} is not valid YAML") from None
-    data = _parse_yaml(text, path)
-    keys = ("id", "url", "sender_localpart", "as_token", "hs_token")
-    if not isinstance(data, dict) or not all(isinstance(data.get(key), str) and data[key] for key in keys):
-        raise InvalidRequestError(f"{path} is no registration: it needs {', '.join(keys)}, each a text")
-    return Registration(**{key: data[key] for key in keys})
-
-
-def _parse_yaml(text: str, path: Path) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
-        # PyYAML lets through what its constructors of dates and numbers raise, and what deep nesting does.
-        raise InvalidRequestError(f"{path} is not valid YAML") from None
 
 
 class AppserviceReceiver:
