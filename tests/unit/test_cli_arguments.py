@@ -1,6 +1,7 @@
 """The arguments of `cchat`: what each form means, what is refused, and that the help can be followed."""
 
 import argparse
+import re
 import shlex
 from typing import Any
 
@@ -14,7 +15,21 @@ from aiagentchat.cli.output import Output
 from aiagentchat.config import load_settings
 from aiagentchat.errors import InvalidNameError, InvalidRequestError
 
-COMMANDS = ("up", "down", "status", "daemon", "who", "join", "leave", "send", "read", "reply", "ask", "config")
+COMMANDS = (
+    "up",
+    "down",
+    "status",
+    "daemon",
+    "registration",
+    "who",
+    "join",
+    "leave",
+    "send",
+    "read",
+    "reply",
+    "ask",
+    "config",
+)
 WORD = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
 
 
@@ -65,6 +80,11 @@ def test_without_as_and_json_neither_is_set() -> None:
         ),
         ("daemon", {"agent": []}),
         ("daemon --agent a --agent b", {"agent": ["a", "b"]}),
+        ("registration", {"server_name": None, "id": None, "url": None, "output": None}),
+        (
+            "registration --server-name chat.example --id lab --url http://h:9 --output f.yaml",
+            {"server_name": "chat.example", "id": "lab", "url": "http://h:9", "output": "f.yaml"},
+        ),
         ("join", {"name": None, "ephemeral": False, "description": None, "detach": False}),
         (
             "join coder --ephemeral --description 'Writes code' --detach",
@@ -148,7 +168,7 @@ def test_every_command_has_help_with_examples_that_can_be_typed(
 
 def test_the_help_of_all_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys)
-    assert [command for command in COMMANDS if f"\n    {command} " not in text] == []
+    assert [command for command in COMMANDS if not re.search(rf"\n    {command}\s", text)] == []
     assert [code for code in range(8) if f"{code} " not in text.partition("exit codes:")[2]] == []
     for line in text.partition("to begin with:")[2].partition("Who a command")[0].splitlines():
         if line.strip():

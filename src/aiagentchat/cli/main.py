@@ -121,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
         return command
 
     _add_system(add)
+    _add_own_homeserver(add)
     _add_agents(add)
     _add_messages(add)
     add("config", "settings:show", "show the settings in force, and where each came from", "cchat config --json")
@@ -177,12 +178,32 @@ def _add_system(add: _Add) -> None:
         "system:daemon",
         "run a daemon against a configured homeserver",
         "cchat daemon --agent claude-dev --agent claude-review",
-        more="Needs AIAGENTCHAT_HOMESERVER_URL and AIAGENTCHAT_REGISTRATION, or accounts that 'cchat login' logged in;"
-        "\n'cchat up' brings a homeserver along.",
+        more="Needs AIAGENTCHAT_HOMESERVER_URL and what 'cchat registration' writes, or accounts that 'cchat login'\n"
+        "logged in. 'cchat up' brings a homeserver along.",
     )
     daemon.add_argument(
         "--agent", action="append", default=[], metavar="NAME", help="an agent that is online as long as it runs"
     )
+
+
+def _add_own_homeserver(add: _Add) -> None:
+    registration = add(
+        "registration",
+        "registration:write",
+        "write the file that a homeserver of your own needs, and say where it goes",
+        "cchat registration --server-name example.org",
+        "cchat registration --server-name example.org --id lab --url http://127.0.0.1:29330",
+        more="A file that is there is never overwritten, since the homeserver may use it: then it is only shown where\n"
+        "it is and what to do. No secret is printed.",
+    )
+    registration.add_argument("--server-name", metavar="S", help="the homeserver's name, as in its user ids")
+    registration.add_argument("--id", metavar="ID", help="of a further daemon on one homeserver: a-z 0-9 _")
+    registration.add_argument(
+        "--url",
+        metavar="URL",
+        help="where the homeserver reaches the daemon, and on which port it listens (port 29328, with --id 29329)",
+    )
+    registration.add_argument("--output", metavar="FILE", help="the file (registration.yaml in the data directory)")
 
 
 def _add_agents(add: _Add) -> None:
