@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from aiagentchat.homeserver.ports import any_free_port
-from aiagentchat.matrix.appservice import read_registration
+from aiagentchat.registration import read_registration
 from aiagentchat.model import RoomId, UserId
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, attach, messages_of, until

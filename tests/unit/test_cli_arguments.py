@@ -21,6 +21,7 @@ COMMANDS = (
     "status",
     "daemon",
     "registration",
+    "doctor",
     "who",
     "join",
     "leave",

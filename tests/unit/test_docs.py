@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import BaseModel
 
 from aiagentchat.cli.main import build_parser
 from aiagentchat.config import OPTIONS, Option, Paths, Settings, load_settings
 from aiagentchat.daemon import health
+from aiagentchat.daemon.doctor import CHECKS
 from aiagentchat.errors import OUTCOMES
 from aiagentchat.gateway.routes import ROUTES
 from aiagentchat.gateway.routing import Route
-from aiagentchat.homeserver.embedded import EmbeddedConfig
-from aiagentchat.homeserver.render import render_registration_yaml
 from aiagentchat.model import AgentName, DirectoryEntry, Message, RoomAlias, RoomId, UserId
 from aiagentchat.space.layout import Layout, RoomSpec, agent_room_spec, broadcast_spec, space_spec
 from aiagentchat.space.names import Naming
@@ -155,13 +153,9 @@ def test_the_metrics_are_documented() -> None:
     assert [quoted(row[0])[0] for row in rows(section(page("operating.md"), "Metrics"))] == names
 
 
-def test_the_registration_to_write_by_hand_is_the_one_of_the_embedded_homeserver() -> None:
-    secrets = dict.fromkeys(["registration_shared_secret", "macaroon_secret_key", "form_secret"], "secret")
-    config = EmbeddedConfig(
-        "example.org", 8008, 29328, as_token="FIRST_RANDOM_TOKEN", hs_token="SECOND_RANDOM_TOKEN", **secrets
-    )
-    (example, *_) = blocks(section(page("operating.md"), "On a homeserver of your own"), "yaml")
-    assert yaml.safe_load(example) == yaml.safe_load(render_registration_yaml(config))
+def test_the_checks_of_the_doctor_are_documented() -> None:
+    table = rows(section(page("operating.md"), "What `cchat doctor` checks"))
+    assert [quoted(row[0])[0] for row in table] == list(CHECKS)
 
 
 def specs(policy: str) -> dict[str, RoomSpec]:

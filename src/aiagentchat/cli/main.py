@@ -178,8 +178,8 @@ def _add_system(add: _Add) -> None:
         "system:daemon",
         "run a daemon against a configured homeserver",
         "cchat daemon --agent claude-dev --agent claude-review",
-        more="Needs AIAGENTCHAT_HOMESERVER_URL and what 'cchat registration' writes, or accounts that 'cchat login'\n"
-        "logged in. 'cchat up' brings a homeserver along.",
+        more="Needs AIAGENTCHAT_HOMESERVER_URL and what 'cchat registration' writes ('cchat doctor' tells whether all\n"
+        "fits), or accounts that 'cchat login' logged in. 'cchat up' brings a homeserver along.",
     )
     daemon.add_argument(
         "--agent", action="append", default=[], metavar="NAME", help="an agent that is online as long as it runs"
@@ -204,6 +204,14 @@ def _add_own_homeserver(add: _Add) -> None:
         help="where the homeserver reaches the daemon, and on which port it listens (port 29328, with --id 29329)",
     )
     registration.add_argument("--output", metavar="FILE", help="the file (registration.yaml in the data directory)")
+    add(
+        "doctor",
+        "doctor:doctor",
+        "prove that homeserver and registration fit together, or say what is wrong",
+        "cchat doctor",
+        "cchat doctor --json",
+        more="It works whether or not the daemon runs, and leaves nothing behind but one account, which it uses again.",
+    )
 
 
 def _add_agents(add: _Add) -> None:
