@@ -75,7 +75,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
         change(files["limited"], directory / "limited-copy.yaml", rate_limited=None),
         change(files["nameless"], directory / "nameless-copy.yaml", namespaces={}),
     ]
-    settings: dict[str, object] = {"app_service_config_files": list(map(str, copies)), **LIMITS}
+    settings: dict[str, Any] = {"app_service_config_files": list(map(str, copies)), **LIMITS}
     synapse = asyncio.run(start_synapse(directory / "synapse", server_name=SERVER, **settings))
     yield Own(synapse, files)
     asyncio.run(synapse.stop())
@@ -354,7 +354,11 @@ def test_names_that_only_the_homeservers_copy_does_not_claim_are_found(new_home:
 async def test_a_homeserver_that_is_set_up_otherwise_is_found(tmp_path: Path) -> None:
     wide = {"users": [{"exclusive": True, "regex": "@aiagentchat.*"}], "aliases": [{"exclusive": True, "regex": "#.*"}]}
     path = change(write_registration(tmp_path, "first"), tmp_path / "wide.yaml", namespaces=wide)
-    settings = {"presence": {"enabled": False}, "default_room_version": "9", "app_service_config_files": [str(path)]}
+    settings: dict[str, Any] = {
+        "presence": {"enabled": False},
+        "default_room_version": "9",
+        "app_service_config_files": [str(path)],
+    }
     synapse = await start_synapse(tmp_path / "synapse", server_name=SERVER, **settings)
     try:
         environment = {"AIAGENTCHAT_HOMESERVER_URL": synapse.config.base_url, "SERVER_NAME": SERVER}

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from aiagentchat.homeserver.ports import any_free_port
-from aiagentchat.registration import read_registration
 from aiagentchat.model import RoomId, UserId
+from aiagentchat.registration import read_registration
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, attach, messages_of, until
 from tests.integration.systems import RunningDaemon, Synapse, fresh_name, start_synapse

@@ -20,7 +20,7 @@ from aiagentchat.registration import (
     registration_file,
     render_registration,
 )
-from aiagentchat.space.names import Naming
+from aiagentchat.space.names import Naming, broadcast_alias
 
 SECRET = "s3cret-token"
 WHOLE: dict[str, Any] = {
@@ -154,7 +154,7 @@ def test_no_daemon_claims_a_name_of_another(one: str, two: str, agent: AgentName
 
 def test_the_space_and_the_broadcast_room_are_the_first_daemons_alone() -> None:
     first, further = made(), made(daemon_id="lab", space_alias="#team:example.org")
-    for alias in ("#aiagentchat:example.org", Naming("example.org").broadcast):
+    for alias in ("#aiagentchat:example.org", broadcast_alias("#aiagentchat:example.org")):
         assert first.claims_alias(alias)
         assert not further.claims_alias(alias)
     assert not further.claims_alias("#team:example.org")

@@ -18,6 +18,7 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventBatch, EventSource
 from aiagentchat.matrix.sync import POLL_S, SyncedRooms, SyncSource
 from aiagentchat.model import AgentName, RoomId, UserId
+from aiagentchat.registration import Registration
 from aiagentchat.space.directory import STATE_TYPES
 
 log = logging.getLogger(__name__)
