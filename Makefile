@@ -1,10 +1,12 @@
 # Everything that is done here by hand or in CI. Needs GNU make and Python >= 3.11 with venv and pip; no root.
 #
-#   PYTHON=python3.12 make venv    another interpreter
-#   make unit ARGS='-k cursor -x'  arguments for pytest
+#   PYTHON=python3.12 make venv      another interpreter
+#   make unit ARGS='-k cursor -x'    arguments for pytest
+#   make integration SYNAPSE=1.97.0  another Synapse than the locked one, in an environment of its own
 
 PYTHON ?= python3
-VENV ?= .venv
+SYNAPSE ?=
+VENV ?= .venv$(SYNAPSE:%=-synapse-%)
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -14,6 +16,9 @@ INSTALLED := $(VENV)/.installed
 # Wheels only: what is built from source is built with tools that no lock holds. Synapse has no wheel for macOS, and is
 # built there (needs Rust).
 WHEELS := $(if $(filter Linux,$(shell uname -s)),--only-binary :all:)
+# Another Synapse takes the locked one's place, from no lock. An older one does not start with the newest of these: it
+# derives from a class of prometheus-client as that was before 0.22, and imports what setuptools 82 has dropped.
+OTHER_SYNAPSE := 'matrix-synapse==$(SYNAPSE)' 'prometheus-client<0.22' 'setuptools<82'
 # Each process has a homeserver of its own; the tests of one file stay together.
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 # A tier counts when it holds tests. The first two always have to.
@@ -37,6 +42,7 @@ $(LOCKED): requirements/dev.txt
 	@echo "Setting up $(VENV) ($$(grep -c '==' $<) locked packages, about a minute)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes $(WHEELS) -r $<
+	@$(if $(SYNAPSE),$(BIN)/python -m pip install --quiet --disable-pip-version-check $(WHEELS) $(OTHER_SYNAPSE))
 	@touch $@
 
 $(INSTALLED): $(LOCKED) pyproject.toml src/aiagentchat/__init__.py
@@ -91,5 +97,5 @@ lock: $(LOCKED) ## lock the dependencies anew (ARGS=--upgrade: at their newest v
 	$(BIN)/python scripts/lock.py $(ARGS)
 
 clean: ## remove all that was made here; homes elsewhere stay
-	rm -rf $(VENV) dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-synapse-* dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +
