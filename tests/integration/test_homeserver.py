@@ -442,16 +442,22 @@ async def test_the_application_service_is_reached_past_any_proxy(shared: Shared,
 async def test_an_agent_is_masqueraded_with_a_device_once_both_are_made(shared: Shared, receiver: list[str]) -> None:
     _, config = shared
     user = "@aiagentchat-claude-dev:example.org"
-    whoami = "/_matrix/client/v3/account/whoami"
+    whoami, token = "/_matrix/client/v3/account/whoami", config.as_token
     register = {"type": "m.login.application_service", "username": "aiagentchat-claude-dev", "inhibit_login": True}
-    assert (await call(config, "POST", "/_matrix/client/v3/register", token=config.as_token, body=register))[0] == 200
-    status, answer = await call(config, "GET", whoami, token=config.as_token, user_id=user, device_id="D")
-    assert (status, answer["errcode"]) == (400, "M_UNKNOWN_DEVICE")
+    assert (await call(config, "POST", "/_matrix/client/v3/register", token=token, body=register))[0] == 200
+    masquerade = {"user_id": user, "device_id": "D", "org.matrix.msc3202.device_id": "D"}
+    status, answer = await call(config, "GET", whoami, token=token, **masquerade)
+    assert status == 400
+    assert answer["errcode"] in ("M_UNKNOWN_DEVICE", "M_EXCLUSIVE")  # the latter on an older Synapse
 
-    device = "/_matrix/client/v3/devices/D"
-    for expected in (201, 200):
-        assert (await call(config, "PUT", device, token=config.as_token, body={}, user_id=user))[0] == expected
-    status, answer = await call(config, "GET", whoami, token=config.as_token, user_id=user, device_id="D")
+    device, named = "/_matrix/client/v3/devices/D", {"display_name": "D"}
+    status, _ = await call(config, "PUT", device, token=token, body=named, user_id=user)
+    if status == 404:  # an older Synapse makes a device at a login alone
+        login = {"type": register["type"], "identifier": {"type": "m.id.user", "user": user}, "device_id": "D"}
+        status, _ = await call(config, "POST", "/_matrix/client/v3/login", token=token, body=login)
+    assert status in (200, 201)
+    assert (await call(config, "PUT", device, token=token, body=named, user_id=user))[0] == 200
+    status, answer = await call(config, "GET", whoami, token=token, **masquerade)
     assert (status, answer["user_id"], answer["device_id"]) == (200, user, "D")
 
 

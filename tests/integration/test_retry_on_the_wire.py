@@ -141,7 +141,8 @@ async def test_a_message_survives_every_fault_and_is_one_message(
     assert len(fake.seen) == len(fake.faults) + 1
     assert len({(request.raw_path, request.body) for request in fake.seen}) == 1
     assert list(fake.events) == ["/_matrix/client/v3/rooms/%21room%2F1/send/m.room.message/t1"]
-    assert fake.seen[-1].raw_path.endswith("/t1?user_id=%40aiagentchat-a%3Aexample.org&device_id=AIAGENTCHAT")
+    identity = "user_id=%40aiagentchat-a%3Aexample.org&device_id=AIAGENTCHAT&org.matrix.msc3202.device_id=AIAGENTCHAT"
+    assert fake.seen[-1].raw_path.endswith(f"/t1?{identity}")
 
 
 async def test_a_room_whose_creation_was_not_confirmed_is_a_conflict_and_never_a_second_room(

@@ -72,6 +72,8 @@ def render_homeserver_yaml(config: EmbeddedConfig, directory: Path) -> str:
             "url_preview_enabled": False,
             "presence": {"enabled": True},
             "encryption_enabled_by_default_for_room_type": "off",
+            # An older Synapse lets the daemon act through an agent's device only with this; a newer one does anyhow.
+            "experimental_features": {"msc3202_device_masquerading": True},
             **_limits(),
         }
     )

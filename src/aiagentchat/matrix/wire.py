@@ -29,6 +29,7 @@ from aiagentchat.matrix.retry import Transient, backoff_s, classify, parse_http_
 from aiagentchat.model import UserId
 
 Json = Any
+_DEVICE_PARAMETERS = ("device_id", "org.matrix.msc3202.device_id")  # an older Synapse has but the second
 
 
 @dataclass(slots=True)
@@ -158,7 +159,7 @@ class Wire:
         if self._user_id is not None:
             identity["user_id"] = str(self._user_id)
             if self._device_id is not None and with_device:
-                identity["device_id"] = self._device_id
+                identity |= dict.fromkeys(_DEVICE_PARAMETERS, self._device_id)
         encoded = "/".join(quote(segment, safe="") for segment in path)
         parameters = urlencode({**query, **identity})
         return URL(f"{self._base_url}/{encoded}" + (f"?{parameters}" if parameters else ""), encoded=True)
