@@ -6,8 +6,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from aiagentchat.agents.room_inbox import UNREAD_WINDOW
+from aiagentchat.daemon import main as daemon_main
 from aiagentchat.matrix import appservice
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventBatch, parse_events
@@ -327,6 +329,29 @@ async def test_what_a_killed_homeserver_never_pushed_reaches_who_waits_and_who_c
         assert [message["body"] for message in await messages_of(stream, 1)] == ["unheard"]
     await say_unheard()
     assert await agent.bodies() == ["heard", "unheard", "unheard"]
+
+
+async def test_who_waits_is_answered_while_the_homeserver_holds_back_what_it_pushes(
+    own_synapse: Synapse,
+    start_daemon: StartDaemon,
+    http: aiohttp.ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As an older one does for minutes, whatever the ping said, when it had found no daemon for a while."""
+
+    async def refuse(self: appservice.AppserviceReceiver, request: web.Request) -> web.Response:
+        return web.json_response({}, status=503)
+
+    monkeypatch.setattr(appservice.AppserviceReceiver, "_transaction", refuse)
+    monkeypatch.setattr(daemon_main, "_HELD_BACK_POLL_S", 0.1)
+    daemon, alice = await start_daemon(own_synapse, own_synapse.settings(tmp_path)), own_synapse.operator_client(http)
+    agent = await attach(daemon)
+    await say(alice, agent.room_id, "before")
+    async with agent.api.stream("GET", "/events") as stream:
+        assert [message["body"] for message in await messages_of(stream, 1)] == ["before"]
+        await say(alice, agent.room_id, "held back")
+        assert [message["body"] for message in await messages_of(stream, 1)] == ["held back"]
 
 
 async def test_messages_from_after_a_restart_of_the_homeserver_arrive(

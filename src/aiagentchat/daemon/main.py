@@ -221,7 +221,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         if registration is None:
             transport = PollTransport(host, access.operator, patience_s=request_s)
         else:
-            transport = PushTransport(registration, client)
+            transport = PushTransport(registration, client, host.lost_track)
         probe_s = min(_PROBE_DEADLINE_S, request_s / 2)
         probe = MatrixClient(homeserver.url, "", session, timeout_s=probe_s)
         health = Health(

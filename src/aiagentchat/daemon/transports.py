@@ -6,7 +6,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Protocol
 
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _SILENCE_S = 90.0
 """A sync loop that has got no answer for this long, on top of its deadline, does not go on."""
 _LOOK_S = 300.0
+_HELD_BACK_POLL_S = 5.0
+_HELD_BACK_POLLS = 103  # 515 s: Synapse holds back no longer than 512
 _RETRY_S = 2.0
 _LONGEST_RETRY_S = 30.0
 
@@ -62,13 +64,18 @@ class Transport(EventSource, Protocol):
 
 
 class PushTransport:
-    """Events are pushed to the application service's receiver."""
+    """Events are pushed to the application service's receiver.
+
+    Args:
+        on_silence: called while events may be held back, for what waits to be read.
+    """
 
     mode, unit = "appservice", "transactions"
 
-    def __init__(self, registration: Registration, client: MatrixClient) -> None:
+    def __init__(self, registration: Registration, client: MatrixClient, on_silence: Callable[[], None]) -> None:
         self._registration = registration
         self._client = client
+        self._on_silence = on_silence
         self._receiver = AppserviceReceiver(registration)
         self._ping_failure = "the homeserver has not pinged the daemon yet"
 
@@ -103,7 +110,16 @@ class PushTransport:
                 self._ping_failure = error.message
             else:
                 self._ping_failure = ""
+                break
+        await self._read_until_pushed()
+
+    async def _read_until_pushed(self) -> None:
+        """Have what waits be read until the first push: an older Synapse is not moved by a ping, and holds back all."""
+        for _ in range(_HELD_BACK_POLLS):
+            await asyncio.sleep(_HELD_BACK_POLL_S)
+            if self.batches_taken:
                 return
+            self._on_silence()
 
     def failure(self) -> tuple[str, str]:
         """Say why the homeserver's ping did not come."""
