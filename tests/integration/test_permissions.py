@@ -1,6 +1,6 @@
 """Who may do what in the Space, an agent's room and the broadcast room: each cell of the design's table is tried.
 
-With real users, in a room version that names its creator (10) and one whose creator stands above all levels (12).
+With real users, in room versions that name their creator (10, 11) and one whose creator stands above all levels (12).
 What is tried is allowed or is a 403; anything else fails the test.
 """
 
@@ -22,13 +22,21 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomId, UserId
 from aiagentchat.space.content import CARD, ROSTER
 from aiagentchat.space.names import broadcast_alias
-from tests.integration.spaces import NAMING, Http, boot, fresh_alias, manager_of, membership
+from tests.integration.spaces import (
+    NAMING,
+    ROOM_VERSIONS,
+    Http,
+    boot,
+    fresh_alias,
+    manager_of,
+    membership,
+    require_room_version,
+)
 from tests.integration.systems import Synapse, fresh_name, start_synapse
 
 SPACE, STRICT, AGENT_ROOM, BROADCAST = "Space", "strict Space", "agent room", "broadcast room"
 DAEMON, AGENT, OTHER, OPERATOR, PERSON, STRANGER = "daemon", "agent", "other agent", "operator", "person", "stranger"
 CREATOR = {SPACE: DAEMON, STRICT: DAEMON, BROADCAST: DAEMON, AGENT_ROOM: AGENT}
-VERSIONS = ["10", "12"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ async def make_world(synapse: Synapse, home: Path, version: str) -> World:
         users[name], tokens[name] = account.user_id, account.access_token
     tokens[OPERATOR] = synapse.operator.access_token
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+        await require_room_version(synapse.appservice(session), version)
         people, agent, other = (users[PERSON],), fresh_name(), fresh_name("other")
         strict = manager_of(synapse, session, fresh_alias(), policy="strict", people=people, version=version)
         manager = manager_of(synapse, session, fresh_alias(), people=people, version=version)
@@ -87,7 +96,7 @@ def synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Synapse]:
     asyncio.run(synapse.stop())
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
+@pytest.fixture(scope="module", params=ROOM_VERSIONS)
 def world(request: pytest.FixtureRequest, synapse: Synapse, tmp_path_factory: pytest.TempPathFactory) -> World:
     return asyncio.run(make_world(synapse, tmp_path_factory.mktemp("people"), request.param))
 
