@@ -213,14 +213,22 @@ async def test_a_space_of_the_teams_own_is_used_if_the_daemon_may_mend_it(
     assert levels["users"] == users
 
 
-async def test_an_encrypted_room_is_recognised(tmp_path: Path, http: Http) -> None:
+async def test_a_homeserver_that_encrypts_every_room_does_so_from_version_12_on_and_that_is_recognised(
+    tmp_path: Path, http: Http
+) -> None:
     synapse = await start_synapse(tmp_path, encryption_enabled_by_default_for_room_type="all")
+    appservice = synapse.appservice(http)
     try:
-        for created in (True, False):
-            manager = manager_of(synapse, http, RoomAlias("#aiagentchat:example.org"))
-            await manager.find_or_create_space()
-            room = await manager.find_or_create_agent_room(AgentName("claude"))
-            assert (room.created, room.encrypted, manager.broadcast_encrypted) == (created, True, True)
+        for version in await known_room_versions(appservice):
+            await appservice.delete_room_alias(NAMING.broadcast)  # the room is of another version
+            encrypted, alias, agent = version == "12", fresh_alias(), fresh_name()
+            for created in (True, False):
+                manager = manager_of(synapse, http, alias, version=version)
+                await manager.find_or_create_space()
+                room = await manager.find_or_create_agent_room(agent)
+                assert (room.created, room.encrypted, manager.broadcast_encrypted) == (created, encrypted, encrypted)
+                state = await state_of(manager.client_of(agent), room.room_id)
+                assert_is_as_designed(state, specs_of(manager, agent)["agent"], version)
     finally:
         await synapse.stop()
 

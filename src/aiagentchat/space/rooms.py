@@ -67,7 +67,7 @@ async def ensure_room(client: MatrixClient, spec: RoomSpec, *, room_version: str
             room_id = await client.resolve_room_alias(spec.alias)
         except MatrixNotFoundError:
             try:
-                room_id = await client.create_room(render_creation(spec, room_version, server_name))
+                room_id = await _create(client, spec, room_version, server_name)
             except MatrixConflictError as error:
                 conflict = error
                 await asyncio.sleep(wait_s)  # taken, and perhaps not visible yet
@@ -81,6 +81,21 @@ async def ensure_room(client: MatrixClient, spec: RoomSpec, *, room_version: str
         await _free_alias(client, spec.alias, room_id)
         freed = True
     raise conflict
+
+
+async def _create(client: MatrixClient, spec: RoomSpec, room_version: str, server_name: str) -> RoomId:
+    """Create the room, or return the half-made one of a creation that our own power levels ended.
+
+    They do so before room version 12 on a homeserver that encrypts every room: they forbid that, and bind the creator
+    too. What it leaves is in clear, and is mended as any half-made room.
+    """
+    try:
+        return await client.create_room(render_creation(spec, room_version, server_name))
+    except MatrixForbiddenError as refusal:
+        try:
+            return await client.resolve_room_alias(spec.alias)
+        except MatrixNotFoundError:
+            raise refusal from None
 
 
 async def _converged(
