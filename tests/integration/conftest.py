@@ -1,7 +1,9 @@
-"""One real Synapse for each mode, and daemons on it. Every test uses names of its own (`fresh_name`).
+"""A real Synapse for each file of tests and each mode, and daemons on it. Every test uses names of its own (`fresh_name`).
 
 Only one daemon at a time can run on a Synapse as its application service: it receives where the one registration says.
-A test that stops, breaks or restarts a homeserver has one of its own: `own_synapse`.
+While none does, an older Synapse waits longer and longer before it pushes again: one for all files would keep a daemon
+waiting for minutes after those that need none. A test that stops, breaks or restarts a homeserver has one of its own:
+`own_synapse`.
 """
 
 import asyncio
@@ -27,9 +29,9 @@ def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def synapse(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Synapse]:
-    """The shared homeserver of a mode."""
+    """The homeserver that the tests of a file share, in a mode."""
     system = asyncio.run(start_synapse(tmp_path_factory.mktemp("synapse"), mode=mode))
     yield system
     asyncio.run(system.stop())

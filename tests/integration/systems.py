@@ -28,7 +28,8 @@ from aiagentchat.matrix.accounts import Account
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import AgentName, UserId, parse_agent_name
 from aiagentchat.registration import Registration, read_registration
-from aiagentchat.space.names import DEVICE_ID
+from aiagentchat.space.identities import AppserviceIdentities
+from aiagentchat.space.names import DEVICE_ID, Naming
 
 OPERATOR = "alice"
 APPSERVICE_ALONE = pytest.mark.parametrize("mode", ["appservice"], indirect=True, scope="session")
@@ -82,14 +83,24 @@ class Synapse:
     async def provide_account(self, paths: Paths, agent: str) -> None:
         """Have an agent's account be there and logged in at a home, where agents have accounts."""
         if self.mode == "accounts" and agent not in self.accounts:
-            home = self.paths.data_dir / "accounts" / agent
-            made = await ensure_operator(
-                self.config.base_url, Paths(config_dir=home, data_dir=home), self.config, f"{agent}.bot"
-            )
-            self.accounts[agent] = Account(
-                made.user_id, made.device_id, made.access_token, homeserver_url=self.config.base_url
-            )
+            await self._make_account(agent)
         self.lend_account(paths, agent)
+
+    async def make_user(self, session: aiohttp.ClientSession, agent: str) -> None:
+        """Have an agent's user exist before any daemon has seen it."""
+        if self.mode == "accounts":
+            await self._make_account(agent)
+        else:
+            naming = Naming(self.config.server_name)
+            await AppserviceIdentities(self.appservice(session), naming).ensure_account(AgentName(agent))
+
+    async def _make_account(self, agent: str) -> None:
+        home = self.paths.data_dir / "accounts" / agent
+        paths = Paths(config_dir=home, data_dir=home)
+        made = await ensure_operator(self.config.base_url, paths, self.config, f"{agent}.bot")
+        self.accounts[agent] = Account(
+            made.user_id, made.device_id, made.access_token, homeserver_url=self.config.base_url
+        )
 
     def lend_account(self, paths: Paths, agent: str) -> None:
         """Have an agent's account, which is there, be logged in at a home."""

@@ -17,9 +17,10 @@ from aiagentchat.errors import MatrixNotFoundError
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomId, UserId
 from aiagentchat.space.content import CARD, ROSTER
+from aiagentchat.space.names import broadcast_alias
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, messages_of, person, say, until
-from tests.integration.spaces import fresh_alias, manager_of
+from tests.integration.spaces import NAMING, fresh_alias, make_by_hand, manager_of
 from tests.integration.systems import ACCOUNTS_ALONE, APPSERVICE_ALONE, WAIT_S, Api, RunningDaemon, Synapse, fresh_name
 
 
@@ -372,8 +373,10 @@ async def test_the_daemons_own_user_takes_an_invite_to_the_space_that_it_waits_f
     alice, alias = synapse.operator_client(http), fresh_alias().replace("aiagentchat-", "team-")
     body = {"creation_content": {"type": "m.space"}, "room_alias_name": alias[1:].split(":")[0]}
     user = UserId(f"@{synapse.registration.sender_localpart}:{synapse.config.server_name}")
-    levels = {"users": {user: 100}}
-    space = await alice.create_room(body | {"power_level_content_override": levels})
+    space = await alice.create_room(body)
+    levels = await alice.get_state(space, "m.room.power_levels")
+    levels["users"][user] = 100
+    await alice.put_state(space, "m.room.power_levels", "", levels)
     daemon = await start_daemon(synapse, synapse.settings(tmp_path, SPACE_ALIAS=alias), ready=False)
     await alice.invite(space, user)
 
@@ -417,15 +420,18 @@ async def test_a_boot_before_the_directory_is_loaded_changes_nothing_on_the_card
 
 
 async def encrypt(client: MatrixClient, room_id: RoomId) -> None:
-    """Switch encryption on, as the one creator may whom no power level stops."""
+    """Switch encryption on, as its creator may in a room made by hand, and from version 12 on in any."""
     await client.put_state(room_id, "m.room.encryption", "", {"algorithm": "m.megolm.v1.aes-sha2"})
 
 
 async def test_into_an_encrypted_room_nothing_is_sent_and_everyone_is_told(
     synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path, alice: MatrixClient
 ) -> None:
+    name = fresh_name()
+    await synapse.make_user(http, name)
+    await make_by_hand(synapse.agent_client(http, name), NAMING.alias(name))
     daemon = await start_daemon(synapse, synapse.settings(tmp_path / "first"))
-    agent, asker = await attach(daemon), await attach(daemon, "asker")
+    agent, asker = await attach(daemon, name=name), await attach(daemon, "asker")
     asked = await say(alice, agent.room_id, "before it was encrypted")
     await agent.unread(wait="10")
     await encrypt(synapse.agent_client(http, agent.name), agent.room_id)
@@ -464,9 +470,10 @@ async def test_into_an_encrypted_room_nothing_is_sent_and_everyone_is_told(
 async def test_an_encrypted_broadcast_room_is_not_written_to_either(
     own_synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
+    alias = broadcast_alias("#aiagentchat:example.org")
+    broadcast = await make_by_hand(own_synapse.keeper_client(http), alias)
     daemon = await start_daemon(own_synapse, own_synapse.settings(tmp_path / "first"))
     agent = await attach(daemon)
-    broadcast = RoomId((await daemon.api.get("/health"))["system"]["broadcast_id"])
     await encrypt(own_synapse.keeper_client(http), broadcast)
 
     async def is_degraded() -> bool:

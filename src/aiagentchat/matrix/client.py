@@ -184,7 +184,7 @@ class MatrixClient(Wire):
         return await self._request("GET", (*_V3, "rooms", room_id, "state", event_type, state_key))
 
     async def get_state_event(self, room_id: RoomId, event_type: str, state_key: str = "") -> dict[str, Json]:
-        """Return a piece of state as a whole event (`format=event`, which Synapse has)."""
+        """Return a piece of state as a whole event (`format=event`). An older Synapse leaves the `event_id` out."""
         path = (*_V3, "rooms", room_id, "state", event_type, state_key)
         return await self._request("GET", path, query={"format": "event"})
 
