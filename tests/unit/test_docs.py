@@ -254,6 +254,50 @@ def test_what_the_architecture_page_names_is_there() -> None:
     assert {f"{name}/" for name in packages} <= mentioned
 
 
+# --- compatibility.md
+
+
+def endpoints_of_the_client() -> dict[str, str]:
+    """Return the endpoint of each method of the client, such as `PUT /devices/{}`; a path of no v3 API is whole."""
+    found = {}
+    for method in ast.walk(ast.parse((SOURCE / "matrix" / "client.py").read_text())):
+        if isinstance(method, ast.AsyncFunctionDef):
+            nodes = list(ast.walk(method))
+            paths = {ast.unparse(node.targets[0]): node.value for node in nodes if isinstance(node, ast.Assign)}
+            for call in nodes:
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "self._request":
+                    verb, path = call.args
+                    found[method.name] = f"{ast.literal_eval(verb)} {render_path(paths.get(ast.unparse(path), path))}"
+    return found
+
+
+def render_path(path: ast.expr) -> str:
+    assert isinstance(path, ast.Tuple)
+    parts = [part for part in path.elts if not isinstance(part, ast.Starred)]
+    return "".join("/" + (str(part.value) if isinstance(part, ast.Constant) else "{}") for part in parts)
+
+
+def endpoints_listed(heading: str) -> list[str]:
+    listed = [quoted(row[0])[0] for row in rows(section(page("compatibility.md"), heading))]
+    return [re.sub(r"\{\w+\}", "{}", endpoint) for endpoint in listed]
+
+
+def test_every_endpoint_that_the_daemon_asks_for_is_documented_and_none_that_the_client_has_not() -> None:
+    endpoints, listed = endpoints_of_the_client(), endpoints_listed("What the daemon asks for")
+    source = "".join(path.read_text() for path in SOURCE.rglob("*.py") if path.name != "client.py")
+    needed = {endpoint for method, endpoint in endpoints.items() if f".{method}(" in source}
+    assert needed <= set(listed) <= set(endpoints.values())
+    assert len(listed) == len(set(listed))
+
+
+def test_every_endpoint_that_the_homeserver_asks_for_is_documented() -> None:
+    source = (SOURCE / "matrix" / "appservice.py").read_text()
+    (base,) = re.findall(r'base = "(.+)"', source)
+    routes = re.findall(r'add_(\w+)\(base \+ "(.+?)"', source)
+    served = [f"{verb.upper()} {base}{re.sub(r'{.+}', '{}', path)}" for verb, path in routes]
+    assert endpoints_listed("What the homeserver asks for") == served
+
+
 # --- cli.md
 
 
