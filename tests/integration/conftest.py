@@ -1,4 +1,4 @@
-"""A real Synapse for each file of tests and each mode, and daemons on it. Every test uses names of its own (`fresh_name`).
+"""A real Synapse for each file and mode, and daemons on it. Every test uses names of its own (`fresh_name`).
 
 Only one daemon at a time can run on a Synapse as its application service: it receives where the one registration says.
 While none does, an older Synapse waits longer and longer before it pushes again: one for all files would keep a daemon

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from aiagentchat.agents.room_inbox import UNREAD_WINDOW
-from aiagentchat.daemon import main as daemon_main
+from aiagentchat.daemon import transports
 from aiagentchat.matrix import appservice
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventBatch, parse_events
@@ -344,7 +344,7 @@ async def test_who_waits_is_answered_while_the_homeserver_holds_back_what_it_pus
         return web.json_response({}, status=503)
 
     monkeypatch.setattr(appservice.AppserviceReceiver, "_transaction", refuse)
-    monkeypatch.setattr(daemon_main, "_HELD_BACK_POLL_S", 0.1)
+    monkeypatch.setattr(transports, "_HELD_BACK_POLL_S", 0.1)
     daemon, alice = await start_daemon(own_synapse, own_synapse.settings(tmp_path)), own_synapse.operator_client(http)
     agent = await attach(daemon)
     await say(alice, agent.room_id, "before")

@@ -19,7 +19,7 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import EventId, RoomAlias, RoomId, UserId
 from tests.integration.fake_homeserver import FakeHomeserver
 from tests.integration.matrix_calls import DEVICE
-from tests.integration.spaces import NAMING, manager_of
+from tests.integration.spaces import NAMING
 from tests.integration.systems import APPSERVICE_ALONE, Synapse, fresh_name
 
 pytestmark = APPSERVICE_ALONE  # its methods for application services are among those tested
@@ -55,7 +55,7 @@ def creation(alias: RoomAlias) -> dict[str, str]:
 async def make_member(synapse: Synapse, session: aiohttp.ClientSession) -> Member:
     """Return an agent's user with its device, made as the product does on whichever Synapse this is."""
     name = fresh_name()
-    await manager_of(synapse, session, fresh_alias())._ensure_account(name)
+    await synapse.make_user(session, name)
     return Member(NAMING.user(name), synapse.appservice(session).as_user(NAMING.user(name), DEVICE))
 
 

@@ -220,7 +220,7 @@ async def test_a_homeserver_that_encrypts_every_room_does_so_from_version_12_on_
     appservice = synapse.appservice(http)
     try:
         for version in await known_room_versions(appservice):
-            await appservice.delete_room_alias(NAMING.broadcast)  # the room is of another version
+            await appservice.delete_room_alias(broadcast_alias("#x:example.org"))  # the room is of another version
             encrypted, alias, agent = version == "12", fresh_alias(), fresh_name()
             for created in (True, False):
                 manager = manager_of(synapse, http, alias, version=version)
