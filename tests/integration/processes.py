@@ -1,5 +1,6 @@
 """A system of homeserver, daemon and agents that is used as a person uses it: through `cchat` processes."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,7 +15,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import quote
@@ -22,7 +23,7 @@ from urllib.parse import quote
 from aiagentchat.config import Paths
 from aiagentchat.daemon.lock import running_pid
 from aiagentchat.homeserver.process import find_running
-from tests.integration.systems import OPERATOR, fresh_name
+from tests.integration.systems import OPERATOR, Synapse, fresh_name
 
 Json = Any
 T = TypeVar("T")
@@ -210,6 +211,32 @@ class System:
             return [
                 name for (text,) in database.execute(query) for name in json.loads(text)["content"].get("online", [])
             ]
+
+
+class AccountSystem(System):
+    """One home with accounts on a homeserver that it does not run: what joins has an account that was logged in."""
+
+    def __init__(self, home: Path, synapse: Synapse) -> None:
+        super().__init__(home, SPACE_ALIAS=f"#{fresh_name('space')}:{synapse.config.server_name}")
+        self.synapse = synapse
+        device = asdict(synapse.operator) | {"homeserver_url": synapse.config.base_url}
+        self.paths.operator_device.parent.mkdir(parents=True, mode=0o700)
+        self.paths.operator_device.touch(mode=0o600)
+        self.paths.operator_device.write_text(json.dumps(device))
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return a command, once the account is there of who is to join."""
+        if "join" in arguments and (name := _joining(arguments)):
+            asyncio.run(self.synapse.provide_account(self.paths, name))
+        return super().command(*arguments)
+
+    def roster(self) -> list[str]:
+        raise NotImplementedError("each agent has a roster of its own")
+
+
+def _joining(arguments: tuple[str, ...]) -> str:
+    words = arguments[arguments.index("join") + 1 :]
+    return words[0] if words and not words[0].startswith("-") else ""
 
 
 @dataclass(frozen=True)

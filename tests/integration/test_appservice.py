@@ -16,9 +16,14 @@ from aiagentchat.matrix.events import EventBatch
 from aiagentchat.model import EventId
 from aiagentchat.registration import Registration
 from tests.integration.matrix_calls import SOON_S
-from tests.integration.systems import APPSERVICE_ALONE, Synapse
+from tests.integration.systems import Synapse
 
-pytestmark = APPSERVICE_ALONE  # the pushed transport is what is tested here
+
+@pytest.fixture(scope="session")
+def mode() -> str:
+    """Application service alone: the pushed transport is what is tested here."""
+    return "appservice"
+
 
 HS_TOKEN = "hs-sécret"
 EVENT = {

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.processes import Agent, Done, System, wait_until
+from tests.integration.processes import AccountSystem, Agent, Done, System, wait_until
 from tests.integration.systems import OPERATOR, fresh_name
 
 MESSAGE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ) (\S+)( \(broadcast\))?: (.*)")
@@ -49,9 +49,10 @@ LARGE = 20_000  # bytes; four of them are more than a pipe holds
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """One system for all tests of this file; each uses agents of its own."""
-    system = System(tmp_path_factory.mktemp("cli"))
+def system(mode: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """One system in a mode for all tests of this file; each uses agents of its own."""
+    home = tmp_path_factory.mktemp("cli")
+    system = AccountSystem(home, request.getfixturevalue("synapse")) if mode == "accounts" else System(home)
     system.up()
     yield system
     system.down()

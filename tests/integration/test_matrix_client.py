@@ -20,9 +20,14 @@ from aiagentchat.model import EventId, RoomAlias, RoomId, UserId
 from tests.integration.fake_homeserver import FakeHomeserver
 from tests.integration.matrix_calls import DEVICE
 from tests.integration.spaces import NAMING
-from tests.integration.systems import APPSERVICE_ALONE, Synapse, fresh_name
+from tests.integration.systems import Synapse, fresh_name
 
-pytestmark = APPSERVICE_ALONE  # its methods for application services are among those tested
+
+@pytest.fixture(scope="session")
+def mode() -> str:
+    """Application service alone: its methods for application services are among those tested."""
+    return "appservice"
+
 
 ODD = ("a/b", "a%2Fb", "%", "/", "ü?#&=+;", "x:@y/z", "..", "日本", "\\\"'", "a b", "🦀")
 NOBODY = UserId("@nobody:example.org")

@@ -1,6 +1,7 @@
 """Several daemons in one Space: each with a registration of its own, on one homeserver."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -11,9 +12,11 @@ import aiohttp
 import pytest
 import yaml
 
+from aiagentchat.agents import heartbeat
 from aiagentchat.homeserver.ports import any_free_port
 from aiagentchat.model import RoomId, UserId
 from aiagentchat.registration import read_registration
+from aiagentchat.space import others
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, attach, messages_of, until
 from tests.integration.systems import RunningDaemon, Synapse, fresh_name, start_synapse
@@ -55,15 +58,21 @@ class Pair:
     further: RunningDaemon
 
 
-@pytest.fixture
-async def synapse(tmp_path: Path) -> AsyncIterator[Synapse]:
-    """A homeserver that knows two application services."""
+@contextlib.asynccontextmanager
+async def two_services(tmp_path: Path, **settings: Any) -> AsyncIterator[Synapse]:
+    """Run a homeserver that knows two application services."""
     home, registration = tmp_path / "synapse", tmp_path / "further.yaml"
     write_registration(registration, "example.org")
     files = [str(home / "homeserver" / "registration.yaml"), str(registration)]
-    system = await start_synapse(home, app_service_config_files=files)
+    system = await start_synapse(home, app_service_config_files=files, **settings)
     yield system
     await system.stop()
+
+
+@pytest.fixture
+async def synapse(tmp_path: Path) -> AsyncIterator[Synapse]:
+    async with two_services(tmp_path) as system:
+        yield system
 
 
 def further(synapse: Synapse, tmp_path: Path) -> Synapse:
@@ -218,3 +227,27 @@ async def test_the_operators_device_invites_a_further_daemon_and_its_agents(
         await until_listed(first, each, status="online")
     await talk(agent, here)  # whose room is by invite alone: the operator is a moderator there
     await talk(here, agent)
+
+
+async def test_on_a_homeserver_without_presence_a_lease_event_says_that_a_daemon_lives(
+    start_daemon: StartDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "LEASE_EVENT_S", 1.0)
+    monkeypatch.setattr(others, "_LEASE_EVENT_LAPSES_MS", 4_000)
+    monkeypatch.setattr(others, "_LEASE_CACHED_S", 0.1)
+    async with two_services(tmp_path, presence={"enabled": False}) as synapse:
+        first = await start_daemon(synapse, synapse.settings(tmp_path / "first"))
+        there = further(synapse, tmp_path)
+        daemon = await start_daemon(there, there.settings(tmp_path / "further"))
+        agent, other = await attach(first, "here"), await attach(daemon, "there")
+        for each in (first, daemon):
+            for name in (agent.name, other.name):
+                await until_listed(each, name, status="online")
+        await daemon.kill()
+        await until_listed(first, other.name, status="offline")  # nobody said so: its lease event is old
+        assert (await first.api.get("/health"))["status"] == "ok"
+        again = await start_daemon(there, there.settings(tmp_path / "again"))
+        await attach(again, name=other.name)
+        await until_listed(first, other.name, status="online")
+        await again.stop()
+        await until_listed(first, other.name, status="offline")

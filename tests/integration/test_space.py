@@ -42,9 +42,13 @@ from tests.integration.spaces import (
     manager_of,
     state_of,
 )
-from tests.integration.systems import APPSERVICE_ALONE, Synapse, fresh_name
+from tests.integration.systems import Synapse, fresh_name
 
-pytestmark = APPSERVICE_ALONE  # the managers are wired here with the names of an application service
+
+@pytest.fixture(scope="session")
+def mode() -> str:
+    """Application service alone: the managers are wired here with the names of an application service."""
+    return "appservice"
 
 
 @pytest.fixture

@@ -35,9 +35,13 @@ from tests.integration.spaces import (
     require_room_version,
     state_of,
 )
-from tests.integration.systems import APPSERVICE_ALONE, Synapse, fresh_name, start_synapse
+from tests.integration.systems import Synapse, fresh_name, start_synapse
 
-pytestmark = APPSERVICE_ALONE  # the managers are wired here with the names of an application service
+
+@pytest.fixture(scope="session")
+def mode() -> str:
+    """Application service alone: the managers are wired here with the names of an application service."""
+    return "appservice"
 
 
 @pytest.fixture

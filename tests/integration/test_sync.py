@@ -15,9 +15,14 @@ from aiagentchat.model import UserId
 from aiagentchat.space.content import CARD
 from aiagentchat.space.directory import STATE_TYPES
 from tests.integration.correspondents import numbered, say, say_all
-from tests.integration.systems import APPSERVICE_ALONE, WAIT_S, fresh_name
+from tests.integration.systems import WAIT_S, fresh_name
 
-pytestmark = APPSERVICE_ALONE  # its users are accounts, whose syncs are made here at will
+
+@pytest.fixture(scope="session")
+def mode() -> str:
+    """Application service alone: its users are accounts, whose syncs are made here at will."""
+    return "appservice"
+
 
 AGENTS = 100
 

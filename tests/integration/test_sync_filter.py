@@ -2,12 +2,19 @@
 
 from typing import Any
 
+import pytest
+
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.filters import render_sync_filter
 from aiagentchat.model import RoomId, UserId
-from tests.integration.systems import APPSERVICE_ALONE, fresh_name
+from tests.integration.systems import fresh_name
 
-pytestmark = APPSERVICE_ALONE  # its users are accounts, whose syncs are made here at will
+
+@pytest.fixture(scope="session")
+def mode() -> str:
+    """Application service alone: its users are accounts, whose syncs are made here at will."""
+    return "appservice"
+
 
 CARD = "io.aiagentchat.agent"
 

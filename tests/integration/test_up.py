@@ -16,7 +16,7 @@ import pytest
 
 from aiagentchat.homeserver.render import REGISTRATION_FILE
 from tests.integration.processes import PROCESS_S, Running, System, wait_until
-from tests.integration.systems import Synapse, fresh_name
+from tests.integration.systems import APPSERVICE_ALONE, Synapse, fresh_name
 
 STOP_S = 5.0
 NewSystem = Callable[..., System]
@@ -240,6 +240,7 @@ def test_a_server_name_stays_and_another_is_refused(two_systems: tuple[System, S
 # --- a daemon on a homeserver that is there
 
 
+@APPSERVICE_ALONE  # a daemon for accounts is in test_account_mode.py
 def test_a_daemon_keeps_its_agents_online_on_the_homeserver_of_another_home(
     new_system: NewSystem, synapse: Synapse
 ) -> None:

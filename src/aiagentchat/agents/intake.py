@@ -156,7 +156,7 @@ class Intake:
         client = manager.client_of_daemon if agent is None else manager.client_of(agent)
         own = () if agent is None else (names.alias(agent),)
         try:
-            for room in (manager.settings.alias, manager.broadcast_alias, *own):  # which may not be known yet
+            for room in (*manager.common_rooms, *own):  # which may not be known yet
                 if room == room_id:
                     return
                 with contextlib.suppress(MatrixNotFoundError):

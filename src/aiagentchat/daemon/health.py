@@ -63,6 +63,7 @@ class Health:
         self._probed: tuple[float, str, str] | None = None
         self._started_at = time.monotonic()
         self.boot_failures: dict[str, str] = {}
+        self.missing_endpoints: tuple[str, ...] = ()
         self.listening = ""
 
     async def report(self) -> HealthAnswer:
@@ -79,6 +80,7 @@ class Health:
             self._cursors(),
             self._memberships(),
             self._limits(),
+            self._endpoints(),
         ]
         status: Literal["ok", "degraded"] = "ok" if all(condition.ok for condition in conditions) else "degraded"
         return HealthAnswer(status=status, conditions=conditions, system=self._system(status))
@@ -200,6 +202,12 @@ class Health:
                 "raise the limits of these accounts, or let the daemon be an application service"
             )
         return Condition(name="limits", ok=ok, detail=detail, remedy=remedy)
+
+    def _endpoints(self) -> Condition:
+        missing = self.missing_endpoints
+        detail = f"the homeserver has no {', '.join(missing)}" if missing else "none that is needed is missing"
+        remedy = "" if not missing else "docs/compatibility.md says what each is needed for; try a newer release of it"
+        return Condition(name="endpoints", ok=not missing, detail=detail, remedy=remedy)
 
     def metrics(self) -> str:
         """Return the figures in Prometheus' text format."""

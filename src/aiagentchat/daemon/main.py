@@ -22,6 +22,7 @@ from aiagentchat.agents.service import AgentService
 from aiagentchat.agents.sessions import Sessions
 from aiagentchat.config import Paths, Settings
 from aiagentchat.daemon.accounts import AccountClients, AccountStore
+from aiagentchat.daemon.endpoints import missing_endpoints
 from aiagentchat.daemon.health import Health, SystemInfo
 from aiagentchat.daemon.retries import retries
 from aiagentchat.daemon.transports import PollTransport, PushTransport, Transport
@@ -30,6 +31,7 @@ from aiagentchat.gateway.api import Gateway
 from aiagentchat.gateway.credentials import Credentials
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventSource
+from aiagentchat.matrix.probe import Probe
 from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId, server_of
 from aiagentchat.registration import Registration, read_registration, registration_file
 from aiagentchat.space.directory import Directory
@@ -74,6 +76,7 @@ class _Parts:
     intake: Intake
     health: Health
     gateway: Gateway
+    probe: Probe
 
 
 def find_homeserver(settings: Settings) -> Homeserver:
@@ -248,7 +251,8 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         stack.push_async_callback(gateway.stop)
         await transport.start()
         health.listening = await _listen(gateway, settings)
-        yield _Parts(transport, manager, sessions, heartbeat, host, intake, health, gateway)
+        asking = Probe(homeserver.url, session, timeout_s=request_s)
+        yield _Parts(transport, manager, sessions, heartbeat, host, intake, health, gateway, asking)
 
 
 def _space_settings(settings: Settings, homeserver: Homeserver, access: _Access) -> SpaceSettings:
@@ -289,12 +293,25 @@ async def _run_loops(
         if parts.manager.names.has_own_daemon:
             group.create_task(parts.heartbeat.run_lease(), name="lease")
         group.create_task(parts.heartbeat.run_lease_events(), name="lease events")
+        group.create_task(_look_for_endpoints(parts), name="endpoints")
         group.create_task(parts.heartbeat.run_roster(), name="roster")
         group.create_task(parts.host.visits.run(), name="visits")
         group.create_task(_keep_registered(parts, on_ready, on_waiting), name="registration")
         for agent in agents:
             parts.sessions.hold(agent)
             group.create_task(_boot_until_it_holds(parts, agent), name=f"boot {agent}")
+
+
+async def _look_for_endpoints(parts: _Parts) -> None:
+    """Ask the homeserver once which of the endpoints that are needed it has."""
+    async for _ in retries():
+        try:
+            missing = await missing_endpoints(parts.probe, is_appservice=parts.manager.names.has_own_daemon)
+        except AiAgentChatError as error:
+            log.info("the homeserver's endpoints were not looked for: %s", error.message)
+        else:
+            parts.health.missing_endpoints = missing
+            return
 
 
 async def _take_events(source: EventSource, intake: Intake) -> None:

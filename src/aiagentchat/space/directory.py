@@ -14,6 +14,7 @@ from aiagentchat.matrix.events import RoomEvent
 from aiagentchat.model import (
     AgentName,
     DirectoryEntry,
+    EventId,
     RoomAlias,
     RoomId,
     Sender,
@@ -97,13 +98,21 @@ class _Parsed:
     rejected: set[tuple[str, str]] = field(default_factory=set)
     written_ms: dict[tuple[str, str], int] = field(default_factory=dict)
 
+    def note_time(self, event: RoomEvent) -> bool:
+        """Note when an event was written; return whether none that was written later is here.
+
+        Several streams of events do not come abreast.
+        """
+        place = event.type, event.state_key or ""
+        known_ms = self.written_ms.get(place, 0)
+        if place in self.written_ms or len(self.written_ms) < len(STATE_TYPES) * _MOST_ENTRIES:
+            self.written_ms[place] = max(known_ms, event.ts)
+        return event.ts >= known_ms
+
     def take(self, event: RoomEvent, names: Names) -> None:
-        """Take an event, unless one that was written later is here: several streams of events do not come abreast."""
         key = event.state_key
-        if event.type not in STATE_TYPES or key is None or event.ts < self.written_ms.get((event.type, key), 0):
+        if event.type not in STATE_TYPES or key is None:
             return
-        if len(self.written_ms) < len(STATE_TYPES) * _MOST_ENTRIES:
-            self.written_ms[event.type, key] = event.ts
         accepted: bool
         if event.type == CARD:
             accepted = self._take_card(event, key, names)
@@ -175,6 +184,7 @@ class Directory:
         self._confirmed: set[Claim] = set()
         self._indexed: _Index | None = None
         self._view: tuple[tuple[frozenset[UserId], frozenset[AgentName]], DirectoryView] | None = None
+        self._ours: dict[EventId, None] = {}
         self._malformed = 0
         self._read_at: float | None = None
         self._newer: dict[tuple[str, str | None], RoomEvent] | None = None
@@ -201,17 +211,26 @@ class Directory:
         """Take the whole state of the Space in place of what was known. `malformed`: entries that were no events."""
         parsed = _Parsed()
         for event in events:
+            parsed.note_time(event)
             parsed.take(event, self._names)
         with self._lock:
             for event in (self._newer or {}).values():
+                parsed.note_time(event)
                 parsed.take(event, self._names)
             self._parsed, self._malformed, self._read_at, self._newer = parsed, malformed, self._clock(), None
             self._forget_derived()
 
-    def apply(self, event: RoomEvent) -> None:
-        """Take one event of the Space as it happens."""
+    def apply(self, event: RoomEvent, *, is_ours: bool = False) -> None:
+        """Take one event of the Space as it happens. `is_ours`: it was just written, and comes back later."""
         if event.type in STATE_TYPES:
             with self._lock:
+                is_latest = self._parsed.note_time(event)
+                if is_ours:
+                    self._ours[event.event_id] = None
+                    if len(self._ours) > _MOST_ENTRIES:
+                        del self._ours[next(iter(self._ours))]
+                elif event.event_id in self._ours or not is_latest:
+                    return
                 if self._newer is not None and len(self._newer) < _MOST_ENTRIES:
                     self._newer[event.type, event.state_key] = event
                 self._parsed.take(event, self._names)

@@ -5,6 +5,7 @@ knows of others' daemons and agents it has from `space.others`.
 """
 
 import asyncio
+import contextlib
 import difflib
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -29,7 +30,7 @@ from aiagentchat.space.content import CARD, LEASE, ROSTER, Card, to_content
 from aiagentchat.space.directory import Directory, DirectoryView, Listed
 from aiagentchat.space.identities import Identities
 from aiagentchat.space.layout import Layout, RoomSpec, agent_room_spec, broadcast_spec, render_child, space_spec
-from aiagentchat.space.names import broadcast_alias
+from aiagentchat.space.names import broadcast_alias, broadcast_alias_of_accounts
 from aiagentchat.space.others import Others
 from aiagentchat.space.rooms import EnsuredRoom, ensure_room
 
@@ -73,7 +74,8 @@ class SpaceManager:
         self.space_id: RoomId | None = None
         self.broadcast_id: RoomId | None = None
         self.broadcast_encrypted = False
-        self.broadcast_alias = settings.shared_room or broadcast_alias(settings.alias)
+        make_alias = broadcast_alias if self.names.has_own_daemon else broadcast_alias_of_accounts
+        self._broadcast_alias = make_alias(settings.alias)
         self.unavailable = _NOT_LOOKED_UP
         self.on_lost: Callable[[str], None] = self.lose_space
         self._operator = operator
@@ -94,6 +96,11 @@ class SpaceManager:
     def people(self) -> frozenset[UserId]:
         """The operator and the configured people: what they change, they meant."""
         return frozenset(self.layout.invited)
+
+    @property
+    def common_rooms(self) -> tuple[RoomAlias | RoomId, ...]:
+        """The Space and the room for messages to all, whether they are to be had or not."""
+        return self.settings.alias, self.settings.shared_room or self._broadcast_alias
 
     @property
     def is_looked_up(self) -> bool:
@@ -127,28 +134,41 @@ class SpaceManager:
             return space_id
 
     async def _ensure_space(self) -> RoomId:
-        settings, daemon = self.settings, self.names.daemon
-        is_made_here = await self._makes_space()
-        made: list[EnsuredRoom] = []
-        if is_made_here:
-            made.append(await self._ensure(self.client_of_daemon, space_spec(settings.alias, daemon, self.layout)))
-            space_id = made[0].room_id
+        if await self._makes_space():
+            made = await self._ensure_own_space()
         else:
-            space_id = await self._join_space_of_others()
-        if settings.shared_room is None and is_made_here:
-            spec = broadcast_spec(broadcast_alias(settings.alias), daemon, self.layout, space_id)
-            made.append(await self._ensure(self.client_of_daemon, spec))
-            self.broadcast_id, self.broadcast_encrypted = made[1].room_id, made[1].encrypted
-        elif settings.shared_room is None:
-            await self._join_broadcast_of_others(broadcast_alias(settings.alias))
-        self.space_id = space_id
-        await self._read_directory()
+            made = []
+            self.space_id = await self._join_space_of_others()
+            await self._read_directory()
+            if self.settings.shared_room is None:
+                await self._join_broadcast_of_others(await self._find_broadcast())
+        assert self.space_id is not None
         assert self.broadcast_id is not None
         if not self.directory.has_child(self.broadcast_id):
             await self._list_room(self.broadcast_id, "!")
         for room in made:
             await self._bring_operator(room)
-        return space_id
+        return self.space_id
+
+    async def _ensure_own_space(self) -> list[EnsuredRoom]:
+        """Find or make the Space and, unless the person named another room, the broadcast room; return them."""
+        client, daemon, layout = self.client_of_daemon, self.names.daemon, self.layout
+        made = [await self._ensure(client, space_spec(self.settings.alias, daemon, layout))]
+        space_id = made[0].room_id
+        if self.settings.shared_room is None:
+            made.append(await self._ensure(client, broadcast_spec(self._broadcast_alias, daemon, layout, space_id)))
+            self.broadcast_id, self.broadcast_encrypted = made[1].room_id, made[1].encrypted
+        self.space_id = space_id
+        await self._read_directory()
+        return made
+
+    async def _find_broadcast(self) -> RoomAlias:
+        """Return the alias of the broadcast room of somebody else's Space: the one that leads to a child of it."""
+        for alias in (broadcast_alias(self.settings.alias), broadcast_alias_of_accounts(self.settings.alias)):
+            with contextlib.suppress(MatrixNotFoundError):
+                if self.directory.has_child(await self.client_of_daemon.resolve_room_alias(alias)):
+                    return alias
+        raise RefusedError(f"the Space {self.settings.alias} has no broadcast room yet")
 
     async def _makes_space(self) -> bool:
         """Whether the Space is this daemon's to make and to mend; else somebody else's, to be joined."""
@@ -212,7 +232,8 @@ class SpaceManager:
         assert self.space_id is not None
         event_id = await client.put_state(self.space_id, kind, key, content)
         written_ms = client.server_now_ms() - _CLOCK_KNOWN_TO_MS
-        self.directory.apply(RoomEvent(event_id, self.space_id, sender, kind, key, content, written_ms))
+        event = RoomEvent(event_id, self.space_id, sender, kind, key, content, written_ms)
+        self.directory.apply(event, is_ours=True)
 
     async def _list_room(self, room_id: RoomId, order: str) -> None:
         child = render_child(self.names.server_name, order)

@@ -125,7 +125,11 @@ class AccountNames:
 
     @property
     def daemon(self) -> UserId:
-        return self._operator or next(iter(self._users().values()))
+        if self._operator is not None:
+            return self._operator
+        for user_id in self._users().values():
+            return user_id
+        raise AgentNotFoundError("no account is logged in here", hint="'cchat login --operator' logs yours in")
 
     def user(self, agent: AgentName) -> UserId:
         """Return the account that was logged in for an agent."""
@@ -152,6 +156,12 @@ class AccountNames:
 def broadcast_alias(space_alias: str) -> RoomAlias:
     """Return the alias of the broadcast room of a Space: it is on the server of the Space's own."""
     return RoomAlias(f"#aiagentchat-{_BROADCAST}:{server_of(space_alias)}")
+
+
+def broadcast_alias_of_accounts(space_alias: str) -> RoomAlias:
+    """Return the alias of the broadcast room where ordinary accounts make it: several teams may be on one server."""
+    localpart, server = space_alias.split(":", 1)
+    return RoomAlias(f"{localpart}-{_BROADCAST}:{server}")
 
 
 def shown_name(name: str, user_id: UserId, server_name: str) -> AgentName:

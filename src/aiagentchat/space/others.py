@@ -25,6 +25,8 @@ _TRUE_CACHED_S = 300.0
 _FALSE_CACHED_S = 15.0
 _PATIENCE_S = 2.0
 """How long a directory waits for what other servers say; it goes on without, and has it the next time."""
+_ANSWER_S = 10.0
+"""What another server has not said by then it does not say."""
 _AT_ONCE = 8
 _MOST_CACHED = 20_000
 
@@ -88,11 +90,12 @@ class Others:
     async def check_claims(self) -> None:
         """Tell the directory which cards of others are true, as far as that is known within seconds."""
         claims, now = self._directory.claims(), time.monotonic()
+        new = [claim for claim in claims if claim not in self._checked]
         for claim in claims:
             checked_at, is_true = self._checked.get(claim, (float("-inf"), False))
             if now - checked_at > (_TRUE_CACHED_S if is_true else _FALSE_CACHED_S) and claim not in self._checking:
                 self._checking[claim] = asyncio.create_task(self._check(claim), name=f"check {claim.user_id}")
-        if waiting := [self._checking[claim] for claim in claims if claim in self._checking]:
+        if waiting := [self._checking[claim] for claim in new]:
             await asyncio.wait(waiting, timeout=_PATIENCE_S)
         self._confirm()
 
@@ -104,7 +107,8 @@ class Others:
         """Whether the alias, which its homeserver owns, leads to the room that the card names."""
         try:
             async with self._slots:
-                leads_there = await self._identities.daemon.resolve_room_alias(claim.alias) == claim.room_id
+                client = self._identities.daemon.with_deadline(_ANSWER_S)
+                leads_there = await client.resolve_room_alias(claim.alias) == claim.room_id
             self._note(claim, is_true=leads_there and claim not in self._made_by_another)
         except MatrixError:
             self._note(claim, is_true=False)

@@ -76,7 +76,7 @@ async def ensure_room(client: MatrixClient, spec: RoomSpec, *, room_version: str
                 await client.leave_room(room_id)
                 continue
             return await _converged(client, spec, room_id, server_name, created=True)
-        if await _join_when_made(client, room_id):
+        if await _join_when_made(client, spec.alias, room_id):
             return await _converged(client, spec, room_id, server_name, created=False)
         await _free_alias(client, spec.alias, room_id)
         freed = True
@@ -106,14 +106,16 @@ async def _converged(
     return EnsuredRoom(room_id, created, ("m.room.encryption", "") in state, invited)
 
 
-async def _join_when_made(client: MatrixClient, room_id: RoomId) -> bool:
-    """Join; False where the room stays unjoinable (404) for as long as making one can take."""
+async def _join_when_made(client: MatrixClient, alias: RoomAlias, room_id: RoomId) -> bool:
+    """Join; False where the room stays unjoinable (404) for as long as making one can take, or the alias leaves it."""
     for wait_s in (*_BEING_MADE_WAITS_S, None):
         try:
             await client.join_room(room_id)
         except MatrixNotFoundError:
             if wait_s is not None:
                 await asyncio.sleep(wait_s)
+            if not await _is_named(client, alias, room_id):
+                break
         else:
             return True
     return False

@@ -1,0 +1,317 @@
+"""Ordinary accounts from a person's side: `cchat login`, `up`, limits as strict as Synapse's own, tokens that end."""
+
+import asyncio
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+import aiohttp
+import pytest
+
+from aiagentchat.config import Paths, read_private
+from aiagentchat.homeserver.operator import ensure_operator
+from aiagentchat.model import RoomId
+from tests.integration.conftest import StartDaemon
+from tests.integration.correspondents import attach, matrix, until
+from tests.integration.processes import System, wait_until
+from tests.integration.systems import Synapse, fresh_name, start_synapse
+from tests.integration.test_several_daemons import until_listed
+
+ENDS_AFTER_S = 2.0
+SYNAPSE_S_OWN_LIMITS: dict[str, Any] = {
+    "rc_message": {"per_second": 0.2, "burst_count": 10},
+    "rc_joins": {"local": {"per_second": 0.1, "burst_count": 10}, "remote": {"per_second": 0.01, "burst_count": 10}},
+    "rc_joins_per_room": {"per_second": 1, "burst_count": 10},
+    "rc_invites": {
+        "per_room": {"per_second": 0.3, "burst_count": 10},
+        "per_user": {"per_second": 0.003, "burst_count": 5},
+        "per_issuer": {"per_second": 0.3, "burst_count": 10},
+    },
+    "rc_room_creation": {"per_second": 0.016, "burst_count": 10},
+}
+
+
+@pytest.fixture(scope="module")
+def synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Synapse]:
+    """A homeserver without an application service, where tokens that can be renewed end soon."""
+    synapse = asyncio.run(
+        start_synapse(
+            tmp_path_factory.mktemp("synapse"),
+            mode="accounts",
+            refreshable_access_token_lifetime=f"{ENDS_AFTER_S:.0f}s",
+            login_via_existing_session={"enabled": True, "require_ui_auth": False},
+        )
+    )
+    yield synapse
+    asyncio.run(synapse.stop())
+
+
+@dataclass(frozen=True)
+class Account:
+    """An account that somebody made at the homeserver."""
+
+    localpart: str
+    password: str
+    access_token: str
+
+
+def make_account(synapse: Synapse, home: Path, stem: str) -> Account:
+    paths, localpart = Paths(config_dir=home / stem, data_dir=home / stem), fresh_name(stem)
+    made = asyncio.run(ensure_operator(synapse.config.base_url, paths, synapse.config, localpart))
+    return Account(localpart, str(read_private(paths.operator_password)), made.access_token)
+
+
+def log_in(system: System, synapse: Synapse, name: str, account: Account, *flags: str, secret: str = "") -> None:
+    """Log an account in as a person does, the first one with the homeserver's address."""
+    system.cchat(
+        "login",
+        name,
+        "--homeserver",
+        synapse.config.base_url,
+        "--user",
+        account.localpart,
+        *flags,
+        stdin=f"{secret or account.password}\n",
+    )
+
+
+@pytest.fixture
+def system(synapse: Synapse, tmp_path: Path) -> Iterator[System]:
+    """A home with the operator and two agents logged in, and its Space's own alias; not up yet."""
+    system = System(tmp_path / "home", SPACE_ALIAS=f"#{fresh_name('space')}:example.org")
+    log_in(system, synapse, "--operator", make_account(synapse, tmp_path, "carol"))
+    for stem in ("asker", "answerer"):
+        account = make_account(synapse, tmp_path, stem)
+        log_in(system, synapse, account.localpart, account)
+    yield system
+    system.cchat("down")
+
+
+def names(system: System) -> tuple[str, str]:
+    found = {path.stem.rsplit("-", 1)[0]: path.stem for path in system.paths.accounts.iterdir()}
+    return found["asker"], found["answerer"]
+
+
+def test_from_login_to_an_answer(system: System) -> None:
+    up = system.up()
+    assert "aiagentchat is up" in up.out
+    asker, answerer = names(system)
+    for name in (asker, answerer):
+        joined = system.cchat("join", name, "--detach", "--json").data[0]
+        assert joined["user_id"] == f"@{name}:example.org"
+        assert joined["alias"] == f"#aiagentchat-{name}:example.org"
+    status = system.status()
+    assert (status["mode"], status["health"], status["agents"]) == ("accounts", "ok", [answerer, asker])
+    with system.running("--as", answerer, "read", "--wait", "30") as reading:
+        system.cchat("--as", asker, "send", "--to", answerer, "is main green?")
+        assert reading.line("is main green?").endswith(f"{asker}: is main green?")
+        assert reading.wait() == 0
+    system.cchat("--as", answerer, "reply", "it is")
+    assert system.cchat("--as", asker, "read", "--wait", "30").lines[-1].endswith(f"{answerer}: it is")
+    with system.running("ask", answerer, "--timeout", "30", "and for me?") as asking:
+        system.cchat("--as", answerer, "read", "--wait", "30")
+        system.cchat("--as", answerer, "reply", "for you too")
+        asking.line("for you too")
+        assert asking.wait() == 0
+    nobody = system.cchat("join", "nobody", "--detach", code=4)
+    assert "there is no account for nobody" in nobody.err
+    assert "cchat login nobody" in nobody.err
+
+
+def test_an_account_that_is_logged_in_while_the_daemon_runs_can_join_at_once(
+    system: System, synapse: Synapse, tmp_path: Path
+) -> None:
+    system.up()
+    account = make_account(synapse, tmp_path, "later")
+    log_in(system, synapse, account.localpart, account)
+    system.cchat("join", account.localpart, "--detach")
+    assert system.who()[account.localpart]["status"] == "online"
+
+
+def test_tokens_that_end_are_renewed_and_kept(system: System) -> None:
+    system.up()
+    asker, answerer = names(system)
+    file = system.paths.accounts / f"{asker}.json"
+    before = json.loads(file.read_text())
+    assert before["refresh_token"]
+    for name in (asker, answerer):
+        system.cchat("join", name, "--detach")
+    wait_until(lambda: json.loads(file.read_text())["access_token"] != before["access_token"])
+    system.cchat("--as", asker, "send", "--to", answerer, "still here")
+    assert system.cchat("--as", answerer, "read", "--wait", "30").lines[-1].endswith("still here")
+    system.down()
+    system.up()
+    system.cchat("--as", asker, "send", "--to", answerer, "and after a restart")
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_account_that_is_logged_out_elsewhere_is_said_and_stops_no_other(system: System, synapse: Synapse) -> None:
+    system.up()
+    asker, answerer = names(system)
+    for name in (asker, answerer):
+        system.cchat("join", name, "--detach")
+    device = json.loads((system.paths.accounts / f"{asker}.json").read_text())
+    asyncio.run(matrix(synapse, device["access_token"], "POST", "_matrix", "client", "v3", "logout", body={}, ok=False))
+
+    def said() -> bool:
+        failing = {each["name"]: each for each in system.status()["conditions"] if not each["ok"]}
+        return "transport" in failing and f"cchat login {asker}" in failing["transport"]["remedy"]
+
+    wait_until(said)
+    system.cchat("send", "--to", answerer, "the rest goes on")
+    assert system.cchat("--as", answerer, "read", "--wait", "30").lines[-1].endswith("the rest goes on")
+
+
+def test_a_login_that_is_made_again_ends_the_device_before_it(synapse: Synapse, tmp_path: Path, system: System) -> None:
+    account = make_account(synapse, tmp_path, "again")
+    log_in(system, synapse, account.localpart, account)
+    first = json.loads((system.paths.accounts / f"{account.localpart}.json").read_text())
+    log_in(system, synapse, account.localpart, account)
+    second = json.loads((system.paths.accounts / f"{account.localpart}.json").read_text())
+    assert first["device_id"] != second["device_id"]
+    whoami = ("_matrix", "client", "v3", "account", "whoami")
+    answer = asyncio.run(matrix(synapse, first["access_token"], "GET", *whoami, ok=False))
+    assert answer["errcode"] == "M_UNKNOWN_TOKEN"
+
+
+def test_each_way_to_log_in(synapse: Synapse, tmp_path: Path, system: System) -> None:
+    account = make_account(synapse, tmp_path, "many")
+    get_token = ("_matrix", "client", "v1", "login", "get_token")
+    login_token = asyncio.run(matrix(synapse, account.access_token, "POST", *get_token, body={}))["login_token"]
+    for way, secret in (("login-token", login_token), ("access-token", account.access_token)):
+        log_in(system, synapse, account.localpart, account, "--with", way, secret=secret)
+        kept = json.loads((system.paths.accounts / f"{account.localpart}.json").read_text())
+        assert kept["user_id"] == f"@{account.localpart}:example.org"
+    account = make_account(synapse, tmp_path, "sso")  # a login token a minute is all that an account gets
+    login_token = asyncio.run(matrix(synapse, account.access_token, "POST", *get_token, body={}))["login_token"]
+    with system.running("login", account.localpart, "--with", "sso") as browsing:
+        address = browsing.line("/_matrix/client/v3/login/sso/redirect?", of="err").strip()
+        [back] = parse_qs(urlsplit(address).query)["redirectUrl"]
+        with pytest.raises(urllib.error.HTTPError, match="404"):  # another page does not know where to
+            urllib.request.urlopen(re.sub(r"/[^/]*$", "/guess", back) + "?loginToken=stolen", timeout=10)
+        with urllib.request.urlopen(f"{back}?loginToken={quote(login_token)}", timeout=10) as page:
+            assert b"go back to the terminal" in page.read()
+        assert browsing.wait() == 0
+        browsing.line("logged in as")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "secret", "code", "said"),
+    [
+        (["a", "--homeserver", "{url}", "--user", "{user}"], "wrong", 5, "did not accept the login"),
+        (["a", "--homeserver", "{url}", "--user", "{user}", "--with", "access-token"], "wrong", 5, "does not accept"),
+        (["a", "--homeserver", "{url}", "--user", "{user}"], "", 2, "no password was given"),
+        (["a", "--homeserver", "http://127.0.0.1:1"], "x", 6, "did not answer"),
+        (["a"], "x", 2, "which homeserver?"),
+        (["a", "--homeserver", "example.org"], "x", 2, "is no address of a homeserver"),
+        (["Not A Name", "--homeserver", "{url}"], "x", 2, "is not an agent's name"),
+        ([], "x", 2, "for one agent, NAME, or for the operator"),
+        (["a", "--operator"], "x", 2, "for one agent, NAME, or for the operator"),
+    ],
+)
+def test_what_cannot_be_logged_in_says_why_and_leaves_nothing(
+    synapse: Synapse, tmp_path: Path, arguments: list[str], secret: str, code: int, said: str
+) -> None:
+    system, user = System(tmp_path / "home", AIAGENTCHAT_DEADLINE="3"), fresh_name("nobody")
+    filled = [each.format(url=synapse.config.base_url, user=user) for each in arguments]
+    ended = system.cchat("login", *filled, stdin=f"{secret}\n", code=code)
+    assert said in ended.err
+    assert not system.paths.accounts.exists()
+
+
+def test_one_account_is_for_one_agent(synapse: Synapse, tmp_path: Path, system: System) -> None:
+    account = make_account(synapse, tmp_path, "twice")
+    log_in(system, synapse, account.localpart, account)
+    refused = system.cchat("login", "another", "--user", account.localpart, stdin=f"{account.password}\n", code=2)
+    assert f"is {account.localpart}'s already" in refused.err
+
+
+# --- on a homeserver with Synapse's own limits
+
+
+async def test_under_synapse_s_own_limits_it_is_slower_loses_nothing_and_says_so(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    synapse = await start_synapse(tmp_path / "synapse", mode="accounts", **SYNAPSE_S_OWN_LIMITS)
+    try:
+        daemon = await start_daemon(synapse, synapse.settings(tmp_path / "home"))
+        writer, target = await attach(daemon, "writer"), await attach(daemon, "target")
+        bodies = [f"message {number}" for number in range(3)]  # one in five seconds: booting took the ten that are free
+        sent = await asyncio.gather(*(writer.send(body, to=target.name) for body in bodies))
+        assert len({each["event_id"] for each in sent}) == 3
+        assert sorted(await target.bodies(limit="100")) == sorted(bodies)
+        conditions = {each["name"]: each for each in (await daemon.api.get("/health"))["conditions"]}
+        assert not conditions["limits"]["ok"]
+        assert "limits the rate" in conditions["limits"]["detail"]
+        assert [name for name, each in conditions.items() if not each["ok"]] == ["limits"]
+
+        impatient = await start_daemon(synapse, synapse.settings(tmp_path / "other", AIAGENTCHAT_DEADLINE="2"))
+        there = writer.on(impatient)
+        refused = [await there.api.call("POST", "/send", {"body": "now", "to": target.name}) for _ in range(3)]
+        assert {each.code for each in refused if each.status != 200} == {"rate_limited"}
+        stored = [each.data["event_id"] for each in refused if each.status == 200]
+        there_now = [message["event_id"] for message in await target.unread(limit="100")]
+        assert len(there_now) == 3 + len(stored), "what failed was not sent"
+    finally:
+        await synapse.stop()
+
+
+# --- without the operator, and on two machines
+
+
+async def test_without_the_operator_an_agents_own_room_works_and_the_list_says_what_is_missing(
+    synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    settings = synapse.settings(tmp_path / "home", SPACE_ALIAS=f"#{fresh_name('space')}:example.org")
+    settings.paths.operator_device.unlink()
+    name = fresh_name("alone")
+    await synapse.provide_account(settings.paths, name)
+    daemon = await start_daemon(synapse, settings, ready=False)
+    agent = await attach(daemon, name=name)
+    assert await agent.bodies() == []
+
+    async def is_said() -> bool:
+        return "there is no Space" in (await daemon.api.get("/who"))["unavailable"]
+
+    await until(is_said)
+    refused = await daemon.api.call("POST", "/send", {"body": "hello", "to": agent.name})
+    assert (refused.status, refused.code) == (403, "forbidden")
+
+
+async def test_an_account_on_another_machine_is_let_in_by_an_invite_to_the_space(
+    synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    alias = f"#{fresh_name('space')}:example.org"
+    here = await start_daemon(synapse, synapse.settings(tmp_path / "here", SPACE_ALIAS=alias))
+    ours = await attach(here, "ours")
+    settings = synapse.settings(tmp_path / "there", SPACE_ALIAS=alias)
+    settings.paths.operator_device.unlink()
+    name = fresh_name("theirs")
+    await synapse.provide_account(settings.paths, name)
+    there = await start_daemon(synapse, settings, ready=False)
+
+    async def is_said() -> bool:
+        return "is not invited to the Space" in (await there.api.get("/who"))["unavailable"]
+
+    await until(is_said)
+    space = RoomId((await here.api.get("/health"))["system"]["space_id"])
+    await synapse.operator_client(http).invite(space, synapse.accounts[name].user_id)
+    await there.wait_ready()
+    theirs = await attach(there, name=name)
+
+    for daemon in (here, there):
+        for each in (ours, theirs):
+            await until_listed(daemon, each.name, status="online")
+    asked = await ours.send("hello there", to=theirs.name)
+    assert await theirs.bodies(wait="20") == ["hello there"]
+    await theirs.send("hello here", reply_to=asked["event_id"])
+    assert await ours.bodies(wait="20") == ["hello here"]
+    await there.stop()
+
+    await until_listed(here, theirs.name, status="offline")
