@@ -20,9 +20,12 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
+from aiagentchat.adapters.echo import NAME as ECHO
 from aiagentchat.config import Paths
 from aiagentchat.daemon.lock import running_pid
+from aiagentchat.errors import InvalidNameError
 from aiagentchat.homeserver.process import find_running
+from aiagentchat.model import parse_agent_name
 from tests.integration.systems import OPERATOR, Synapse, fresh_name
 
 Json = Any
@@ -177,6 +180,11 @@ class System:
         assert (self.daemon_pid, self.homeserver_pid) == (None, None)
 
     @property
+    def homeserver(self) -> Path:
+        """Where the homeserver keeps its files."""
+        return self.paths.homeserver
+
+    @property
     def daemon_pid(self) -> int | None:
         return running_pid(self.paths.daemon_lock)
 
@@ -206,7 +214,7 @@ class System:
     def roster(self) -> list[str]:
         """Return who is online as the homeserver has it on its disk, whether it runs or not."""
         query = """SELECT json FROM event_json NATURAL JOIN current_state_events WHERE type = 'io.aiagentchat.roster'"""
-        uri = f"file:{self.paths.homeserver / 'homeserver.db'}?mode=ro"
+        uri = f"file:{self.homeserver / 'homeserver.db'}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
             return [
                 name for (text,) in database.execute(query) for name in json.loads(text)["content"].get("online", [])
@@ -230,13 +238,22 @@ class AccountSystem(System):
             asyncio.run(self.synapse.provide_account(self.paths, name))
         return super().command(*arguments)
 
-    def roster(self) -> list[str]:
-        raise NotImplementedError("each agent has a roster of its own")
+    def up(self, *arguments: str) -> Done:
+        """Start the daemon, with the built-in agent as an account like any other."""
+        asyncio.run(self.synapse.provide_account(self.paths, ECHO))
+        return super().up(*arguments)
+
+    @property
+    def homeserver(self) -> Path:
+        return self.synapse.paths.homeserver
 
 
 def _joining(arguments: tuple[str, ...]) -> str:
-    words = arguments[arguments.index("join") + 1 :]
-    return words[0] if words and not words[0].startswith("-") else ""
+    """Return who is to join, "" where that is nobody."""
+    for word in arguments[arguments.index("join") + 1 :][:1]:
+        with contextlib.suppress(InvalidNameError):
+            return parse_agent_name(word)
+    return ""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from aiagentchat.cli.invocation import Invocation, interrupt_on_sigterm
 from aiagentchat.cli.report import FdReport, Report, TerminalReport, follow_report
 from aiagentchat.client import connect
 from aiagentchat.config import Settings, ensure_private_dir, load_settings
+from aiagentchat.daemon.accounts import AccountStore
 from aiagentchat.daemon.lock import DaemonLock, running_pid
 from aiagentchat.daemon.main import Homeserver, find_homeserver, find_homeserver_of_accounts, run_daemon
 from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidRequestError, RefusedError
@@ -88,14 +89,22 @@ class _Up:
     async def _run_daemon_elsewhere(self, homeserver: Homeserver, stop: asyncio.Event) -> None:
         """Run a daemon for the accounts that were logged in, on whose homeserver there is nothing to start."""
 
+        settings, echo = self.settings, list[Echo]()
+
         async def on_ready() -> None:
+            if self.with_echo and parse_agent_name(ECHO) in AccountStore(settings.paths).agents():
+                echo.append(await self._start_echo(settings))
             self.report.ready(
                 f"aiagentchat is up, on {homeserver.url}.\n"
                 "'cchat join NAME' brings an agent online whose account was logged in; 'cchat status' shows the rest."
             )
 
         self.report.progress(f"starting the daemon, for accounts on {homeserver.url}")
-        await run_daemon(self.settings, homeserver, stop=stop, on_ready=on_ready, on_waiting=self._on_waiting)
+        try:
+            await run_daemon(settings, homeserver, stop=stop, on_ready=on_ready, on_waiting=self._on_waiting)
+        finally:
+            for each in echo:
+                each.stop()
 
     def _on_waiting(self, reason: str) -> None:
         self.report.progress(f"the Space is not to be had yet: {reason}")
@@ -114,7 +123,6 @@ class _Up:
         async def on_ready() -> None:
             nonlocal echo
             if self.with_echo:
-                self.report.progress(f"starting the agent {ECHO}")
                 echo = await self._start_echo(settings)
             self.report.ready(_summary(settings, where, homeserver.operator.user_id, with_echo=self.with_echo))
 
@@ -126,6 +134,7 @@ class _Up:
                 echo.stop()
 
     async def _start_echo(self, settings: Settings) -> Echo:
+        self.report.progress(f"starting the agent {ECHO}")
         # Through this daemon's own socket and as the operator, whatever gateway and agent the caller's shell names.
         own = replace(settings, url="", token="")
         echo = Echo(connect(own, acting_as=ECHO, label="echo"))
