@@ -315,3 +315,19 @@ async def test_an_account_on_another_machine_is_let_in_by_an_invite_to_the_space
     await there.stop()
 
     await until_listed(here, theirs.name, status="offline")
+
+
+def test_doctor_in_a_home_with_accounts_says_whether_their_tokens_hold(system: System, synapse: Synapse) -> None:
+    asker, _ = names(system)
+    done = system.cchat("doctor")
+    assert [line.split()[0] for line in done.lines] == ["ok"] * 5
+    file = system.paths.accounts / f"{asker}.json"
+    account = json.loads(file.read_text())
+    file.write_text(json.dumps(account | {"access_token": "ended"}))
+    failed = {check["name"]: check for check in system.cchat("doctor", "--json", code=1).data}
+    assert failed["tokens"]["state"] == "failed"
+    assert f"the token of {asker}" in failed["tokens"]["detail"]
+    file.write_text("{}")
+    failed = {check["name"]: check for check in system.cchat("doctor", "--json", code=1).data}
+    assert (failed["accounts"]["state"], failed["homeserver"]["state"]) == ("failed", "skipped")
+    assert str(file) in failed["accounts"]["detail"]

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from aiagentchat.cli.main import build_parser
 from aiagentchat.config import OPTIONS, Option, Paths, Settings, load_settings
 from aiagentchat.daemon import health
-from aiagentchat.daemon.doctor import CHECKS
+from aiagentchat.daemon.doctor import CHECKS, CHECKS_OF_ACCOUNTS
 from aiagentchat.errors import OUTCOMES
 from aiagentchat.gateway.routes import ROUTES
 from aiagentchat.gateway.routing import Route
@@ -155,7 +155,7 @@ def test_the_metrics_are_documented() -> None:
 
 def test_the_checks_of_the_doctor_are_documented() -> None:
     table = rows(section(page("operating.md"), "What `cchat doctor` checks"))
-    assert [quoted(row[0])[0] for row in table] == list(CHECKS)
+    assert [quoted(row[0])[0] for row in table] == list(CHECKS + CHECKS_OF_ACCOUNTS)
 
 
 def specs(policy: str) -> dict[str, RoomSpec]:

@@ -55,7 +55,5 @@ def login(call: Invocation) -> None:
 
 def _url_of_others(call: Invocation) -> str:
     """Return the homeserver of the accounts that this home has, "" where it has none."""
-    store = AccountStore(call.settings.paths)
-    found = [account.homeserver_url for account in store.agents().values()]
-    operator = store.operator()
-    return next(iter(found), "" if operator is None else operator.homeserver_url)
+    accounts = AccountStore(call.settings.paths).all().values()
+    return next((account.homeserver_url for account in accounts), "")

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 from aiagentchat.cli.invocation import Invocation
 from aiagentchat.config import Settings
-from aiagentchat.daemon.doctor import CHECKS, examine
+from aiagentchat.daemon.doctor import CHECKS, CHECKS_OF_ACCOUNTS, examine
 from aiagentchat.daemon.lock import running_pid
 from aiagentchat.daemon.verdicts import Check
 from aiagentchat.errors import AiAgentChatError, HomeserverUnavailableError, InvalidRequestError
@@ -14,7 +14,7 @@ from aiagentchat.homeserver.embedded import load_remembered
 from aiagentchat.homeserver.render import REGISTRATION_FILE
 from aiagentchat.model import visible
 
-_STATE_WIDTH, _NAME_WIDTH = len("skipped"), max(map(len, CHECKS))
+_STATE_WIDTH, _NAME_WIDTH = len("skipped"), max(map(len, CHECKS + CHECKS_OF_ACCOUNTS))
 
 
 def doctor(call: Invocation) -> None:

@@ -137,8 +137,21 @@ def _instructions(held: Registration, path: Path, environment: dict[str, str], *
         "",
         *exports,
         "",
+        *_of_further_daemon(held, environment["SERVER_NAME"]),
         "4. 'cchat doctor' proves that all of it fits; then 'cchat daemon'.",
         "",
         f"The homeserver will send events to {held.url}. The daemon listens on that port of 127.0.0.1 alone: to",
         "a homeserver on another machine forward it, and each daemon needs a port of its own (--url).",
+    ]
+
+
+def _of_further_daemon(held: Registration, server_name: str) -> list[str]:
+    """Return what has to be said of a daemon with an id, which joins the Space of the one without."""
+    if "." not in held.sender_localpart:
+        return []
+    return [
+        "   It joins the Space of the daemon without an id: start that one with",
+        "",
+        f"     export AIAGENTCHAT_DAEMONS=@{held.sender_localpart}:{server_name}",
+        "",
     ]

@@ -53,6 +53,28 @@ class AccountStore:
             self._agents, self._read_at_ns = found, changed_at_ns
         return self._agents
 
+    def all(self) -> dict[AgentName | None, Account]:
+        """Return the accounts of this home by agent, and (None) the operator's where `cchat login` kept it.
+
+        Raises:
+            InvalidRequestError: as `operator` and `agents`.
+        """
+        operator = self.operator()
+        found: dict[AgentName | None, Account] = dict(self.agents().items())
+        return found | ({None: operator} if operator is not None and operator.homeserver_url else {})
+
+    def has_any(self) -> bool:
+        """Whether there is a file of an account, whatever it holds."""
+        return any(self._paths.accounts.glob("*.json")) or bool(self.operator_url())
+
+    def operator_url(self) -> str:
+        """Return the homeserver of the operator's account, "" where `cchat login` kept none that can be read."""
+        try:
+            operator = self.operator()
+        except InvalidRequestError:
+            return ""
+        return "" if operator is None else operator.homeserver_url
+
     def users(self) -> Mapping[AgentName, UserId]:
         """Return the user ids of the agents' accounts."""
         return {agent: account.user_id for agent, account in self.agents().items()}

@@ -6,7 +6,7 @@ It leaves one account behind, `aiagentchat-_doctor`, which no agent can have and
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -14,6 +14,9 @@ import aiohttp
 
 from aiagentchat.config import Settings
 from aiagentchat.daemon import verdicts
+from aiagentchat.daemon.accounts import AccountStore
+from aiagentchat.daemon.endpoints import missing_endpoints
+from aiagentchat.daemon.main import find_homeserver_of_accounts
 from aiagentchat.daemon.verdicts import Check, NameReplies, Setup
 from aiagentchat.errors import HomeserverUnavailableError, InvalidRequestError
 from aiagentchat.matrix.appservice import AppserviceReceiver
@@ -34,6 +37,9 @@ CHECKS = (
 )
 """In this order. Where one that others rest on fails, those are skipped."""
 
+CHECKS_OF_ACCOUNTS = ("accounts", "homeserver", "tokens", "room version", "endpoints")
+"""The same in a home with accounts and no registration."""
+
 _CLIENT = ("client", "v3")
 _PROBE_NAME = "_doctor"
 _REQUEST_S = 10.0
@@ -47,12 +53,17 @@ _PRESENCE_READS, _PRESENCE_WAIT_S = 10, 0.2
 
 
 async def examine(settings: Settings, *, daemon_runs: bool) -> AsyncGenerator[Check, None]:
-    """Yield each of `CHECKS` as soon as it is known. `daemon_runs`: this home's daemon, which then answers the ping."""
+    """Yield each check as soon as it is known. `daemon_runs`: this home's daemon, which then answers the ping.
+
+    Those are `CHECKS`, or in a home with accounts and no registration `CHECKS_OF_ACCOUNTS`.
+    """
     told: set[str] = set()
-    async for check in _until_one_prevents_others(settings, daemon_runs=daemon_runs):
+    of_accounts = not registration_file(settings).exists() and AccountStore(settings.paths).has_any()
+    checks = _of_accounts(settings) if of_accounts else _until_one_prevents_others(settings, daemon_runs=daemon_runs)
+    async for check in checks:
         told.add(check.name)
         yield check
-    for name in CHECKS:
+    for name in CHECKS_OF_ACCOUNTS if of_accounts else CHECKS:
         if name not in told:
             yield Check(name, "skipped", "not checked, because of what failed above")
 
@@ -70,6 +81,45 @@ async def _until_one_prevents_others(settings: Settings, *, daemon_runs: bool) -
         probe, patient = (Probe(url, session, token, timeout_s=limit_s) for limit_s in (timeout_s, _PING_S))
         async for check in _Doctor(setup, settings.space_alias, probe, patient, daemon_runs=daemon_runs).checks():
             yield check
+
+
+async def _of_accounts(settings: Settings) -> AsyncIterator[Check]:
+    """Yield the checks of accounts until one fails that the next rest on."""
+    try:
+        homeserver = find_homeserver_of_accounts(settings)
+        accounts = AccountStore(settings.paths).all()
+    except InvalidRequestError as error:
+        yield Check("accounts", "failed", error.message, error.hint)
+        return
+    assert homeserver is not None
+    names = [agent or "the operator" for agent in accounts]
+    yield Check("accounts", "ok", f"{', '.join(names)} on {homeserver.server_name}")
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+        timeout_s = min(_REQUEST_S, settings.deadline_s)
+        yield (answering := await _homeserver(homeserver.url, session, timeout_s))
+        if answering.state == "failed":
+            return
+        probes = {
+            name: Probe(homeserver.url, session, account.access_token, timeout_s=timeout_s)
+            for name, account in zip(names, accounts.values(), strict=True)
+        }
+        yield await _answered("tokens", _tokens(probes))
+        probe = next(iter(probes.values()))
+        yield await _answered("room version", _room_version(probe))
+        yield await _answered("endpoints", _endpoints(probe))
+
+
+async def _tokens(probes: Mapping[str, Probe]) -> Check:
+    replies = {name: await probe.ask("GET", (*_CLIENT, "account", "whoami")) for name, probe in probes.items()}
+    return verdicts.judge_tokens(replies)
+
+
+async def _endpoints(probe: Probe) -> Check:
+    return verdicts.judge_endpoints(await missing_endpoints(probe, is_appservice=False))
+
+
+async def _room_version(probe: Probe) -> Check:
+    return verdicts.judge_room_version(await probe.ask("GET", (*_CLIENT, "capabilities")))
 
 
 def _read_setup(settings: Settings) -> tuple[Setup | None, Check]:
@@ -117,7 +167,7 @@ class _Doctor:
             return
         yield verdicts.judge_server_name(self._server, self._setup)
         yield await _answered("ping", self._ping())
-        yield await _answered("room version", self._room_version())
+        yield await _answered("room version", _room_version(self._probe))
         yield await _answered("space alias", self._alias())
         yield (names := await _answered("namespace", self._names()))
         if names.state == "failed":
@@ -156,9 +206,6 @@ class _Doctor:
             if reply.errcode != "M_CONNECTION_FAILED" or loop.time() > until:
                 return reply
             await asyncio.sleep(_STALE_POLL_S)
-
-    async def _room_version(self) -> Check:
-        return verdicts.judge_room_version(await self._probe.ask("GET", (*_CLIENT, "capabilities")))
 
     async def _alias(self) -> Check:
         """Ask for an alias of others only: for one of ours that is new, Synapse would ask us, and wait."""

@@ -68,10 +68,7 @@ async def log_in(
 
 
 def _check_is_alone(store: AccountStore, agent: AgentName | None, account: Account) -> None:
-    others: dict[AgentName | None, Account] = dict(store.agents().items())
-    operator = store.operator()
-    if operator is not None and operator.homeserver_url:
-        others[None] = operator
+    others = store.all()
     others.pop(agent, None)
     for name, other in others.items():
         if other.user_id == account.user_id:

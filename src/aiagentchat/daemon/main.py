@@ -104,11 +104,7 @@ def find_homeserver_of_accounts(settings: Settings) -> Homeserver | None:
     Raises:
         InvalidRequestError: an account's file cannot be used, or they are not all on one homeserver.
     """
-    store = AccountStore(settings.paths)
-    operator = store.operator()
-    accounts = list(store.agents().values())
-    if operator is not None and operator.homeserver_url:
-        accounts.append(operator)
+    accounts = list(AccountStore(settings.paths).all().values())
     if not accounts:
         return None
     servers = sorted({server_of(account.user_id) for account in accounts})

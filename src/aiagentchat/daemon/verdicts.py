@@ -1,5 +1,6 @@
 """What each answer of a homeserver says of its fitness for a daemon: pure. `daemon.doctor` asks, and calls these."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -118,6 +119,25 @@ def judge_room_version(capabilities: Reply) -> Check:
         remedy = 'set default_room_version: "10", or a later one, in homeserver.yaml'
         return Check("room version", "failed", f"rooms are made in version {default}, which is too old", remedy)
     return Check("room version", "ok", f"rooms are made in version {default}")
+
+
+def judge_tokens(whoami: Mapping[str, Reply]) -> Check:
+    """`whoami`: GET /account/whoami with the token of each account, by whose it is."""
+    refused = {name: reply for name, reply in whoami.items() if not reply.ok}
+    lasting = [name for name, reply in refused.items() if reply.body.get("soft_logout") is not True]
+    if lasting:
+        detail = "; ".join(f"the homeserver does not take the token of {name}: {refused[name]}" for name in lasting)
+        return Check("tokens", "failed", detail, "log them in again: cchat login NAME, cchat login --operator")
+    ended = f" ({', '.join(refused)}: ended, and is renewed when it is used)" if refused else ""
+    return Check("tokens", "ok", f"the homeserver takes the tokens of {', '.join(whoami)}{ended}")
+
+
+def judge_endpoints(missing: tuple[str, ...]) -> Check:
+    """`missing`: what `endpoints.missing_endpoints` found."""
+    if missing:
+        remedy = "docs/compatibility.md says what each is needed for; try a newer release of it"
+        return Check("endpoints", "failed", f"the homeserver has no {', '.join(missing)}", remedy)
+    return Check("endpoints", "ok", "the homeserver has what is needed")
 
 
 def judge_space_alias(alias: str, resolved: Reply | None, registration: Registration) -> Check:
