@@ -311,6 +311,9 @@ def read_private(path: Path) -> str | None:
         text = path.read_text()
     except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise InvalidRequestError(f"{path} cannot be read: {reason}", hint="remove it, or make it readable") from None
     if stat.S_IMODE(mode) & 0o077:
         raise InvalidRequestError(f"{path} can be read by others", hint=f"chmod 600 {path}")
     return text.rstrip("\n")

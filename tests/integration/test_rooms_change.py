@@ -6,6 +6,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from aiagentchat.daemon import main as daemon_main
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomAlias, RoomId, UserId
 from tests.integration.conftest import StartDaemon
@@ -79,8 +80,10 @@ async def test_an_upgraded_room_is_followed_by_the_list_and_by_who_reads(
 
 
 async def test_a_deleted_room_is_made_anew_and_a_waiting_reader_goes_on_there(
-    daemon: RunningDaemon, synapse: Synapse
+    synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(daemon_main, "_LOOK_S", 0.5)  # where it is purged before its last events were handed on
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path))
     agent = await attach(daemon)
     async with agent.api.stream("GET", "/events") as stream:
         await delete_room(synapse, agent.room_id)

@@ -26,12 +26,15 @@ NAMING = Naming("example.org")
 SPACE = RoomId("!space:example.org")
 OTHER_DAEMON = UserId("@aiagentchat.second:example.org")
 BOTH = frozenset({NAMING.daemon, OTHER_DAEMON})
+NUMBERS = itertools.count()
 NOBODY: frozenset[AgentName] = frozenset()
 A, B, C = AgentName("a"), AgentName("b"), AgentName("c")
 
 
 def event(kind: str, key: str | None, content: dict[str, Any], sender: str | None = None) -> RoomEvent:
-    return RoomEvent(EventId("$e"), SPACE, UserId(sender if sender is not None else key or ""), kind, key, content, 1)
+    return RoomEvent(
+        EventId(f"${next(NUMBERS)}"), SPACE, UserId(sender if sender is not None else key or ""), kind, key, content, 1
+    )
 
 
 def room_of(agent: str) -> RoomId:

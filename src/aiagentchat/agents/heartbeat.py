@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from aiagentchat.agents.sessions import Sessions
-from aiagentchat.errors import AiAgentChatError, MatrixError, RefusedError
+from aiagentchat.errors import AiAgentChatError, MatrixForbiddenError, MatrixNotFoundError, RefusedError
 from aiagentchat.model import AgentName, UserId
 from aiagentchat.space.content import ROSTER_LIMIT_BYTES
 from aiagentchat.space.manager import SpaceManager
@@ -44,7 +44,7 @@ class Heartbeat:
         """Refresh the daemon's presence every 20–25 s until cancelled; 43–66 s after the last it lapses by itself."""
         client, user_id = self._manager.client_of_daemon, self._manager.names.daemon
         breaks = client.stats.breaks
-        while True:
+        while self.has_presence is not False:
             wait_s = random.uniform(20.0, 25.0)
             try:
                 await client.set_presence(user_id, "online")
@@ -86,16 +86,17 @@ class Heartbeat:
         names = self._manager.names
         if names.has_own_daemon:
             return frozenset({names.daemon})
-        return frozenset(names.daemon_of(agent) for agent in self._sessions.online())
+        found = (self._daemon_of(agent) for agent in self._sessions.online())
+        return frozenset(daemon for daemon in found if daemon is not None)
 
     async def _sees_presence(self) -> bool | None:
         """Whether the homeserver keeps presence: it says so of what it was told just now. None: nobody to ask for."""
         for daemon in self._daemons():
             client = self._manager.identities.client_as(daemon)
-            await client.set_presence(daemon, "online")
             try:
+                await client.set_presence(daemon, "online")
                 return (await client.get_presence(daemon)).get("presence") == "online"
-            except MatrixError:
+            except (MatrixForbiddenError, MatrixNotFoundError):
                 return False
         return None
 
@@ -120,26 +121,41 @@ class Heartbeat:
         async with self._writing:  # what stands is not known while it is being written
             if self._manager.space_id is None:
                 return False
+            written = [await self._write_one(daemon, online) for daemon, online in self._wanted_rosters().items()]
             try:
-                for daemon, online in self._wanted_rosters().items():
-                    await self._manager.write_roster(daemon, online)
                 if self.has_presence is False:
                     await self._write_leases()
             except AiAgentChatError as error:
-                log.warning("the roster was not written: %s", error.message)
+                log.warning("the lease event was not written: %s", error.message)
                 return False
-            return True
+            return all(written)
+
+    async def _write_one(self, daemon: UserId, online: frozenset[AgentName]) -> bool:
+        try:
+            await self._manager.write_roster(daemon, online)
+        except AiAgentChatError as error:  # of one agent that may not write; the others' say all the same
+            log.warning("the roster of %s was not written: %s", daemon, error.message)
+            return False
+        return True
 
     def _wanted_rosters(self) -> dict[UserId, frozenset[AgentName]]:
-        """Return each roster of ours as it should be: of the daemon, or of each agent that was online since the start.
+        """Return each roster of ours as it should be: of the daemon, or of each agent with a card.
 
         Those that a daemon before this one did not come to empty are among them.
         """
         names, online = self._manager.names, self._sessions.online()
         if names.has_own_daemon:
             return {names.daemon: online}
-        wanted = {names.daemon_of(card.name): frozenset[AgentName]() for card in self._manager.directory.own_cards()}
-        return wanted | {names.daemon_of(agent): frozenset({agent}) for agent in online}
+        wanted = {self._daemon_of(card.name): frozenset[AgentName]() for card in self._manager.directory.own_cards()}
+        wanted |= {self._daemon_of(agent): frozenset({agent}) for agent in online}
+        return {daemon: roster for daemon, roster in wanted.items() if daemon is not None}
+
+    def _daemon_of(self, agent: AgentName) -> UserId | None:
+        """Return whose roster an agent is in; None: its account is gone."""
+        try:
+            return self._manager.names.daemon_of(agent)
+        except AiAgentChatError:
+            return None
 
     async def resign(self) -> None:
         """Say goodbye: empty rosters, and leases that are over."""

@@ -21,6 +21,8 @@ from aiagentchat.agents.visits import Visits
 from aiagentchat.errors import (
     AiAgentChatError,
     MatrixError,
+    MatrixForbiddenError,
+    MatrixNotFoundError,
     NameTakenError,
     RefusedError,
     RoomEncryptedError,
@@ -80,6 +82,7 @@ class HostedAgent:
     """An agent in use: its room, once verified, and its inbox, once asked for.
 
     `expelled`: who took it out of its room on purpose, in a sentence; it stays out until it is invited again.
+    `losses`: how often its room was lost, so that one that is lost while it is looked for is looked for again.
     """
 
     def __init__(self, name: AgentName) -> None:
@@ -89,6 +92,7 @@ class HostedAgent:
         self.streams = 0
         self.status_line = ""
         self.expelled = ""
+        self.losses = 0
         self.lock = asyncio.Lock()
 
 
@@ -194,20 +198,21 @@ class AgentHost:
         except AiAgentChatError as error:  # one that is refused its room was so by somebody
             self._postpone(name, wish, error, is_final=isinstance(error, RefusedError))
             return False
-        if self.manager.settings.shared_room is not None and self.manager.broadcast_id is not None:
-            await self._is_in_broadcast(name)
         try:
+            if self.manager.settings.shared_room is not None and self.manager.broadcast_id is not None:
+                await self._is_in_broadcast(name)
             await self.manager.require_space()
             await self.manager.register_in_space(self._card(name, room_id, wish))
-        except AiAgentChatError as error:
-            self._postpone(name, wish, error)
+            self.pending.pop(name, None)
+            agent = self._agents.get(name)
+            if agent is None:  # it left meanwhile
+                await self.retire(name)
+            elif agent.inbox is not None:
+                await self.inbox(name)  # whoever reads it gets the broadcast room as well
+        except AiAgentChatError as error:  # one that is refused in a Space that is there was so by somebody
+            is_final = isinstance(error, RefusedError) and self.manager.space_id is not None
+            self._postpone(name, wish, error, is_final=is_final)
             return False
-        self.pending.pop(name, None)
-        agent = self._agents.get(name)
-        if agent is None:  # it left meanwhile
-            await self.retire(name)
-        elif agent.inbox is not None:
-            await self.inbox(name)  # whoever reads it gets the broadcast room as well
         return True
 
     def _postpone(self, name: AgentName, wish: Wish, error: AiAgentChatError, *, is_final: bool = False) -> None:
@@ -231,6 +236,7 @@ class AgentHost:
 
     async def add_broadcast(self) -> None:
         """Have every inbox that was opened before the broadcast room was known take it in."""
+        self.in_use_changed.set()
         for name, agent in list(self._agents.items()):
             if agent.inbox is not None:
                 await self.inbox(name)
@@ -246,8 +252,13 @@ class AgentHost:
         async with agent.lock:
             if agent.expelled:
                 raise RefusedError(agent.expelled, hint=f"invite {self.names.user(name)} there again to have it back")
-            if agent.room_id is None:
+            while agent.room_id is None:
+                losses = agent.losses
                 room = await self.manager.find_or_create_agent_room(name)
+                if agent.losses != losses:
+                    continue
+                if self._agents.get(name) is not agent:
+                    return room.room_id  # it left meanwhile
                 self._rooms[room.room_id] = name
                 agent.room_id = room.room_id
                 self.in_use[name] = room.room_id
@@ -296,6 +307,7 @@ class AgentHost:
         """An agent's room is not, or no more, where it was: it is looked for again, unless a person meant it."""
         log.warning("%s: %s", name, reason)
         agent = self._agent(name)
+        agent.losses += 1
         if agent.room_id is not None:
             self._rooms.pop(agent.room_id, None)
             agent.room_id = None
@@ -304,7 +316,8 @@ class AgentHost:
         if agent.inbox is not None:
             agent.inbox.replace()
             agent.inbox = None
-        agent.expelled = reason if on_purpose else ""
+        if on_purpose:
+            agent.expelled = reason
         self.list_later(name, reason=reason)
 
     def lose_space(self, reason: str) -> None:
@@ -316,15 +329,16 @@ class AgentHost:
         manager.lose_space(reason)
         for agent in self._agents.values():
             agent.room_id = None  # it names the Space as its parent
-        self.lose_broadcast()
+        if manager.settings.shared_room is None:
+            self.lose_broadcast()
+        self.pending_changed.set()
 
     def lose_broadcast(self) -> None:
         """The broadcast room is looked for again."""
         for agent in self._agents.values():
             if agent.inbox is not None:
                 agent.inbox.drop_broadcast()
-        if self.manager.settings.shared_room is None:
-            self.manager.broadcast_id = None
+        self.manager.broadcast_id = None
         self.pending_changed.set()
 
     def expelled(self) -> dict[AgentName, str]:
@@ -341,13 +355,36 @@ class AgentHost:
         alias = self.names.alias(name)
         try:
             found = await self.manager.client_of_daemon.resolve_room_alias(alias)
-        except MatrixError as error:
-            self.lose_room(name, f"its alias {alias} is gone: {error.error}")
+        except MatrixNotFoundError as error:
+            if name in self.in_use:
+                self.lose_room(name, f"its alias {alias} is gone: {error.error}")
         except AiAgentChatError as error:
             log.info("the alias of %s was not checked: %s", name, error.message)
         else:
             if found != self.in_use.get(name, found):
                 self.lose_room(name, f"its alias {alias} names another room now, {found}")
+
+    async def look_after(self, room_id: RoomId) -> None:
+        """See that an agent of this daemon is still in its room, of which somebody else is gone: of a purge none tells.
+
+        Raises:
+            AiAgentChatError: that cannot be seen now.
+        """
+        name = self.owner_of(room_id)
+        if name is not None and self.is_known(name) and not await self.is_in_its_room(name):
+            self.lose_room(name, f"its room {room_id} is gone")
+
+    async def is_in_its_room(self, name: AgentName) -> bool:
+        """Whether an agent of this daemon is in the room that it is thought to be in."""
+        card = self.manager.directory.card(name)
+        room_id = self.in_use.get(name) or (None if card is None else RoomId(card.room_id))
+        if room_id is None:
+            return False
+        try:
+            member = await self.manager.client_of(name).get_state(room_id, "m.room.member", self.names.user(name))
+        except (MatrixForbiddenError, MatrixNotFoundError):
+            return False
+        return member.get("membership") == "join"
 
     # --- what the gateway asks
 
@@ -401,7 +438,7 @@ class AgentHost:
             return self.manager.directory.card(name) is not None
         try:
             await self.manager.join_broadcast(name)
-        except MatrixError as error:
+        except AiAgentChatError as error:
             log.warning("%s cannot join %s: %s", name, self.manager.settings.shared_room, error.message)
             return False
         return True

@@ -13,7 +13,7 @@ from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.messages import parse_message
 from aiagentchat.errors import AiAgentChatError, MatrixError, MatrixNotFoundError
 from aiagentchat.matrix.events import EventBatch, RoomEvent
-from aiagentchat.model import AgentName, EventId, RoomId
+from aiagentchat.model import AgentName, EventId, RoomId, UserId
 from aiagentchat.space.content import CARD
 
 log = logging.getLogger(__name__)
@@ -117,12 +117,20 @@ class Intake:
             return
         if event.sender in self._manager.people or event.sender in (self._names.daemon, self._names.user(card.name)):
             return
-        if directory.is_claimed(card.name, event.sender):
-            log.warning("%s has taken over the name %s", event.sender, card.name)
-            self._host.drop(card.name)
+        self._start(self._judge_removal(card.name, event.sender), f"judge what was done to {card.name}")
+
+    async def _judge_removal(self, agent: AgentName, by: UserId) -> None:
+        """Tell a take-over, whose card the homeserver bears out, from anything else."""
+        directory = self._manager.directory
+        if directory.is_claimed(agent, by):
+            await self._manager.others.check_claims()
+        taken_by = directory.find(agent)
+        if taken_by is not None and not taken_by.is_hosted and by in (taken_by.user_id, taken_by.card.daemon):
+            log.warning("%s has taken over the name %s", by, agent)
+            self._host.drop(agent)
             return
-        log.warning("%s took %s off the list; listing it again", event.sender, card.name)
-        self._host.list_later(card.name)
+        log.warning("%s took %s off the list; listing it again", by, agent)
+        self._host.list_later(agent)
 
     # --- the room of an agent
 

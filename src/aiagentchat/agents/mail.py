@@ -14,9 +14,9 @@ from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.messages import add_answer, add_reply, check_size, render_message, transaction_id
 from aiagentchat.agents.past import Past, Speaker
 from aiagentchat.errors import (
+    AiAgentChatError,
     HomeserverUnavailableError,
     InvalidRequestError,
-    MatrixError,
     MatrixForbiddenError,
     MatrixNotFoundError,
     MatrixUnauthorizedError,
@@ -119,7 +119,12 @@ class Mail:
             return await self._send_to_other(speaker, draft, other, content)
         try:
             return await self._send_to_own(speaker, draft, target, content)
-        except (MatrixForbiddenError, MatrixNotFoundError) as error:  # of a room that was purged nothing else tells
+        except (MatrixForbiddenError, MatrixNotFoundError) as error:
+            if await self._host.is_in_its_room(target):
+                raise RefusedError(
+                    f"the room of {target} takes nothing from {speaker.user_id}: {error.error}"
+                ) from None
+            # of a room that was purged nothing else tells
             self._host.lose_room(target, f"its room takes nothing any more: {error.error}")
         return await self._send_to_own(speaker, draft, target, content)
 
@@ -165,7 +170,7 @@ class Mail:
             host.visits.note(speaker.client, speaker.user_id, target.room_id)
             if not manager.layout.open_rooms and target.user_id not in self._invited[speaker.agent]:
                 # so that it can write to this agent as well
-                with contextlib.suppress(MatrixError):
+                with contextlib.suppress(AiAgentChatError):  # the message is stored, whatever becomes of this
                     await speaker.client.invite(await host.ready(speaker.agent), target.user_id)
                 self._invited[speaker.agent].add(target.user_id)
         return event_id, target.room_id

@@ -27,6 +27,7 @@ def login(call: Invocation) -> None:
             f"{url!r} is no address of a homeserver" if url else "which homeserver?",
             hint="--homeserver https://matrix.example.org",
         )
+    url = url.rstrip("/")
     user = args.user or agent or settings.operator
     way: Way = args.way
 

@@ -3,8 +3,9 @@
 Each is a file of mode 0600 that `cchat login` writes. A daemon that runs takes up what is written meanwhile.
 """
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from aiagentchat.config import Paths, ensure_private_dir, read_private, write_private
@@ -12,6 +13,8 @@ from aiagentchat.errors import InvalidNameError, InvalidRequestError
 from aiagentchat.matrix.accounts import Account, RenewedToken, parse_account, render_account
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import AgentName, UserId, parse_agent_name
+
+log = logging.getLogger(__name__)
 
 
 class AccountStore:
@@ -35,37 +38,41 @@ class AccountStore:
         return self._read(self.file_of(None))
 
     def agents(self) -> Mapping[AgentName, Account]:
-        """Return the agents' accounts by name, as the files are now.
-
-        Raises:
-            InvalidRequestError: a file is none of ours, or others can read it.
-        """
+        """Return the agents' accounts by name, as the files are now. One that cannot be read is as it was before."""
         try:
             changed_at_ns = os.stat(self._paths.accounts).st_mtime_ns
-        except FileNotFoundError:
+        except OSError:
             return {}
         if changed_at_ns != self._read_at_ns:
             found: dict[AgentName, Account] = {}
-            for file in sorted(self._paths.accounts.glob("*.json")):
-                account = self._read(file)
-                if account is not None:
-                    found[_name_of(file)] = account
+            for file in self._files():
+                try:
+                    name, account = _name_of(file), self._read(file)
+                except InvalidRequestError as error:
+                    log.warning("%s", error.message)
+                    found |= {name: before for name, before in self._agents.items() if name == file.stem}
+                else:
+                    found |= {name: account} if account is not None else {}
             self._agents, self._read_at_ns = found, changed_at_ns
         return self._agents
+
+    def _files(self) -> list[Path]:
+        return sorted(self._paths.accounts.glob("*.json"))
 
     def all(self) -> dict[AgentName | None, Account]:
         """Return the accounts of this home by agent, and (None) the operator's where `cchat login` kept it.
 
         Raises:
-            InvalidRequestError: as `operator` and `agents`.
+            InvalidRequestError: a file is none of ours, cannot be read, or others can read it.
         """
         operator = self.operator()
-        found: dict[AgentName | None, Account] = dict(self.agents().items())
+        read = {_name_of(file): self._read(file) for file in self._files()}
+        found: dict[AgentName | None, Account] = {name: each for name, each in read.items() if each is not None}
         return found | ({None: operator} if operator is not None and operator.homeserver_url else {})
 
     def has_any(self) -> bool:
         """Whether there is a file of an account, whatever it holds."""
-        return any(self._paths.accounts.glob("*.json")) or bool(self.operator_url())
+        return bool(self._files()) or bool(self.operator_url())
 
     def operator_url(self) -> str:
         """Return the homeserver of the operator's account, "" where `cchat login` kept none that can be read."""
@@ -80,10 +87,13 @@ class AccountStore:
         return {agent: account.user_id for agent, account in self.agents().items()}
 
     def save(self, agent: AgentName | None, account: Account) -> None:
-        """Keep an agent's account, or (None) the operator's."""
+        """Keep an agent's account, or (None) the operator's. Raises `InvalidRequestError` where that cannot be done."""
         file = self.file_of(agent)
         ensure_private_dir(file.parent)
-        write_private(file, render_account(account))
+        try:
+            write_private(file, render_account(account))
+        except OSError as error:
+            raise InvalidRequestError(f"{file} cannot be written: {error.strerror}") from None
 
     def _read(self, file: Path) -> Account | None:
         text = read_private(file)
@@ -104,6 +114,21 @@ def _name_of(file: Path) -> AgentName:
         raise InvalidRequestError(f"{file} is named after no agent: {error.message}", hint="remove it") from None
 
 
+class _LiveToken:
+    """The token of an account as its file has it now: what is logged in anew is taken up at once. An `AccessToken`."""
+
+    def __init__(self, renewed: Callable[[], RenewedToken]) -> None:
+        self._renewed = renewed
+
+    @property
+    def value(self) -> str:
+        return self._renewed().value
+
+    async def renew(self, refused: str) -> bool:
+        """Renew it, unless it is another one already."""
+        return await self._renewed().renew(refused)
+
+
 class AccountClients:
     """A client for each account of a store, whose token is renewed and saved as needed.
 
@@ -114,26 +139,37 @@ class AccountClients:
     def __init__(self, store: AccountStore, client: MatrixClient) -> None:
         self._store = store
         self._client = client
-        self._clients: dict[UserId, tuple[RenewedToken, MatrixClient]] = {}
+        self._clients: dict[UserId, MatrixClient] = {}
+        self._tokens: dict[UserId, RenewedToken] = {}
 
     def client_as(self, user_id: UserId) -> MatrixClient:
-        """Return the client of an account, the same one as long as it is the same device.
+        """Return the client of an account, the same one each time, whatever device it is logged in with.
 
         Raises:
             InvalidRequestError: there is no such account.
         """
-        operator = self._store.operator()
-        if operator is not None and operator.user_id == user_id:
-            return self._client_of(None, operator)
+        self._token_of(user_id)
+        if user_id not in self._clients:
+            self._clients[user_id] = self._client.with_token(_LiveToken(lambda: self._token_of(user_id)))
+        return self._clients[user_id]
+
+    def _token_of(self, user_id: UserId) -> RenewedToken:
+        agent, account = self._find(user_id)
+        token = self._tokens.get(user_id)
+        if account is not None and (token is None or token.account.access_token != account.access_token):
+            token = RenewedToken(account, self._client, lambda renewed: self._store.save(agent, renewed))
+            self._tokens[user_id] = token
+        if token is None:
+            raise InvalidRequestError(f"{user_id} is not logged in here", hint="log it in with 'cchat login'")
+        return token
+
+    def _find(self, user_id: UserId) -> tuple[AgentName | None, Account | None]:
         for agent, account in self._store.agents().items():
             if account.user_id == user_id:
-                return self._client_of(agent, account)
-        raise InvalidRequestError(f"{user_id} is not logged in here", hint="log it in with 'cchat login'")
-
-    def _client_of(self, agent: AgentName | None, account: Account) -> MatrixClient:
-        token, client = self._clients.get(account.user_id, (None, None))
-        if token is None or client is None or token.account.device_id != account.device_id:
-            token = RenewedToken(account, self._client, lambda renewed: self._store.save(agent, renewed))
-            client = self._client.with_token(token)
-            self._clients[account.user_id] = token, client
-        return client
+                return agent, account
+        try:
+            operator = self._store.operator()
+        except InvalidRequestError as error:
+            log.warning("%s", error.message)
+            operator = None
+        return None, operator if operator is not None and operator.user_id == user_id else None

@@ -16,6 +16,7 @@ from aiagentchat.daemon.transports import Transport
 from aiagentchat.errors import AiAgentChatError, MatrixUnauthorizedError
 from aiagentchat.gateway.schemas import Condition, HealthAnswer
 from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.matrix.wire import ClientStats
 from aiagentchat.space.others import LEASE_EVENT_S
 
 _PROBE_CACHED_S = 1.0
@@ -38,7 +39,7 @@ class Health:
 
     Args:
         probe: a client with a short deadline, to ask the homeserver whether it is there. operator_probe: the same of
-            the operator's device; None: there is none.
+            the operator's device; None: there is none. stats: of all requests.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Health:
         transport: Transport,
         probe: MatrixClient,
         operator_probe: MatrixClient | None,
+        stats: ClientStats,
     ) -> None:
         self._settings = settings
         self._info = info
@@ -60,6 +62,7 @@ class Health:
         self._transport = transport
         self._probe = probe
         self._operator_probe = operator_probe
+        self._stats = stats
         self._probed: tuple[float, str, str] | None = None
         self._started_at = time.monotonic()
         self.boot_failures: dict[str, str] = {}
@@ -191,7 +194,7 @@ class Health:
         return Condition(name="memberships", ok=not expelled, detail=detail, remedy=remedy)
 
     def _limits(self) -> Condition:
-        stats = self._host.manager.client_of_daemon.stats
+        stats = self._stats
         ago_s = float("inf") if stats.last_limit_at is None else time.monotonic() - stats.last_limit_at
         ok = ago_s > _LIMIT_SAID_S
         detail, remedy = "the homeserver has asked for no wait lately", ""
@@ -211,7 +214,7 @@ class Health:
 
     def metrics(self) -> str:
         """Return the figures in Prometheus' text format."""
-        stats = self._host.manager.client_of_daemon.stats
+        stats = self._stats
         figures: dict[str, tuple[str, str, float]] = {
             "homeserver_requests_total": ("counter", "Requests to the homeserver, retries included.", stats.requests),
             "homeserver_retries_total": ("counter", "Requests that were repeated.", stats.retries),

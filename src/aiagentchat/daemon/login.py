@@ -76,6 +76,11 @@ def _check_is_alone(store: AccountStore, agent: AgentName | None, account: Accou
                 f"{account.user_id} is {name or 'the operator'}'s already",
                 hint="each agent, and the operator, has an account of its own",
             )
+        if other.homeserver_url != account.homeserver_url:
+            raise InvalidRequestError(
+                f"this home's accounts were logged in at {other.homeserver_url}, and all use one address",
+                hint=f"--homeserver {other.homeserver_url}, or another AIAGENTCHAT_HOME",
+            )
         if server_of(other.user_id) != server_of(account.user_id):
             raise InvalidRequestError(
                 f"this home's accounts are on {server_of(other.user_id)}, and {account.user_id} is not",

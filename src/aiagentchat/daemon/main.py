@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 _PROBE_DEADLINE_S = 2.0
 _GOODBYE_S = 2.0
+_LOOK_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class _Parts:
     health: Health
     gateway: Gateway
     probe: Probe
+    operator: MatrixClient | None
 
 
 def find_homeserver(settings: Settings) -> Homeserver:
@@ -107,6 +109,12 @@ def find_homeserver_of_accounts(settings: Settings) -> Homeserver | None:
     accounts = list(AccountStore(settings.paths).all().values())
     if not accounts:
         return None
+    urls = sorted({account.homeserver_url for account in accounts})
+    if len(urls) > 1 and not settings.homeserver_url:
+        raise InvalidRequestError(
+            f"the accounts in {settings.paths.accounts} were logged in at {' and '.join(urls)}",
+            hint="set AIAGENTCHAT_HOMESERVER_URL to the one that may have all their tokens",
+        )
     servers = sorted({server_of(account.user_id) for account in accounts})
     if len(servers) > 1:
         raise InvalidRequestError(
@@ -232,6 +240,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
             transport,
             probe,
             None if operator is None else operator.with_deadline(probe_s),
+            client.stats,
         )
         speaker = None if operator_id is None or operator is None else Speaker(operator_id, operator, None)
         past = Past(host)
@@ -248,7 +257,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         await transport.start()
         health.listening = await _listen(gateway, settings)
         asking = Probe(homeserver.url, session, timeout_s=request_s)
-        yield _Parts(transport, manager, sessions, heartbeat, host, intake, health, gateway, asking)
+        yield _Parts(transport, manager, sessions, heartbeat, host, intake, health, gateway, asking, operator)
 
 
 def _space_settings(settings: Settings, homeserver: Homeserver, access: _Access) -> SpaceSettings:
@@ -292,10 +301,26 @@ async def _run_loops(
         group.create_task(_look_for_endpoints(parts), name="endpoints")
         group.create_task(parts.heartbeat.run_roster(), name="roster")
         group.create_task(parts.host.visits.run(), name="visits")
+        if parts.operator is not None:
+            group.create_task(_look_after_rooms(parts.host, parts.operator), name="rooms")
         group.create_task(_keep_registered(parts, on_ready, on_waiting), name="registration")
         for agent in agents:
             parts.sessions.hold(agent)
             group.create_task(_boot_until_it_holds(parts, agent), name=f"boot {agent}")
+
+
+async def _look_after_rooms(host: AgentHost, operator: MatrixClient) -> None:
+    """Notice rooms that were purged, by one request for all: the operator is in each, and then no more."""
+    known = frozenset[RoomId]()
+    while True:
+        try:
+            joined = frozenset(await operator.joined_rooms())
+            for room_id in known - joined:
+                await host.look_after(room_id)
+            known = joined
+        except AiAgentChatError as error:
+            log.info("the rooms were not looked after: %s", error.message)
+        await asyncio.sleep(_LOOK_S)
 
 
 async def _look_for_endpoints(parts: _Parts) -> None:
@@ -328,11 +353,10 @@ async def _keep_registered(
         await on_ready()
     while True:
         await parts.host.pending_changed.wait()
-        parts.host.pending_changed.clear()
-        if parts.manager.space_id is None or parts.manager.broadcast_id is None:
-            await _find_space(parts, None)
         async for _ in retries():
-            if await parts.host.register_pending():
+            parts.host.pending_changed.clear()
+            has_rooms = parts.manager.space_id is not None and parts.manager.broadcast_id is not None
+            if (has_rooms or await _ensure_space(parts)) and await parts.host.register_pending():
                 break
 
 

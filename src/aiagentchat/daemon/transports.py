@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 _SILENCE_S = 90.0
 """A sync loop that has got no answer for this long, on top of its deadline, does not go on."""
-_LOOK_S = 300.0
 _HELD_BACK_POLL_S = 5.0
 _HELD_BACK_POLLS = 103  # 515 s: Synapse holds back no longer than 512
 _RETRY_S = 2.0
@@ -140,9 +139,9 @@ class PollTransport:
         self._operator = operator
         self._patience_s = patience_s + POLL_S + _SILENCE_S
         self._queue: asyncio.Queue[tuple[EventBatch, asyncio.Future[None]]] = asyncio.Queue(1)
-        self._loops: dict[AgentName | None, tuple[RoomId | None, asyncio.Task[None]]] = {}
+        self._loops: dict[AgentName | None, tuple[SyncedRooms, asyncio.Task[None]]] = {}
+        self._sources: dict[AgentName | None, SyncSource] = {}
         self._answered_at: dict[AgentName | None, float] = {}
-        self._looked_at: dict[AgentName, float] = {}
         self._failures: dict[AgentName | None, tuple[str, str]] = {}
         self.batches_taken = 0
 
@@ -181,24 +180,34 @@ class PollTransport:
             await self.stop()
 
     def _adjust_loops(self) -> None:
-        wanted: dict[AgentName | None, RoomId | None] = dict(self._host.in_use.items())
+        """Begin and end loops. One whose rooms are others now begins anew from the position where it is."""
+        agents: dict[AgentName | None, RoomId | None] = dict(self._host.in_use.items())
         if self._operator is not None:
-            wanted[None] = None
-        for agent, (room_id, loop) in list(self._loops.items()):
-            if agent not in wanted or wanted[agent] != room_id:
+            agents[None] = None
+        wanted = {agent: self._rooms(room_id) for agent, room_id in agents.items()}
+        for agent, (rooms, loop) in list(self._loops.items()):
+            if wanted.get(agent) != rooms:
                 loop.cancel()
                 del self._loops[agent]
-                self._failures.pop(agent, None)
-                self._answered_at.pop(agent, None)
-        for agent, room_id in wanted.items():
+            if agent not in wanted:
+                for kept in (self._sources, self._failures, self._answered_at):
+                    kept.pop(agent, None)
+        for agent, rooms in wanted.items():
             if agent not in self._loops:
-                task = asyncio.create_task(self._run_loop(agent, room_id), name=f"sync {agent or 'operator'}")
-                self._loops[agent] = room_id, task
+                self._loops[agent] = (
+                    rooms,
+                    asyncio.create_task(self._run_loop(agent), name=f"sync {agent or 'operator'}"),
+                )
 
-    async def _run_loop(self, agent: AgentName | None, room_id: RoomId | None) -> None:
+    def _rooms(self, own: RoomId | None) -> SyncedRooms:
+        manager = self._host.manager
+        return SyncedRooms(own, manager.space_id, manager.broadcast_id)
+
+    async def _run_loop(self, agent: AgentName | None) -> None:
         """Sync until cancelled. Whatever goes wrong, the loop begins again from the position where it was."""
         self._answered_at[agent] = time.monotonic()
-        source = self._source(agent, room_id)
+        source = self._sources.get(agent) or self._source(agent)
+        self._sources[agent] = source
         wait_s = _RETRY_S
         while True:
             try:
@@ -206,7 +215,6 @@ class PollTransport:
                     async for batch in batches:
                         self._failures.pop(agent, None)
                         self._answered_at[agent] = time.monotonic()
-                        self._look_after_room(agent)
                         wait_s = _RETRY_S
                         await self._hand_on(batch)
             except AiAgentChatError as error:
@@ -218,23 +226,17 @@ class PollTransport:
             await asyncio.sleep(wait_s)
             wait_s = min(_LONGEST_RETRY_S, wait_s * 2)
 
-    def _look_after_room(self, agent: AgentName | None) -> None:
-        """See now and then that an agent's alias leads to its room: of one that was purged no sync tells."""
-        now = time.monotonic()
-        if agent is not None and now - self._looked_at.setdefault(agent, now) > _LOOK_S:
-            self._looked_at[agent] = now
-            self._host.check_alias(agent)
-
-    def _source(self, agent: AgentName | None, room_id: RoomId | None) -> SyncSource:
-        manager = self._host.manager
-
-        def rooms() -> SyncedRooms:
-            return SyncedRooms(room_id, manager.space_id, manager.broadcast_id)
-
+    def _source(self, agent: AgentName | None) -> SyncSource:
         if agent is None:
             assert self._operator is not None
-            return SyncSource(self._operator[1], rooms, state_types=STATE_TYPES, presence="offline")
-        return SyncSource(manager.client_of(agent), rooms, state_types=STATE_TYPES, presence="online")
+            client, presence = self._operator[1], "offline"
+        else:
+            client, presence = self._host.manager.client_of(agent), "online"
+
+        def rooms() -> SyncedRooms:
+            return self._rooms(None if agent is None else self._host.in_use.get(agent))
+
+        return SyncSource(client, rooms, state_types=STATE_TYPES, presence=presence)
 
     async def _hand_on(self, batch: EventBatch) -> None:
         if batch.events or batch.gaps or batch.skipped:

@@ -92,8 +92,16 @@ class SyncSource:
         # A room that is followed from now on is said at once. Synapse answers the very same request from a cache of
         # two minutes, so a repeated one differs by a millisecond.
         poll_s = self._poll_s if rooms.followed == self._followed else 0.0
+        try:
+            return await self._ask(filter_json, poll_s + self._untaken / 1000)
+        except MatrixError as error:
+            if error.status == 400:  # a position that the server does not know, after it was restored from a backup
+                self._since = None
+            raise
+
+    async def _ask(self, filter_json: str, timeout_s: float) -> dict[str, Any]:
         return await self._client.sync(
-            filter_json=filter_json, since=self._since, timeout_s=poll_s + self._untaken / 1000, presence=self._presence
+            filter_json=filter_json, since=self._since, timeout_s=timeout_s, presence=self._presence
         )
 
 

@@ -184,7 +184,7 @@ class Directory:
         self._confirmed: set[Claim] = set()
         self._indexed: _Index | None = None
         self._view: tuple[tuple[frozenset[UserId], frozenset[AgentName]], DirectoryView] | None = None
-        self._ours: dict[EventId, None] = {}
+        self._applied: dict[EventId, None] = {}
         self._malformed = 0
         self._read_at: float | None = None
         self._newer: dict[tuple[str, str | None], RoomEvent] | None = None
@@ -225,11 +225,13 @@ class Directory:
         if event.type in STATE_TYPES:
             with self._lock:
                 is_latest = self._parsed.note_time(event)
-                if is_ours:
-                    self._ours[event.event_id] = None
-                    if len(self._ours) > _MOST_ENTRIES:
-                        del self._ours[next(iter(self._ours))]
-                elif event.event_id in self._ours or not is_latest:
+                if event.event_id in self._applied:
+                    return
+                self._applied[event.event_id] = None
+                if len(self._applied) > _MOST_ENTRIES:
+                    del self._applied[next(iter(self._applied))]
+                if not is_latest and not is_ours:
+                    self._read_at = None  # clocks of several servers may differ: the Space is asked
                     return
                 if self._newer is not None and len(self._newer) < _MOST_ENTRIES:
                     self._newer[event.type, event.state_key] = event
@@ -285,11 +287,16 @@ class Directory:
             for user_id, card in self._parsed.claims.items()
         ]
         foreign.sort(key=lambda each: each.user_id)
-        counted = [*self._parsed.own.values(), *(each for each in foreign if each.claim in self._confirmed)]
+        own_rooms: dict[RoomId, Listed] = {}
+        for each in self._parsed.own.values():
+            own_rooms.setdefault(each.room_id, each)
+        # Whose another's room is can be told from inside alone: two that claim it both stand.
+        true = (each for each in foreign if each.claim in self._confirmed and each.room_id not in own_rooms)
+        counted = [*own_rooms.values(), *true]
+        by_user = {each.user_id: each for each in counted}
         by_room: dict[RoomId, Listed] = {}
         for each in counted:
             by_room.setdefault(each.room_id, each)
-        by_user = {each.user_id: each for each in by_room.values()}
         by_name: dict[AgentName, Listed] = {}
         for each in sorted(by_user.values(), key=self._precedence):
             by_name.setdefault(each.name, each)

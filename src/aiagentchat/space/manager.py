@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from aiagentchat.errors import (
     AgentNotFoundError,
     AiAgentChatError,
+    HomeserverUnavailableError,
     MatrixError,
     MatrixForbiddenError,
     MatrixNotFoundError,
@@ -142,13 +143,23 @@ class SpaceManager:
             await self._read_directory()
             if self.settings.shared_room is None:
                 await self._join_broadcast_of_others(await self._find_broadcast())
-        assert self.space_id is not None
-        assert self.broadcast_id is not None
-        if not self.directory.has_child(self.broadcast_id):
-            await self._list_room(self.broadcast_id, "!")
+        space_id, broadcast_id = self._space(), self._broadcast()
+        if not self.directory.has_child(broadcast_id):
+            await self._list_room(broadcast_id, "!")
         for room in made:
             await self._bring_operator(room)
+        return space_id
+
+    def _space(self) -> RoomId:
+        """Return the Space. Raises `HomeserverUnavailableError` where it was lost meanwhile."""
+        if self.space_id is None:
+            raise HomeserverUnavailableError(f"the Space is not to be had: {self.unavailable}")
         return self.space_id
+
+    def _broadcast(self) -> RoomId:
+        if self.broadcast_id is None:
+            raise HomeserverUnavailableError("the broadcast room is not to be had now")
+        return self.broadcast_id
 
     async def _ensure_own_space(self) -> list[EnsuredRoom]:
         """Find or make the Space and, unless the person named another room, the broadcast room; return them."""
@@ -229,11 +240,12 @@ class SpaceManager:
 
     async def _write(self, client: MatrixClient, sender: UserId, kind: str, key: str, content: dict[str, Any]) -> None:
         """Write state of the Space, and take it into the directory without waiting for it to come back."""
-        assert self.space_id is not None
-        event_id = await client.put_state(self.space_id, kind, key, content)
+        space_id = self._space()
+        event_id = await client.put_state(space_id, kind, key, content)
         written_ms = client.server_now_ms() - _CLOCK_KNOWN_TO_MS
-        event = RoomEvent(event_id, self.space_id, sender, kind, key, content, written_ms)
-        self.directory.apply(event, is_ours=True)
+        if space_id == self.space_id:
+            event = RoomEvent(event_id, space_id, sender, kind, key, content, written_ms)
+            self.directory.apply(event, is_ours=True)
 
     async def _list_room(self, room_id: RoomId, order: str) -> None:
         child = render_child(self.names.server_name, order)
@@ -292,13 +304,25 @@ class SpaceManager:
             AiAgentChatError: the Space is not to be had; the agent's own room works all the same.
         """
         await self.require_space()
-        assert self.space_id is not None
         client, user = self.client_of(card.name), self.names.user(card.name)
-        room_id = RoomId(card.room_id)
         present = self.directory.card(card.name)
         if present is None:
-            await self._admit(client, user, self.space_id)
+            await self._admit(client, user, self._space())
             await self.join_broadcast(card.name)
+        try:
+            await self._register_member(client, user, card, present)
+        except MatrixForbiddenError as error:
+            if present is None:
+                raise
+            raise RefusedError(
+                f"{user} may not write in the Space any more: {error.error}",
+                hint=f"invite it to the Space again and have {card.name} join",
+            ) from None
+
+    async def _register_member(self, client: MatrixClient, user: UserId, card: Card, present: Card | None) -> None:
+        room_id = RoomId(card.room_id)
+        if present is not None and present != card:
+            await client.join_room(self._space())  # it may have been removed, and invited again since
         other = self.directory.find(card.name)
         # Old child, card, new child; taken off in the reverse order. So a child of ours always has a card, by which it
         # is found and mended after a crash in between.
@@ -322,20 +346,19 @@ class SpaceManager:
 
     async def join_broadcast(self, agent: AgentName) -> None:
         """Have an agent be in the broadcast room."""
-        assert self.broadcast_id is not None
-        client = self.client_of(agent)
+        client, broadcast_id = self.client_of(agent), self._broadcast()
         if self.settings.shared_room is not None:
-            await self._admit(client, self.names.user(agent), self.broadcast_id)
+            await self._admit(client, self.names.user(agent), broadcast_id)
             return
         is_near = server_of(self.settings.alias) == self.names.server_name
         for wait_s in () if is_near else _FAR_SPACE_LEARNS_S:
             try:
-                await client.join_room(self.broadcast_id)
+                await client.join_room(broadcast_id)
             except MatrixForbiddenError:
                 await asyncio.sleep(wait_s)
             else:
                 return
-        await client.join_room(self.broadcast_id)
+        await client.join_room(broadcast_id)
 
     async def _admit(self, client: MatrixClient, user: UserId, room_id: RoomId) -> None:
         """Have a user join a room by invite: the daemon's, or where that may not invite, the operator's."""
@@ -409,7 +432,7 @@ class SpaceManager:
         if listed is None or listed.is_hosted:
             return
         daemon = UserId(listed.card.daemon)
-        if await self.others.is_alive(daemon, known_for_s=0.0):
+        if await self.others.is_alive(daemon, anew=True):
             raise NameTakenError(
                 f"{agent} is hosted by {daemon}, which is running",
                 hint="choose another name, or insist: cchat join NAME --take-over",
@@ -422,12 +445,14 @@ class SpaceManager:
 
         `own`: the agents that have a session with this daemon.
         """
-        if self.space_id is None:
+        space_id = self.space_id
+        if space_id is None:
             return DirectoryView((), unavailable=self.unavailable)
         try:
             await self._read_directory(only_if_stale=True)
         except (MatrixForbiddenError, MatrixNotFoundError) as error:
-            self.on_lost(error.message)
+            if space_id == self.space_id:
+                self.on_lost(error.message)
             return DirectoryView((), unavailable=self.unavailable)
         except AiAgentChatError as error:
             self.unavailable = error.message
@@ -438,14 +463,14 @@ class SpaceManager:
         return self.directory.view(alive, own)
 
     async def _read_directory(self, *, only_if_stale: bool = False) -> None:
-        assert self.space_id is not None
         if only_if_stale and not self.directory.is_stale():
             return
         async with self._one_at_a_time("directory"):
             if only_if_stale and not self.directory.is_stale():
                 return
             self.directory.begin_read()
-            batch = parse_events(await self.client_of_daemon.get_full_state(self.space_id), self.space_id)
+            space_id = self._space()
+            batch = parse_events(await self.client_of_daemon.get_full_state(space_id), space_id)
             self.directory.load(batch.events, malformed=batch.skipped)
         await self.others.check_claims()
 

@@ -21,6 +21,7 @@ LEASE_EVENT_S = 300.0
 
 _LEASE_EVENT_LAPSES_MS = (2 * LEASE_EVENT_S + 60) * 1000
 _LEASE_CACHED_S = 10.0
+_NO_LEASE_CACHED_S = 2.0
 _TRUE_CACHED_S = 300.0
 _FALSE_CACHED_S = 15.0
 _PATIENCE_S = 2.0
@@ -60,13 +61,13 @@ class Others:
                 break
         return frozenset(alive)
 
-    async def is_alive(self, daemon: UserId, *, known_for_s: float = _LEASE_CACHED_S) -> bool:
+    async def is_alive(self, daemon: UserId, *, anew: bool = False) -> bool:
         """Whether a daemon's lease stands: the presence of its user, or a lease event that is not old.
 
-        `known_for_s`: how old an answer will do.
+        `anew`: whatever was known a moment ago.
         """
         read_at, alive = self._leases.get(daemon, (float("-inf"), False))
-        if time.monotonic() - read_at >= known_for_s:
+        if anew or time.monotonic() - read_at > (_LEASE_CACHED_S if alive else _NO_LEASE_CACHED_S):
             alive = self._has_lease_event(daemon) or await self._is_present(daemon)
             if len(self._leases) >= 1000:
                 self._leases.clear()

@@ -12,6 +12,7 @@ from typing import Any
 
 from aiagentchat.errors import (
     AiAgentChatError,
+    HomeserverUnavailableError,
     MatrixConflictError,
     MatrixForbiddenError,
     MatrixNotFoundError,
@@ -76,7 +77,11 @@ async def ensure_room(client: MatrixClient, spec: RoomSpec, *, room_version: str
                 await client.leave_room(room_id)
                 continue
             return await _converged(client, spec, room_id, server_name, created=True)
-        if await _join_when_made(client, spec.alias, room_id):
+        if (
+            spec.history_visibility == "joined"
+        ):  # an agent's room that is open to the Space: it could come back by itself
+            await require_not_removed(client, spec.creator, room_id)
+        if await _join_when_made(client, spec, room_id):
             return await _converged(client, spec, room_id, server_name, created=False)
         await _free_alias(client, spec.alias, room_id)
         freed = True
@@ -106,15 +111,31 @@ async def _converged(
     return EnsuredRoom(room_id, created, ("m.room.encryption", "") in state, invited)
 
 
-async def _join_when_made(client: MatrixClient, alias: RoomAlias, room_id: RoomId) -> bool:
+async def require_not_removed(client: MatrixClient, user_id: UserId, room_id: RoomId) -> None:
+    """Raise `RefusedError` where somebody else took a user out of a room: nobody comes back against their will."""
+    try:
+        raw = await client.get_state_event(room_id, "m.room.member", user_id)
+    except (MatrixForbiddenError, MatrixNotFoundError):  # never in it, or the room is gone
+        return
+    content, sender = raw.get("content", raw), raw.get("sender", user_id)
+    if isinstance(content, dict) and content.get("membership") in ("leave", "ban") and sender != user_id:
+        raise RefusedError(
+            f"{sender} took {user_id} out of its room", hint=f"invite {user_id} there again to have it back"
+        )
+
+
+async def _join_when_made(client: MatrixClient, spec: RoomSpec, room_id: RoomId) -> bool:
     """Join; False where the room stays unjoinable (404) for as long as making one can take, or the alias leaves it."""
     for wait_s in (*_BEING_MADE_WAITS_S, None):
         try:
             await client.join_room(room_id)
+        except MatrixForbiddenError:
+            await require_not_removed(client, spec.creator, room_id)
+            raise
         except MatrixNotFoundError:
             if wait_s is not None:
                 await asyncio.sleep(wait_s)
-            if not await _is_named(client, alias, room_id):
+            if not await _is_named(client, spec.alias, room_id):
                 break
         else:
             return True
@@ -149,6 +170,10 @@ async def converge_room(client: MatrixClient, spec: RoomSpec, room_id: RoomId, s
             Space, since nobody chats in it and a team may have one, and what a room of ours was upgraded to.
     """
     state = await _state_when_made(client, room_id)
+    if ("m.room.tombstone", "") in state:
+        raise HomeserverUnavailableError(
+            f"{spec.alias} still leads to a room that was upgraded", hint="point the alias to the new room"
+        )
     create = state.get(("m.room.create", ""))
     creator = spec.creator if create is None else create.sender
     if creator != spec.creator and not spec.is_space and not await _is_upgrade_of_ours(client, spec, room_id, create):
