@@ -331,3 +331,55 @@ def test_doctor_in_a_home_with_accounts_says_whether_their_tokens_hold(system: S
     failed = {check["name"]: check for check in system.cchat("doctor", "--json", code=1).data}
     assert (failed["accounts"]["state"], failed["homeserver"]["state"]) == ("failed", "skipped")
     assert str(file) in failed["accounts"]["detail"]
+
+
+# --- while a daemon runs
+
+
+def test_an_agent_that_is_logged_in_anew_goes_on_hearing_at_once(
+    system: System, synapse: Synapse, tmp_path: Path
+) -> None:
+    account = make_account(synapse, tmp_path, "again")
+    log_in(system, synapse, account.localpart, account)
+    system.up()
+    system.cchat("join", account.localpart, "--detach")
+    with system.running("--as", account.localpart, "read", "--follow") as following:
+        system.cchat("send", "--to", account.localpart, "before")
+        following.line("before")
+        log_in(system, synapse, account.localpart, account)  # which ends the device that the daemon has used so far
+        system.cchat("send", "--to", account.localpart, "after")
+        following.line("after")
+    wait_until(lambda: system.status()["health"] == "ok")
+
+
+def test_a_file_of_an_account_that_cannot_be_read_stops_nobody(system: System) -> None:
+    system.up()
+    asker, answerer = names(system)
+    for name in (asker, answerer):
+        system.cchat("join", name, "--detach")
+    (system.paths.accounts / "bad.json").write_bytes(b"\xff\xfe\x00")
+    (system.paths.accounts / f"{asker}.json").write_text("not an account")
+    system.cchat("--as", answerer, "send", "--to", asker, "still here")
+    assert system.cchat("--as", asker, "read", "--wait", "30").lines[-1].endswith("still here")
+    system.cchat("leave", asker)
+    assert system.who()[answerer]["status"] == "online"
+    assert system.daemon_pid is not None
+
+
+async def test_an_agent_that_may_not_write_in_the_space_keeps_nobody_else_off_the_list(
+    synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    alias = f"#{fresh_name('space')}:example.org"
+    here = await start_daemon(synapse, synapse.settings(tmp_path / "here", SPACE_ALIAS=alias))
+    there = await start_daemon(synapse, synapse.settings(tmp_path / "there", SPACE_ALIAS=alias))
+    first = await attach(here, "a")
+    space = (await here.api.get("/health"))["system"]["space_id"]
+    kick = ("_matrix", "client", "v3", "rooms", space, "kick")
+    await matrix(synapse, synapse.operator.access_token, "POST", *kick, body={"user_id": first.user_id})
+    await here.api.call("DELETE", f"/agents/{first.name}")
+    later = await attach(here, "z")
+    await until_listed(there, later.name, status="online")
+    again = await here.api.post("/agents", name=first.name, description="another")
+    assert again["registered"] is False
+    conditions = {each["name"]: each for each in (await here.api.get("/health"))["conditions"]}
+    assert "may not write in the Space any more" in conditions["registration"]["detail"]

@@ -172,6 +172,37 @@ async def test_an_alias_that_was_deleted_leads_to_a_new_room_when_the_agent_come
     assert await as_agent.resolve_room_alias(alias) == new
 
 
+async def test_an_upgrade_whose_alias_moves_later_is_waited_for(
+    daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession, alice: MatrixClient
+) -> None:
+    agent = await attach(daemon)
+    as_agent, alias = synapse.agent_client(http, agent.name), RoomAlias(f"#aiagentchat-{agent.name}:example.org")
+    new = await as_agent.create_room({"creation_content": {"predecessor": {"room_id": agent.room_id}}})
+    await as_agent.put_state(agent.room_id, "m.room.tombstone", "", {"body": "moved", "replacement_room": new})
+    await until_said(daemon, "registration", "still leads to a room that was upgraded")
+    await as_agent.delete_room_alias(alias)
+    await as_agent.put_room_alias(alias, new)
+    assert await until_moved(daemon, agent) == new
+    await daemon.api.post("/send", body="in the new room", to=agent.name)
+    assert await agent.bodies() == ["in the new room"]
+
+
+async def test_a_sender_that_was_banned_is_refused_and_the_others_stream_is_left_in_peace(
+    daemon: RunningDaemon, synapse: Synapse
+) -> None:
+    flooder, agent = await attach(daemon, "flooder"), await attach(daemon)
+    async with agent.api.stream("GET", "/events") as stream:
+        await flooder.send("first", to=agent.name)
+        assert [message["body"] for message in await messages_of(stream, 1)] == ["first"]
+        ban = ("_matrix", "client", "v3", "rooms", agent.room_id, "ban")
+        await matrix(synapse, synapse.operator.access_token, "POST", *ban, body={"user_id": flooder.user_id})
+        for _ in range(2):
+            refused = await flooder.api.call("POST", "/send", {"body": "more", "to": agent.name})
+            assert (refused.status, refused.code) == (403, "forbidden")
+        await daemon.api.post("/send", body="from the operator", to=agent.name)
+        assert [message["body"] for message in await messages_of(stream, 1)] == ["from the operator"]
+
+
 async def test_a_deleted_space_is_made_anew_with_all_agents_in_it(
     own_synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:

@@ -355,3 +355,63 @@ def test_what_was_written_earlier_and_comes_later_changes_nothing() -> None:
         assert known.description == "newer"
     directory.load([older])  # the Space's state as it is now, whatever was thought
     assert directory.card(A) != known
+
+
+# --- the cards of others
+
+
+def claim(localpart: str, name: str, room: str, alias: str = "") -> RoomEvent:
+    user = f"@{localpart}:example.org"
+    content = {"name": name, "room_id": room_of(room), "alias": alias or f"#{localpart}:example.org", "daemon": user}
+    return event(CARD, user, content)
+
+
+def confirmed(*events: RoomEvent) -> Directory:
+    directory = directory_of(*events)
+    directory.confirm(directory.claims())
+    return directory
+
+
+def test_a_card_of_somebody_elses_agent_counts_once_it_is_confirmed() -> None:
+    bot = claim("bot", "helper", "x")
+    directory = directory_of(bot)
+    assert (directory.find(AgentName("helper")), directory.view(BOTH, NOBODY).skipped) == (None, 1)
+    assert directory.sender_of(bot.sender).kind == "person"
+    directory.confirm(directory.claims())
+    found = directory.find(AgentName("helper"))
+    assert found is not None
+    assert (found.user_id, found.is_hosted) == (bot.sender, False)
+    assert (directory.sender_of(bot.sender).name, directory.sender_of(bot.sender).kind) == ("helper", "agent")
+    directory.apply(claim("bot", "helper", "y"))  # it claims another room now
+    assert directory.find(AgentName("helper")) is None
+
+
+def test_a_second_card_for_a_room_hides_nobody() -> None:
+    directory = confirmed(claim("zoe", "victim", "x"), claim("aaa", "nobody", "x"))
+    assert set(seen(directory)) == {"victim", "nobody"}
+    assert directory.sender_of(UserId("@zoe:example.org")).name == "victim"
+    of_ours = confirmed(card(A), claim("aaa", "nobody", A))
+    assert set(seen(of_ours)) == {A}
+    assert of_ours.agent_of_room(room_of(A)) == A
+
+
+def test_of_one_name_the_agent_whose_room_is_listed_has_it_then_the_plain_alias_then_the_first() -> None:
+    plain = claim("zoe", "worker", "z", "#aiagentchat-worker:example.org")
+    other, third = claim("bob", "worker", "b"), claim("carl", "worker", "c")
+    for listed, winner in (("b", "@bob"), ("c", "@carl"), ("", "@zoe")):
+        events = [plain, other, third, *([child(listed)] if listed else [])]
+        for order in itertools.permutations(events):
+            found = confirmed(*order).find(AgentName("worker"))
+            assert found is not None
+            assert found.user_id == f"{winner}:example.org"
+    found = confirmed(third, other).find(AgentName("worker"))
+    assert found is not None
+    assert found.user_id == other.sender
+
+
+def test_an_agent_of_another_server_is_called_after_it_and_its_alias_is_of_its_server() -> None:
+    far = dataclasses.replace(claim("bot", "helper", "x", "#bot:far.org:8448"), sender=UserId("@bot:far.org:8448"))
+    far = dataclasses.replace(far, state_key=far.sender)
+    assert set(seen(confirmed(far))) == {"helper:far.org:8448"}
+    elsewhere = dataclasses.replace(far, content=far.content | {"alias": "#bot:example.org"})
+    assert confirmed(elsewhere).claims() == frozenset()
