@@ -15,12 +15,14 @@ import aiohttp
 import pytest
 
 from aiagentchat.config import Paths, read_private
+from aiagentchat.errors import MatrixForbiddenError
 from aiagentchat.homeserver.operator import ensure_operator
 from aiagentchat.model import RoomId
 from tests.integration.conftest import StartDaemon
-from tests.integration.correspondents import attach, matrix, until
+from tests.integration.correspondents import attach, matrix, person, until
 from tests.integration.processes import System, wait_until
 from tests.integration.systems import Synapse, fresh_name, start_synapse
+from tests.integration.test_external_agent import bodies_of
 from tests.integration.test_several_daemons import until_listed
 
 ENDS_AFTER_S = 2.0
@@ -260,6 +262,46 @@ async def test_under_synapse_s_own_limits_it_is_slower_loses_nothing_and_says_so
         assert len(there_now) == 3 + len(stored), "what failed was not sent"
     finally:
         await synapse.stop()
+
+
+# --- what a room of an account shows to whom
+
+
+async def test_an_agents_room_takes_in_who_is_in_the_space_and_shows_what_is_written_while_one_is_there(
+    synapse: Synapse,
+    start_daemon: StartDaemon,
+    http: aiohttp.ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aiagentchat.agents.visits.IDLE_S", 0.5)
+    daemon = await start_daemon(
+        synapse, synapse.settings(tmp_path / "home", SPACE_ALIAS=f"#{fresh_name('space')}:example.org")
+    )
+    agent, writer = await attach(daemon), await attach(daemon, "writer")
+    member, outsider = [await person(synapse, http, tmp_path, stem) for stem in ("member", "outsider")]
+    await daemon.api.post("/send", body="before", to=agent.name)
+    space = RoomId((await daemon.api.get("/health"))["system"]["space_id"])
+    await synapse.operator_client(http).invite(space, (await member.whoami())[0])
+    await member.join_room(space)
+    with pytest.raises(MatrixForbiddenError):
+        await outsider.join_room(agent.room_id)
+    await member.join_room(agent.room_id)
+    await daemon.api.post("/send", body="while it is there", to=agent.name)
+    assert await bodies_of(member, agent.room_id) == ["while it is there"]
+
+    await writer.send("a visit", to=agent.name)
+
+    async def has_left() -> bool:
+        return str((await member.get_state(agent.room_id, "m.room.member", writer.user_id))["membership"]) == "leave"
+
+    await until(has_left)
+    await daemon.api.post("/send", body="when it has left", to=agent.name)
+    as_writer = synapse.agent_client(http, writer.name)
+    assert await bodies_of(as_writer, agent.room_id) == ["a visit"]
+    await writer.send("another visit", to=agent.name)
+    sent = (await writer.api.get("/sent", to=agent.name))["messages"]
+    assert [each["message"]["body"] for each in sent] == ["another visit", "a visit"]
 
 
 # --- without the operator, and on two machines

@@ -80,7 +80,7 @@ def test_a_message_is_time_name_and_body(fields: dict[str, Any], line: str) -> N
         ({}, "claude-dev: online (room: #aiagentchat-claude-dev)"),
         ({"status": "offline"}, "claude-dev: offline (room: #aiagentchat-claude-dev)"),
         ({"description": "Writes code", "status_line": "busy"}, "claude-dev: online (room: #aiagentchat-claude-dev)"),
-        ({"name": "x:other.org", "alias": "#x:other.org:8448"}, "x:other.org: online (room: #x)"),
+        ({"name": "x:other.org", "alias": "#x:other.org:8448"}, "x:other.org: online (room: #x:other.org:8448)"),
     ],
 )
 def test_an_agent_is_name_status_and_room(fields: dict[str, Any], line: str) -> None:

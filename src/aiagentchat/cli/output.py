@@ -111,7 +111,7 @@ def render_message(message: dict[str, Json], *, colour: bool = False) -> str:
 
 
 def render_agent(agent: dict[str, Json]) -> str:
-    """Return `NAME: STATUS (room: #ALIAS)`, the alias without its server."""
+    """Return `NAME: STATUS (room: #ALIAS)`, the alias without its server unless that is another one."""
     return f"{one_line(agent['name'])}: {agent['status']} (room: {_room(agent)})"
 
 
@@ -139,4 +139,5 @@ def _row(agent: dict[str, Json]) -> tuple[str, ...]:
 
 
 def _room(agent: dict[str, Json]) -> str:
-    return one_line(agent["alias"].split(":", 1)[0])
+    is_far = ":" in agent["name"]
+    return one_line(agent["alias"] if is_far else agent["alias"].split(":", 1)[0])
