@@ -418,6 +418,12 @@ async def test_an_agent_that_may_not_write_in_the_space_keeps_nobody_else_off_th
     space = (await here.api.get("/health"))["system"]["space_id"]
     kick = ("_matrix", "client", "v3", "rooms", space, "kick")
     await matrix(synapse, synapse.operator.access_token, "POST", *kick, body={"user_id": first.user_id})
+
+    async def is_said() -> bool:
+        conditions = {each["name"]: each for each in (await here.api.get("/health"))["conditions"]}
+        return f"removed {first.user_id} from the Space" in conditions["memberships"]["detail"]
+
+    await until(is_said)
     await here.api.call("DELETE", f"/agents/{first.name}")
     later = await attach(here, "z")
     await until_listed(there, later.name, status="online")

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import aiohttp
 import pytest
 
-from aiagentchat.agents.host import AgentHost, Wish
+from aiagentchat.agents.host import AgentHost
+from aiagentchat.agents.hosted import Wish
 from aiagentchat.agents.sessions import Sessions
 from aiagentchat.errors import MatrixNotFoundError
 from aiagentchat.matrix.client import MatrixClient

@@ -10,10 +10,11 @@ import logging
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from aiagentchat.agents.answers import Answers
 from aiagentchat.agents.heartbeat import check_roster_has_room
+from aiagentchat.agents.hosted import AS_IT_IS, Attached, HostedAgent, Pending, Wish
 from aiagentchat.agents.inbox import Inbox
 from aiagentchat.agents.room_inbox import Reader, RoomInbox
 from aiagentchat.agents.sessions import Sessions
@@ -28,13 +29,11 @@ from aiagentchat.errors import (
     RoomEncryptedError,
 )
 from aiagentchat.model import (
-    AgentKind,
     AgentName,
     DirectoryEntry,
     Reach,
     RoomAlias,
     RoomId,
-    UserId,
     localpart_of,
 )
 from aiagentchat.space.content import Card
@@ -44,56 +43,6 @@ from aiagentchat.space.manager import SpaceManager
 log = logging.getLogger(__name__)
 
 _EPHEMERAL_JITTER_S = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """An agent after its boot. `registered` False: the Space is not to be had, and it is listed once it is.
-
-    `taken_over_from`: the room that had the name until now, another daemon's; None: nobody had it.
-    """
-
-    name: AgentName
-    user_id: UserId
-    room_id: RoomId
-    alias: RoomAlias
-    registered: bool
-    taken_over_from: RoomAlias | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What somebody wants an agent's card to say. An agent that exists keeps its kind; `description` None: as it is."""
-
-    kind: AgentKind = "persistent"
-    description: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """An agent that is to be listed, and why it is not yet. `is_final`: not tried again until somebody asks for it."""
-
-    wish: Wish
-    reason: str
-    is_final: bool = False
-
-
-class HostedAgent:
-    """An agent in use: its room, once verified, and its inbox, once asked for.
-
-    `expelled`: who took it out of its room on purpose, in a sentence; it stays out until it is invited again.
-    `losses`: how often its room was lost, so that one that is lost while it is looked for is looked for again.
-    """
-
-    def __init__(self, name: AgentName) -> None:
-        self.name = name
-        self.room_id: RoomId | None = None
-        self.inbox: Inbox | None = None
-        self.streams = 0
-        self.status_line = ""
-        self.expelled = ""
-        self.losses = 0
-        self.lock = asyncio.Lock()
 
 
 class AgentHost:
@@ -118,13 +67,14 @@ class AgentHost:
         self._jitter = jitter or random.Random()
         self._agents: dict[AgentName, HostedAgent] = {}
         self._rooms: dict[RoomId, AgentName] = {}
+        self._removed: dict[AgentName, str] = {}
         self._checking: set[asyncio.Task[None]] = set()
         self._booting = 0
         manager.on_lost = self.lose_space
 
     # --- boot
 
-    async def boot(self, name: AgentName, wish: Wish = Wish(), *, take_over: bool = False) -> Attached:
+    async def boot(self, name: AgentName, wish: Wish = AS_IT_IS, *, take_over: bool = False) -> Attached:
         """Bring an agent into being or back: its room, its place in the Space. Idempotent; opens no session.
 
         Without the Space the agent's own room works, and it is listed later.
@@ -224,7 +174,7 @@ class AgentHost:
     def list_later(self, name: AgentName, wish: Wish | None = None, reason: str = "it is being listed") -> None:
         """Have an agent be listed, or its card be written again, by `register_pending`."""
         before = self.pending.get(name)
-        self.pending[name] = Pending(wish or (Wish() if before is None else before.wish), reason)
+        self.pending[name] = Pending(wish or (AS_IT_IS if before is None else before.wish), reason)
         self.pending_changed.set()
 
     async def register_pending(self) -> bool:
@@ -341,9 +291,15 @@ class AgentHost:
         self.manager.broadcast_id = None
         self.pending_changed.set()
 
+    def note_removal(self, name: AgentName, reason: str) -> None:
+        """Somebody took an agent out of the Space, in a sentence; "": it is in it, or invited again."""
+        self._removed.pop(name, None)
+        if reason:
+            self._removed[name] = reason
+
     def expelled(self) -> dict[AgentName, str]:
-        """Return the agents that a person took out of their room, each with a sentence on it."""
-        return {name: agent.expelled for name, agent in self._agents.items() if agent.expelled}
+        """Return the agents that a person took out of their room, or of the Space, each with a sentence on it."""
+        return self._removed | {name: agent.expelled for name, agent in self._agents.items() if agent.expelled}
 
     def check_alias(self, name: AgentName) -> None:
         """See, without waiting for it, that an agent's alias still names its room."""

@@ -96,6 +96,9 @@ class Intake:
             self._host.lose_space(f"{event.sender} upgraded the Space")
         elif _is_gone(event) and event.state_key == self._names.daemon:
             self._host.lose_space(_removal(event, "the Space"))
+        elif event.type == "m.room.member" and (agent := self._names.agent_of(event.state_key or "")) is not None:
+            is_out = _is_gone(event) and event.sender != event.state_key
+            self._host.note_removal(agent, _removal(event, "the Space") if is_out else "")
         manager.directory.apply(event)
         if event.type == CARD and self._names.agent_of(event.sender) is None:
             self._start(manager.others.check_claims(), "check the cards of others")

@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 from aiagentchat.agents.heartbeat import check_roster_has_room
-from aiagentchat.agents.host import AgentHost, Attached, Wish
+from aiagentchat.agents.host import AgentHost
+from aiagentchat.agents.hosted import Attached, Wish
 from aiagentchat.agents.inbox import Inbox
 from aiagentchat.agents.mail import Draft, Mail
 from aiagentchat.agents.messages import mark_late

@@ -189,7 +189,7 @@ class Health:
 
     def _memberships(self) -> Condition:
         expelled = self._host.expelled()
-        detail = "; ".join(expelled.values()) or "every agent is in its room"
+        detail = "; ".join(expelled.values()) or "every agent is in its room and in the Space"
         remedy = "" if not expelled else "invite the agent there again to have it back; nothing is taken back by itself"
         return Condition(name="memberships", ok=not expelled, detail=detail, remedy=remedy)
 

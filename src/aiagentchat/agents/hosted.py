@@ -1,0 +1,61 @@
+"""What is known of one agent of this daemon: in use, to be listed, or just booted. `agents.host` keeps these."""
+
+import asyncio
+from dataclasses import dataclass
+
+from aiagentchat.agents.inbox import Inbox
+from aiagentchat.model import AgentKind, AgentName, RoomAlias, RoomId, UserId
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """An agent after its boot. `registered` False: the Space is not to be had, and it is listed once it is.
+
+    `taken_over_from`: the room that had the name until now, another daemon's; None: nobody had it.
+    """
+
+    name: AgentName
+    user_id: UserId
+    room_id: RoomId
+    alias: RoomAlias
+    registered: bool
+    taken_over_from: RoomAlias | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What somebody wants an agent's card to say. An agent that exists keeps its kind; `description` None: as it is."""
+
+    kind: AgentKind = "persistent"
+    description: str | None = None
+
+
+AS_IT_IS = Wish()
+"""What is wanted of an agent of which nobody said anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An agent that is to be listed, and why it is not yet. `is_final`: not tried again until somebody asks for it."""
+
+    wish: Wish
+    reason: str
+    is_final: bool = False
+
+
+class HostedAgent:
+    """An agent in use: its room, once verified, and its inbox, once asked for.
+
+    `expelled`: who took it out of its room on purpose, in a sentence; it stays out until it is invited again.
+    `losses`: how often its room was lost, so that one that is lost while it is looked for is looked for again.
+    """
+
+    def __init__(self, name: AgentName) -> None:
+        self.name = name
+        self.room_id: RoomId | None = None
+        self.inbox: Inbox | None = None
+        self.streams = 0
+        self.status_line = ""
+        self.expelled = ""
+        self.losses = 0
+        self.lock = asyncio.Lock()
