@@ -52,6 +52,7 @@ CALLS: dict[str, Call] = WRITES | {
     "get_room_account_data": lambda client, room: client.get_room_account_data(USER, room, "io.x"),
     "put_room_account_data": lambda client, room: client.put_room_account_data(USER, room, "io.x", {}),
     "send_receipt": lambda client, room: client.send_receipt(room, EVENT),
+    "get_receipts": lambda client, room: client.get_receipts(room),
     "set_typing": lambda client, room: client.set_typing(room, USER, 1.0),
     "sync": lambda client, _: client.sync(filter_json="{}", since="s1", timeout_s=0.0),
 }

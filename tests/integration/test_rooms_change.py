@@ -11,6 +11,7 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomAlias, RoomId, UserId
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, matrix, messages_of, register_admin, say, until
+from tests.integration.spaces import require_room_version
 from tests.integration.systems import RunningDaemon, Synapse, fresh_name, start_synapse
 from tests.integration.test_several_daemons import until_listed, who
 
@@ -66,6 +67,7 @@ async def delete_room(synapse: Synapse, room_id: RoomId) -> None:
 async def test_an_upgraded_room_is_followed_by_the_list_and_by_who_reads(
     daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession, alice: MatrixClient
 ) -> None:
+    await require_room_version(alice, "12")  # before it nobody can upgrade a room of ours
     agent = await attach(daemon)
     async with agent.api.stream("GET", "/events") as stream:
         await say(alice, agent.room_id, "before")
@@ -175,6 +177,7 @@ async def test_an_alias_that_was_deleted_leads_to_a_new_room_when_the_agent_come
 async def test_an_upgrade_whose_alias_moves_later_is_waited_for(
     daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession, alice: MatrixClient
 ) -> None:
+    await require_room_version(alice, "12")
     agent = await attach(daemon)
     as_agent, alias = synapse.agent_client(http, agent.name), RoomAlias(f"#aiagentchat-{agent.name}:example.org")
     new = await as_agent.create_room({"creation_content": {"predecessor": {"room_id": agent.room_id}}})
@@ -228,6 +231,7 @@ async def test_a_deleted_space_is_made_anew_with_all_agents_in_it(
 async def test_an_upgraded_space_is_followed(
     own_synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
+    await require_room_version(own_synapse.operator_client(http), "12")
     daemon = await start_daemon(own_synapse, own_synapse.settings(tmp_path / "home"))
     agent = await attach(daemon)
     old = RoomId((await daemon.api.get("/health"))["system"]["space_id"])

@@ -232,6 +232,12 @@ class MatrixClient(Wire):
         """Move the own public read receipt; the server never moves it back."""
         await self._request("POST", (*_V3, "rooms", room_id, "receipt", "m.read", event_id), body={})
 
+    async def get_receipts(self, room_id: RoomId) -> tuple[Json, ...]:
+        """Return the receipts of a room, as events, by an endpoint that the specification calls deprecated."""
+        answer = await self._request("GET", (*_V3, "rooms", room_id, "initialSync"), query={"limit": "0"})
+        receipts = answer.get("receipts")
+        return tuple(receipts) if isinstance(receipts, list) else ()
+
     async def set_typing(self, room_id: RoomId, user_id: UserId, timeout_s: float) -> None:
         """Show the own typing for `timeout_s` seconds; 0 ends it."""
         body = {"typing": timeout_s > 0} | ({"timeout": int(timeout_s * 1000)} if timeout_s > 0 else {})

@@ -5,6 +5,7 @@ events were taken in. What a sync leaves out (`limited`) is not fetched here: th
 gap, and whoever reads that room reads it on from where it stands.
 """
 
+import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
@@ -111,8 +112,15 @@ async def get_receipt(client: MatrixClient, room_id: RoomId, user_id: UserId) ->
     timeout_s = random.uniform(0.001, POLL_S)
     answer = await client.sync(filter_json=render_receipt_filter(room_id), timeout_s=timeout_s)
     part = _dict(_dict(_dict(answer.get("rooms")).get("join")).get(room_id))
-    events = _dict(part.get("ephemeral")).get("events")
-    for event in events if isinstance(events, list) else []:
+    found = _find_receipt(_dict(part.get("ephemeral")).get("events"), user_id)
+    if found is None:  # an older Synapse tells users of an application service nothing of receipts there
+        with contextlib.suppress(MatrixError):
+            found = _find_receipt(await client.get_receipts(room_id), user_id)
+    return found
+
+
+def _find_receipt(events: object, user_id: UserId) -> EventId | None:
+    for event in events if isinstance(events, list | tuple) else ():
         if _dict(event).get("type") != "m.receipt":
             continue
         for event_id, receipts in _dict(event.get("content")).items():
