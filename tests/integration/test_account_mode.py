@@ -431,3 +431,15 @@ async def test_an_agent_that_may_not_write_in_the_space_keeps_nobody_else_off_th
     assert again["registered"] is False
     conditions = {each["name"]: each for each in (await here.api.get("/health"))["conditions"]}
     assert "may not write in the Space any more" in conditions["registration"]["detail"]
+
+
+def test_in_a_home_whose_agents_need_no_account_none_is_logged_in(tmp_path: Path) -> None:
+    system = System(tmp_path / "home")
+    system.paths.homeserver.mkdir(parents=True)
+    for who, said in (("a", "needs no account"), ("--operator", "'cchat up' logs the operator")):
+        refused = system.cchat("login", who, "--homeserver", "http://127.0.0.1:1", stdin="x\n", code=2)
+        assert said in refused.err
+        assert "AIAGENTCHAT_HOME" in refused.err
+    system = System(tmp_path / "other")
+    system.cchat("registration", "--server-name", "example.org")
+    assert "needs no account" in system.cchat("login", "a", "--homeserver", "http://127.0.0.1:1", code=2).err

@@ -5,10 +5,11 @@ import getpass
 import sys
 
 from aiagentchat.cli.invocation import Invocation
+from aiagentchat.config import Settings
 from aiagentchat.daemon.accounts import AccountStore
 from aiagentchat.daemon.login import Way, log_in
 from aiagentchat.errors import InvalidRequestError
-from aiagentchat.model import parse_agent_name
+from aiagentchat.model import AgentName, parse_agent_name
 
 _SECRETS: dict[str, str] = {"password": "password", "access-token": "access token", "login-token": "login token"}
 
@@ -21,6 +22,7 @@ def login(call: Invocation) -> None:
     if (args.name is None) == (not args.operator):
         raise InvalidRequestError("login is for one agent, NAME, or for the operator, --operator")
     agent = None if args.operator else parse_agent_name(args.name)
+    _refuse_where_none_is_needed(settings, agent)
     url = args.homeserver or settings.homeserver_url or _url_of_others(call)
     if not url.startswith(("http://", "https://")):
         raise InvalidRequestError(
@@ -52,6 +54,19 @@ def login(call: Invocation) -> None:
         call.out.note("next: an account for each agent, 'cchat login NAME', and then 'cchat up'")
     else:
         call.out.note(f"next: 'cchat up' starts the daemon, and 'cchat join {agent}' brings it online")
+
+
+def _refuse_where_none_is_needed(settings: Settings, agent: AgentName | None) -> None:
+    """Raise `InvalidRequestError` in a home whose daemon would not use the account."""
+    elsewhere = "for accounts on another homeserver use another AIAGENTCHAT_HOME"
+    has_homeserver = settings.paths.homeserver.exists()
+    if agent is None and has_homeserver:
+        raise InvalidRequestError("'cchat up' logs the operator of this home's own homeserver in", hint=elsewhere)
+    if agent is not None and (has_homeserver or settings.registration or settings.paths.registration.exists()):
+        raise InvalidRequestError(
+            f"here {agent} needs no account: it is a user of the application service",
+            hint=f"'cchat join {agent}' makes it; {elsewhere}",
+        )
 
 
 def _url_of_others(call: Invocation) -> str:
