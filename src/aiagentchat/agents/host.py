@@ -97,7 +97,7 @@ class AgentHost:
         if wish.kind == "ephemeral" and self.manager.directory.card(name) is None:
             await self._spread_out()
         if name in self.in_use:
-            self.check_alias(name)
+            self._check_alias(name)
         elif await self._is_invited_again(name):
             self.readmit(name)
         async with self._booting_one():
@@ -301,7 +301,7 @@ class AgentHost:
         """Return the agents that a person took out of their room, or of the Space, each with a sentence on it."""
         return self._removed | {name: agent.expelled for name, agent in self._agents.items() if agent.expelled}
 
-    def check_alias(self, name: AgentName) -> None:
+    def _check_alias(self, name: AgentName) -> None:
         """See, without waiting for it, that an agent's alias still names its room."""
         task = asyncio.create_task(self._check_alias_now(name), name=f"check the alias of {name}")
         self._checking.add(task)

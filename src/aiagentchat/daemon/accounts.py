@@ -72,15 +72,10 @@ class AccountStore:
 
     def has_any(self) -> bool:
         """Whether there is a file of an account, whatever it holds."""
-        return bool(self._files()) or bool(self.operator_url())
-
-    def operator_url(self) -> str:
-        """Return the homeserver of the operator's account, "" where `cchat login` kept none that can be read."""
         try:
-            operator = self.operator()
-        except InvalidRequestError:
-            return ""
-        return "" if operator is None else operator.homeserver_url
+            return bool(self._files() or self.all())
+        except InvalidRequestError:  # the operator's, which may be the embedded homeserver's
+            return False
 
     def users(self) -> Mapping[AgentName, UserId]:
         """Return the user ids of the agents' accounts."""
