@@ -15,7 +15,7 @@ import pytest
 from aiagentchat.config import Paths, read_private
 from aiagentchat.homeserver.operator import ensure_operator
 from aiagentchat.matrix.client import MatrixClient
-from aiagentchat.model import RoomId, UserId
+from aiagentchat.model import RoomAlias, RoomId, UserId
 from tests.integration.correspondents import attach, say, until
 from tests.integration.systems import RunningDaemon, Synapse, fresh_name
 from tests.integration.test_several_daemons import who
@@ -182,6 +182,30 @@ async def test_a_card_that_names_a_room_of_somebody_else_gets_no_message(
     assert bot.name not in await who(daemon), "the card does not count any more"
     assert await bodies_of(operator, theirs) == []
     assert (await operator.get_state(theirs, "m.room.member", agent.user_id))["membership"] == "leave"
+
+
+async def test_a_card_that_names_a_room_where_one_is_already_gets_no_message_either_and_one_stays_there(
+    daemon: RunningDaemon, bot: Bot, synapse: Synapse, http: aiohttp.ClientSession
+) -> None:
+    operator, localpart = synapse.operator_client(http), fresh_name("evil")
+    broadcast = RoomId((await daemon.api.get("/health"))["system"]["broadcast_id"])
+    await bot.client.join(broadcast)
+    as_bot = MatrixClient(synapse.config.base_url, bot.client.access_token, http)
+    await as_bot.put_room_alias(RoomAlias(f"#{localpart}:example.org"), broadcast)
+    card = {"name": bot.name, "room_id": broadcast, "alias": f"#{localpart}:example.org"}
+    await bot.put("io.aiagentchat.agent", bot.client.user_id, card | {"daemon": bot.client.user_id})
+
+    async def is_claimed() -> bool:
+        return bool((await who(daemon)).get(bot.name, {}).get("room_id") == broadcast)
+
+    agent = await attach(daemon)
+    await until(is_claimed)
+    for api in (agent.api, daemon.api):
+        refused = await api.call("POST", "/send", {"body": "a secret", "to": bot.name})
+        assert refused.code in ("forbidden", "agent_not_found")
+    assert "a secret" not in await bodies_of(operator, broadcast)
+    for user_id in (agent.user_id, synapse.operator.user_id):
+        assert (await operator.get_state(broadcast, "m.room.member", user_id))["membership"] == "join"
 
 
 async def test_a_card_whose_alias_leads_elsewhere_does_not_count(

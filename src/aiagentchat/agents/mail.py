@@ -158,7 +158,10 @@ class Mail:
         async def admit() -> None:
             await self._enter(speaker, target)
 
+        host.require_clear(target.room_id)
         try:
+            if not manager.others.is_proven(target.claim):  # though the speaker may be in that room already
+                await self._enter(speaker, target)
             event_id = await self._put(speaker, draft, target.room_id, content, admit)
         except MatrixForbiddenError as error:
             raise RefusedError(
@@ -176,7 +179,11 @@ class Mail:
         return event_id, target.room_id
 
     async def _enter(self, speaker: Speaker, target: Listed) -> None:
-        """Join the room of somebody else's agent, through its alias, which leads there from another server too."""
+        """Join the room of somebody else's agent, through its alias, which leads there from another server too.
+
+        One that turns out to be another's is left again, unless the speaker was in it before.
+        """
+        before = await speaker.client.joined_rooms()
         try:
             room_id = await speaker.client.join_room(RoomAlias(target.card.alias))
         except MatrixForbiddenError:
@@ -185,10 +192,16 @@ class Mail:
             # the operator may be a moderator there
             await self._operator.client.invite(target.room_id, speaker.user_id)
             room_id = await speaker.client.join_room(RoomAlias(target.card.alias))
-        if room_id != target.room_id:
-            await speaker.client.leave_room(room_id)
-            raise RefusedError(f"{target.card.alias} does not lead to the room that {target.user_id} says is its own")
-        await self._host.manager.others.require_made_by(speaker.client, target.claim)
+        try:
+            if room_id != target.room_id:
+                raise RefusedError(
+                    f"{target.card.alias} does not lead to the room that {target.user_id} says is its own"
+                )
+            await self._host.manager.others.require_made_by(speaker.client, target.claim)
+        except RefusedError:
+            if room_id not in before:
+                await speaker.client.leave_room(room_id)
+            raise
 
     async def _send_to_all(self, speaker: Speaker, draft: Draft, content: dict[str, Any]) -> tuple[EventId, RoomId]:
         room_id = self._host.manager.broadcast_id

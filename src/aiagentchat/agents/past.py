@@ -12,7 +12,7 @@ from typing import Literal
 
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.messages import MESSAGE_TYPES, parse_message
-from aiagentchat.errors import MatrixError, MatrixForbiddenError, MatrixNotFoundError, NotFoundError
+from aiagentchat.errors import MatrixError, MatrixForbiddenError, MatrixNotFoundError, NotFoundError, RefusedError
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import parse_event, parse_events
 from aiagentchat.matrix.sync import get_receipt
@@ -182,8 +182,9 @@ class Past:
     async def _receipt_of(self, speaker: Speaker, target: Listed) -> EventId | None:
         """Return the last event that somebody else's agent has read: only who is in its room is told."""
         try:
+            await self._host.manager.others.require_made_by(speaker.client, target.claim)
             await speaker.client.join_room(RoomAlias(target.card.alias))
-        except MatrixError:
+        except (MatrixError, RefusedError):
             return None
         if speaker.agent is not None:
             self._host.visits.note(speaker.client, speaker.user_id, target.room_id)

@@ -126,18 +126,21 @@ class Others:
         self._checked[claim] = (time.monotonic(), is_true)
         self._confirm()
 
+    def is_proven(self, claim: Claim) -> bool:
+        """Whether the room of a card was seen to be its user's own."""
+        return claim in self._made_by
+
     async def require_made_by(self, client: MatrixClient, claim: Claim) -> None:
         """Have the room of a card be its user's own: only who made a room can say whose it is. `client` has joined.
 
         Raises:
-            RefusedError: somebody else made it; the client has left, and the card does not count.
+            RefusedError: somebody else made it, and the card does not count.
         """
-        if claim in self._made_by:
+        if self.is_proven(claim):
             return
         state = parse_events(await client.get_full_state(claim.room_id), claim.room_id).events
         creator = next((event.sender for event in state if event.type == "m.room.create"), None)
         if creator != claim.user_id:
-            await client.leave_room(claim.room_id)
             self._made_by_another.add(claim)
             self._note(claim, is_true=False)
             raise RefusedError(
