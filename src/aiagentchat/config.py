@@ -68,6 +68,11 @@ class Paths:
         return self.data_dir / "accounts"
 
     @property
+    def accounts_lock(self) -> Path:
+        """Held while one of the accounts is written."""
+        return self.data_dir / "accounts.lock"
+
+    @property
     def registration(self) -> Path:
         """The application-service registration for a homeserver of one's own: it holds tokens, mode 0600."""
         return self.data_dir / "registration.yaml"

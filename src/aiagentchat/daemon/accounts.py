@@ -3,9 +3,12 @@
 Each is a file of mode 0600 that `cchat login` writes. A daemon that runs takes up what is written meanwhile.
 """
 
+import fcntl
 import logging
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from aiagentchat.config import Paths, ensure_private_dir, read_private, write_private
@@ -15,6 +18,9 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import AgentName, UserId, parse_agent_name
 
 log = logging.getLogger(__name__)
+
+_SETTLED_NS = 1_000_000_000
+"""A directory that changed less than this ago may change again without another time: clocks of file systems tick."""
 
 
 class AccountStore:
@@ -53,7 +59,8 @@ class AccountStore:
                     found |= {name: before for name, before in self._agents.items() if name == file.stem}
                 else:
                     found |= {name: account} if account is not None else {}
-            self._agents, self._read_at_ns = found, changed_at_ns
+            settled = abs(time.time_ns() - changed_at_ns) > _SETTLED_NS
+            self._agents, self._read_at_ns = found, changed_at_ns if settled else -1
         return self._agents
 
     def _files(self) -> list[Path]:
@@ -81,10 +88,44 @@ class AccountStore:
         """Return the user ids of the agents' accounts."""
         return {agent: account.user_id for agent, account in self.agents().items()}
 
-    def save(self, agent: AgentName | None, account: Account) -> None:
-        """Keep an agent's account, or (None) the operator's. Raises `InvalidRequestError` where that cannot be done."""
+    def save(self, agent: AgentName | None, account: Account) -> Account | None:
+        """Keep an agent's account, or (None) the operator's, and return the one that was kept before.
+
+        Raises:
+            InvalidRequestError: it cannot be written, or the operator's file is none of ours.
+        """
+        with self._alone():
+            before = self.operator() if agent is None else self.agents().get(agent)
+            self._write(agent, account)
+        return before
+
+    def save_renewed(self, agent: AgentName | None, account: Account) -> None:
+        """Keep the new tokens of a device, unless it is no longer the one that is logged in. Raises like `save`."""
+        with self._alone():
+            try:
+                kept = self._read(self.file_of(agent))
+            except InvalidRequestError:  # what cannot be read is mended by it
+                kept = account
+            if kept is not None and kept.device_id == account.device_id:
+                self._write(agent, account)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from writing: a login would be lost to a token that is renewed meanwhile."""
+        file = self._paths.accounts_lock
+        try:
+            ensure_private_dir(file.parent)
+            descriptor = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise InvalidRequestError(f"{file} cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _write(self, agent: AgentName | None, account: Account) -> None:
         file = self.file_of(agent)
-        ensure_private_dir(file.parent)
         try:
             write_private(file, render_account(account))
         except OSError as error:
@@ -120,8 +161,8 @@ class _LiveToken:
         return self._renewed().value
 
     async def renew(self, refused: str) -> bool:
-        """Renew it, unless it is another one already."""
-        return await self._renewed().renew(refused)
+        """Renew it, unless it is another one already, or is by then."""
+        return await self._renewed().renew(refused) or self.value != refused
 
 
 class AccountClients:
@@ -152,7 +193,7 @@ class AccountClients:
         agent, account = self._find(user_id)
         token = self._tokens.get(user_id)
         if account is not None and (token is None or token.account.access_token != account.access_token):
-            token = RenewedToken(account, self._client, lambda renewed: self._store.save(agent, renewed))
+            token = RenewedToken(account, self._client, lambda renewed: self._store.save_renewed(agent, renewed))
             self._tokens[user_id] = token
         if token is None:
             raise InvalidRequestError(f"{user_id} is not logged in here", hint="log it in with 'cchat login'")

@@ -15,6 +15,7 @@ from aiagentchat.daemon.accounts import AccountStore
 from aiagentchat.errors import AiAgentChatError, InvalidRequestError, WaitedInVainError
 from aiagentchat.matrix.accounts import (
     Account,
+    RenewedToken,
     adopt_access_token,
     log_in_with_login_token,
     log_in_with_password,
@@ -60,8 +61,7 @@ async def log_in(
             login_token = await _token_of_browser(homeserver_url, show)
             account = await log_in_with_login_token(client, homeserver_url, login_token)
         _check_is_alone(store, agent, account)
-        before = store.operator() if agent is None else store.agents().get(agent)
-        store.save(agent, account)
+        before = store.save(agent, account)
         if before is not None and before.device_id != account.device_id:
             await _forget(client, before)
     return account
@@ -90,8 +90,9 @@ def _check_is_alone(store: AccountStore, agent: AgentName | None, account: Accou
 
 async def _forget(client: MatrixClient, before: Account) -> None:
     """Log the device out that was used until now; nobody has its token any more."""
+    token = RenewedToken(before, client, lambda renewed: None)
     try:
-        await client.with_token(before.access_token).log_out()
+        await client.with_token(token).log_out()
     except AiAgentChatError:  # it was logged out already, or is on a homeserver that is gone
         return
 
