@@ -3,7 +3,8 @@
 The application-service API (https://spec.matrix.org/latest/application-service-api/). A transaction is answered only
 once its events were taken in, so that Synapse sends again what a crash of ours lost. Transactions are never
 deduplicated by their id: Synapse counts from 1 again after a restart, with new events. What it had in hand when it was
-killed it does not send at all, so that a count that falls back is a loss of track.
+killed it does not send at all, so that a count that falls back is a loss of track. One that jumps ahead is a gap in the
+rooms of its events: the count is shared with other application services, so that it need not be ours that is missing.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ class AppserviceReceiver:
         self._queue: asyncio.Queue[tuple[EventBatch, asyncio.Future[bool]]] = asyncio.Queue(_QUEUED_TRANSACTIONS)
         self._untaken: set[asyncio.Future[bool]] = set()
         self._runner: web.AppRunner | None = None
-        self._latest = 0
+        self._latest: int | None = None
         self.transactions = 0
 
     async def start(self, host: str = "127.0.0.1") -> None:
@@ -85,7 +86,7 @@ class AppserviceReceiver:
         taken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._untaken.add(taken)
         try:
-            batch = replace(parse_events(body.get("events")), lost_track=self._falls_back(request.match_info["txn_id"]))
+            batch = self._in_turn(parse_events(body.get("events")), request.match_info["txn_id"])
             await self._queue.put((batch, taken))
             is_taken = await taken
         finally:
@@ -95,12 +96,16 @@ class AppserviceReceiver:
         self.transactions += 1
         return web.json_response({})
 
-    def _falls_back(self, txn_id: str) -> bool:
-        """Note the number of a transaction; return whether it is lower than one before. The same again is a repeat."""
+    def _in_turn(self, batch: EventBatch, txn_id: str) -> EventBatch:
+        """Note the number of a transaction; return its events with what is known to be missing before them."""
         if not (txn_id.isascii() and txn_id.isdigit() and len(txn_id) < 16):
-            return False
+            return batch
         before, self._latest = self._latest, int(txn_id)
-        return self._latest < before
+        if before is None or self._latest in (before, before + 1):  # the same again is a repeat
+            return batch
+        if self._latest < before:
+            return replace(batch, lost_track=True)
+        return replace(batch, gaps=batch.gaps | {event.room_id for event in batch.events})
 
     async def _ping(self, request: web.Request) -> web.Response:
         self._verify(request)
