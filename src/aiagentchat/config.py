@@ -73,6 +73,11 @@ class Paths:
         return self.data_dir / "accounts.lock"
 
     @property
+    def landmarks(self) -> Path:
+        """Some of the latest events that the homeserver had: JSON."""
+        return self.data_dir / "landmarks.json"
+
+    @property
     def registration(self) -> Path:
         """The application-service registration for a homeserver of one's own: it holds tokens, mode 0600."""
         return self.data_dir / "registration.yaml"

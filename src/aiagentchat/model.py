@@ -6,6 +6,7 @@ Every layer uses this module; it uses none. What stands in events on the homeser
 import re
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal, NewType
 
 from aiagentchat.errors import InvalidNameError, InvalidRequestError
@@ -77,6 +78,14 @@ def localpart_of(user_id: UserId) -> str:
 def new_session_name() -> AgentName:
     """Return a fresh name for an ephemeral agent: `session-` and six hex digits."""
     return AgentName(f"session-{secrets.token_hex(3)}")
+
+
+def render_time(ts: int) -> str:
+    """Return milliseconds since the epoch as `2026-11-23T10:15:02Z`; an impossible time as the epoch."""
+    try:
+        return datetime.fromtimestamp(ts // 1000, UTC).replace(tzinfo=None).isoformat() + "Z"
+    except (ValueError, OverflowError, OSError):
+        return "1970-01-01T00:00:00Z"
 
 
 def visible(text: str) -> str:

@@ -18,9 +18,9 @@ from aiagentchat.cli.output import (
     render_json,
     render_message,
     render_table,
-    render_time,
 )
 from aiagentchat.errors import AgentNotFoundError
+from aiagentchat.model import render_time
 
 # Every character, the halves of surrogate pairs included.
 FOREIGN = st.text(st.characters(exclude_categories=()))

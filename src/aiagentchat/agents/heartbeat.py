@@ -8,7 +8,6 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
 
 from aiagentchat.agents.sessions import Sessions
 from aiagentchat.errors import AiAgentChatError, MatrixForbiddenError, MatrixNotFoundError, RefusedError
@@ -25,16 +24,11 @@ _RETRY_S = 5.0
 
 
 class Heartbeat:
-    """Keeps the rosters and the lease of one daemon. Where each agent is its own daemon, its sync loop is its lease.
+    """Keeps the rosters and the lease of one daemon. Where each agent is its own daemon, its sync loop is its lease."""
 
-    Args:
-        on_return: called when the homeserver answers again after requests that it did not.
-    """
-
-    def __init__(self, manager: SpaceManager, sessions: Sessions, on_return: Callable[[], None]) -> None:
+    def __init__(self, manager: SpaceManager, sessions: Sessions) -> None:
         self._manager = manager
         self._sessions = sessions
-        self._on_return = on_return
         self._writing = asyncio.Lock()
         self._leases: dict[UserId, float] = {}
         self.lease_refreshed_at: float | None = None
@@ -43,15 +37,11 @@ class Heartbeat:
     async def run_lease(self) -> None:
         """Refresh the daemon's presence every 20–25 s until cancelled; 43–66 s after the last it lapses by itself."""
         client, user_id = self._manager.client_of_daemon, self._manager.names.daemon
-        breaks = client.stats.breaks
         while self.has_presence is not False:
             wait_s = random.uniform(20.0, 25.0)
             try:
                 await client.set_presence(user_id, "online")
                 self.lease_refreshed_at = time.monotonic()
-                if client.stats.breaks != breaks:
-                    breaks = client.stats.breaks
-                    self._on_return()
             except AiAgentChatError as error:
                 log.warning("the lease was not refreshed: %s", error.message)
                 wait_s = _RETRY_S

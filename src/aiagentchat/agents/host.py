@@ -470,6 +470,12 @@ class AgentHost:
             if agent.inbox is not None:
                 agent.inbox.doubt()
 
+    def begin_anew(self, reason: str) -> None:
+        """What is held of the homeserver's rooms is not as they are: look for all of them again."""
+        self.lose_space(reason)
+        for name in list(self._agents):
+            self.lose_room(name, reason)
+
     def readmit(self, name: AgentName) -> None:
         """Somebody invited an agent to its room again."""
         agent = self._agents.get(name)

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from aiagentchat.agents.host import AgentHost
@@ -19,11 +20,22 @@ from aiagentchat.space.content import CARD
 log = logging.getLogger(__name__)
 
 _SEEN_EVENTS = 10_000
+_SPACE, _BROADCAST, _AGENT = "space", "broadcast", "agent"
 _GONE = ("leave", "ban")
 
 
+@dataclass(frozen=True, slots=True)
+class Landmark:
+    """An event that the homeserver has, when it was written there (its ms), and who can read it."""
+
+    user_id: UserId
+    room_id: RoomId
+    event_id: EventId
+    ts: int
+
+
 class Intake:
-    """What arrives, sorted."""
+    """What arrives, sorted. `landmarks`: the latest event of the Space, the broadcast room, and agents' rooms."""
 
     def __init__(self, host: AgentHost) -> None:
         self._host = host
@@ -32,6 +44,11 @@ class Intake:
         self._seen: dict[EventId, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.skipped_events = 0
+        self.landmarks: dict[str, Landmark] = {}
+
+    def has_taken(self, event_id: EventId) -> bool:
+        """Whether an event has arrived. Of the latest 10,000 it is known."""
+        return event_id in self._seen
 
     async def take(self, batch: EventBatch) -> None:
         """Sort a batch of events."""
@@ -63,13 +80,16 @@ class Intake:
         manager = self._manager
         agent = self._host.owner_of(event.room_id)
         if event.room_id == manager.space_id:
+            self._note(_SPACE, self._names.daemon, event)
             self._take_event_of_space(event)
         elif event.room_id == manager.broadcast_id:
+            self._note(_BROADCAST, self._names.daemon, event)
             self._take_change_of_broadcast(event)
         elif agent is None:
             self._refuse_strange_room(event)
             return
         else:
+            self._note(_AGENT, self._names.user(agent), event)
             self._take_change_of_room(agent, event)
         if event.type == "m.room.encryption" and event.state_key == "":
             self._host.mark_encrypted(event.room_id)
@@ -82,6 +102,9 @@ class Intake:
             self._host.answers.note(message)
             for inbox in inboxes:
                 inbox.offer(message)
+
+    def _note(self, place: str, user_id: UserId, event: RoomEvent) -> None:
+        self.landmarks[place] = Landmark(user_id, event.room_id, event.event_id, event.ts)
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

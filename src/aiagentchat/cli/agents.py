@@ -24,6 +24,8 @@ def who(call: Invocation) -> None:
             )
     if directory["unavailable"]:
         call.out.note(f"the directory is empty: {one_line(directory['unavailable'])}")
+    elif directory["stalled"]:
+        call.out.note(f"agents hear late: {one_line(directory['stalled'])} ('cchat status' says what to do)")
     elif not directory["agents"] and call.out.is_terminal:
         call.out.note("nobody is here yet: 'cchat join NAME' adds an agent")
 

@@ -10,11 +10,10 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from aiagentchat.errors import AiAgentChatError
-from aiagentchat.model import visible
+from aiagentchat.model import render_time, visible
 
 Json = Any
 
@@ -79,14 +78,6 @@ class Output:
         lines = render_table(agents, colour=self.has_colour) if self.is_terminal else map(render_agent, agents)
         for line in lines:
             self.line(line)
-
-
-def render_time(ts: int) -> str:
-    """Return milliseconds since the epoch as `2026-11-23T10:15:02Z`; an impossible time as the epoch."""
-    try:
-        return datetime.fromtimestamp(ts // 1000, UTC).replace(tzinfo=None).isoformat() + "Z"
-    except (ValueError, OverflowError, OSError):
-        return "1970-01-01T00:00:00Z"
 
 
 def render_json(value: Json, *, is_unicode: bool = True) -> str:

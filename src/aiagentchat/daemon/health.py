@@ -13,10 +13,12 @@ from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.intake import Intake
 from aiagentchat.config import Settings
 from aiagentchat.daemon.transports import Transport
+from aiagentchat.daemon.watch import Watch
 from aiagentchat.errors import AiAgentChatError, MatrixUnauthorizedError
 from aiagentchat.gateway.schemas import Condition, HealthAnswer
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.wire import ClientStats
+from aiagentchat.model import render_time
 from aiagentchat.space.others import LEASE_EVENT_S
 
 _PROBE_CACHED_S = 1.0
@@ -50,6 +52,7 @@ class Health:
         host: AgentHost,
         heartbeat: Heartbeat,
         transport: Transport,
+        watch: Watch,
         probe: MatrixClient,
         operator_probe: MatrixClient | None,
         stats: ClientStats,
@@ -60,6 +63,7 @@ class Health:
         self._heartbeat = heartbeat
         self._intake = intake
         self._transport = transport
+        self._watch = watch
         self._probe = probe
         self._operator_probe = operator_probe
         self._stats = stats
@@ -81,6 +85,7 @@ class Health:
             self._pending(),
             self._encrypted(),
             self._cursors(),
+            self._history(),
             self._memberships(),
             self._limits(),
             self._endpoints(),
@@ -186,6 +191,19 @@ class Health:
         detail = f"the history that held the cursor was purged: {', '.join(names)}" if names else "every cursor holds"
         remedy = "" if not names else "nothing to do: what is left of the room is handed out"
         return Condition(name="cursors", ok=not names, detail=detail, remedy=remedy)
+
+    def _history(self) -> Condition:
+        lost, detail, remedy = self._watch.lost, "the homeserver has all that it had", ""
+        if lost is not None:
+            detail = (
+                f"the homeserver was restored from an older copy: it no longer has {lost.event_id}, written at "
+                f"{render_time(lost.ts)} in {lost.room_id}"
+            )
+            remedy = (
+                "what was sent since the copy was made is gone and has to be sent again ('cchat sent' shows what is "
+                "left), and what was read since then comes again; restarting the daemon ends this notice"
+            )
+        return Condition(name="history", ok=lost is None, detail=detail, remedy=remedy)
 
     def _memberships(self) -> Condition:
         expelled = self._host.expelled()

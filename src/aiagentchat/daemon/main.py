@@ -26,12 +26,14 @@ from aiagentchat.daemon.endpoints import missing_endpoints
 from aiagentchat.daemon.health import Health, SystemInfo
 from aiagentchat.daemon.retries import retries
 from aiagentchat.daemon.transports import PollTransport, PushTransport, Transport
+from aiagentchat.daemon.watch import Watch
 from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidRequestError
 from aiagentchat.gateway.api import Gateway
 from aiagentchat.gateway.credentials import Credentials
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventSource
 from aiagentchat.matrix.probe import Probe
+from aiagentchat.matrix.sync import Witness
 from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId, server_of
 from aiagentchat.registration import Registration, read_registration, registration_file
 from aiagentchat.space.directory import Directory
@@ -75,6 +77,7 @@ class _Parts:
     heartbeat: Heartbeat
     host: AgentHost
     intake: Intake
+    watch: Watch
     health: Health
     gateway: Gateway
     probe: Probe
@@ -222,15 +225,29 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         manager = SpaceManager(access.identities, operator, _space_settings(settings, homeserver, access), directory)
         sessions = Sessions(ttl_s=settings.session_ttl_s, server_now_ms=client.server_now_ms)
         host = AgentHost(manager, sessions)
-        heartbeat = Heartbeat(manager, sessions, host.lost_track)
+        heartbeat = Heartbeat(manager, sessions)
         intake = Intake(host)
         transport: Transport
         if registration is None:
             transport = PollTransport(host, access.operator, patience_s=request_s)
         else:
-            transport = PushTransport(registration, client, host.lost_track)
+            witness = None if operator is None else Witness(operator)
+            transport = PushTransport(registration, client, host, intake, witness)
         probe_s = min(_PROBE_DEADLINE_S, request_s / 2)
-        probe = MatrixClient(homeserver.url, "", session, timeout_s=probe_s)
+        probe = client.with_token("").with_deadline(probe_s)
+
+        def begin_anew(reason: str) -> None:
+            host.begin_anew(reason)
+            transport.begin_anew()
+
+        watch = Watch(
+            settings.paths.landmarks,
+            access.identities,
+            intake,
+            probe,
+            on_return=host.lost_track,
+            on_restored=begin_anew,
+        )
         health = Health(
             settings,
             SystemInfo(homeserver.shown_url, homeserver.server_name, str(operator_id or ""), transport.mode),
@@ -238,6 +255,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
             host,
             heartbeat,
             transport,
+            watch,
             probe,
             None if operator is None else operator.with_deadline(probe_s),
             client.stats,
@@ -249,6 +267,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
             Credentials(settings.paths),
             server_name=homeserver.server_name,
             health=health.report,
+            stalled=lambda: transport.failure()[0],
             metrics=health.metrics,
             deadline_s=settings.deadline_s,
         )
@@ -257,7 +276,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         await transport.start()
         health.listening = await _listen(gateway, settings)
         asking = Probe(homeserver.url, session, timeout_s=request_s)
-        yield _Parts(transport, manager, sessions, heartbeat, host, intake, health, gateway, asking, operator)
+        yield _Parts(transport, manager, sessions, heartbeat, host, intake, watch, health, gateway, asking, operator)
 
 
 def _space_settings(settings: Settings, homeserver: Homeserver, access: _Access) -> SpaceSettings:
@@ -295,6 +314,7 @@ async def _run_loops(
     async with asyncio.TaskGroup() as group:
         group.create_task(_take_events(parts.transport, parts.intake), name="events")
         group.create_task(parts.transport.run(), name="transport")
+        group.create_task(parts.watch.run(), name="watch")
         if parts.manager.names.has_own_daemon:
             group.create_task(parts.heartbeat.run_lease(), name="lease")
         group.create_task(parts.heartbeat.run_lease_events(), name="lease events")

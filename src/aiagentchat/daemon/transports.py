@@ -6,17 +6,18 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
 
 from aiagentchat.agents.host import AgentHost
+from aiagentchat.agents.intake import Intake
 from aiagentchat.daemon.retries import retries
 from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, MatrixUnauthorizedError
 from aiagentchat.matrix.appservice import AppserviceReceiver
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventBatch, EventSource
-from aiagentchat.matrix.sync import POLL_S, SyncedRooms, SyncSource
+from aiagentchat.matrix.sync import POLL_S, SyncedRooms, SyncSource, Witness
 from aiagentchat.model import AgentName, RoomId, UserId
 from aiagentchat.registration import Registration
 from aiagentchat.space.directory import STATE_TYPES
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 _SILENCE_S = 90.0
 """A sync loop that has got no answer for this long, on top of its deadline, does not go on."""
+_LOOK_S = 30.0
+_PUSH_S = 5.0
+"""A push that has not come this long after it was due does not come."""
 _HELD_BACK_POLL_S = 5.0
 _HELD_BACK_POLLS = 103  # 515 s: Synapse holds back no longer than 512
 _RETRY_S = 2.0
@@ -57,6 +61,10 @@ class Transport(EventSource, Protocol):
         """Do what else has to be done for events to come, until cancelled."""
         ...
 
+    def begin_anew(self) -> None:
+        """Forget the positions: the homeserver is an older copy of itself."""
+        ...
+
     def failure(self) -> tuple[str, str]:
         """Return what is wrong, and what to do about it; two empty texts where nothing is."""
         ...
@@ -65,18 +73,26 @@ class Transport(EventSource, Protocol):
 class PushTransport:
     """Events are pushed to the application service's receiver.
 
+    Every 30 s the homeserver is asked to ping it, and a witness what was stored: what should have been pushed and was
+    not is read from the rooms instead.
+
     Args:
-        on_silence: called while events may be held back, for what waits to be read.
+        witness: of the operator's account; None: nobody is logged in, and the pings alone tell. intake: what arrived.
     """
 
     mode, unit = "appservice", "transactions"
 
-    def __init__(self, registration: Registration, client: MatrixClient, on_silence: Callable[[], None]) -> None:
+    def __init__(
+        self, registration: Registration, client: MatrixClient, host: AgentHost, intake: Intake, witness: Witness | None
+    ) -> None:
         self._registration = registration
         self._client = client
-        self._on_silence = on_silence
+        self._host = host
+        self._intake = intake
+        self._witness = witness
         self._receiver = AppserviceReceiver(registration)
         self._ping_failure = "the homeserver has not pinged the daemon yet"
+        self._stalled_at: int | None = None
 
     @property
     def batches_taken(self) -> int:
@@ -101,16 +117,22 @@ class PushTransport:
         return self._receiver.batches()
 
     async def run(self) -> None:
-        """Have the homeserver flush what it held back while the receiver was down; it would wait up to 512 s."""
+        """Have the homeserver flush what it held back while the receiver was down, up to 512 s; then see it go on."""
         async for _ in retries():
-            try:
-                await self._client.ping_appservice(self._registration.id)
-            except AiAgentChatError as error:
-                self._ping_failure = error.message
-            else:
-                self._ping_failure = ""
+            if await self._ping():
                 break
-        await self._read_until_pushed()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read_until_pushed())
+            group.create_task(self._look_on())
+
+    async def _ping(self) -> bool:
+        try:
+            await self._client.ping_appservice(self._registration.id)
+        except AiAgentChatError as error:
+            self._ping_failure = error.message
+        else:
+            self._ping_failure = ""
+        return not self._ping_failure
 
     async def _read_until_pushed(self) -> None:
         """Have what waits be read until the first push: an older Synapse is not moved by a ping, and holds back all."""
@@ -118,11 +140,46 @@ class PushTransport:
             await asyncio.sleep(_HELD_BACK_POLL_S)
             if self.batches_taken:
                 return
-            self._on_silence()
+            self._host.lost_track()
+
+    async def _look_on(self) -> None:
+        while True:
+            is_pushed = await self._is_pushed()
+            if not is_pushed:
+                log.warning("events do not arrive: %s", self.failure()[0])
+            if not await self._ping() or not is_pushed:
+                self._host.lost_track()
+            await asyncio.sleep(_LOOK_S)
+
+    async def _is_pushed(self) -> bool:
+        """Whether the messages that were stored since the last look have been pushed, as far as anybody can tell."""
+        if self._witness is None:
+            return True
+        try:
+            stored = await self._witness.look()
+        except AiAgentChatError as error:  # which `/health` says of the homeserver, or of the operator
+            log.debug("the witness did not answer: %s", error.message)
+            return True
+        await asyncio.sleep(_PUSH_S)
+        missing = [each for each, room in stored.items() if self._host.hears(room) and not self._intake.has_taken(each)]
+        self._stalled_at = self.batches_taken if missing else None
+        return not missing
+
+    def begin_anew(self) -> None:
+        """Have the witness begin anew; the homeserver's count of transactions tells the rest."""
+        if self._witness is not None:
+            self._witness.forget()
 
     def failure(self) -> tuple[str, str]:
-        """Say why the homeserver's ping did not come."""
-        return self._ping_failure, "see that the homeserver can reach the url in the registration file"
+        """Say why the homeserver's ping did not come, or that its pushes do not."""
+        if self._ping_failure:
+            return self._ping_failure, "see that the homeserver can reach the url in the registration file"
+        if self._stalled_at == self.batches_taken:
+            return (
+                "the homeserver pushes nothing of what it stores",
+                f"messages are read from the rooms every {_LOOK_S:.0f} s; restart the homeserver if it stays so",
+            )
+        return "", ""
 
 
 class PollTransport:
@@ -143,6 +200,7 @@ class PollTransport:
         self._sources: dict[AgentName | None, SyncSource] = {}
         self._answered_at: dict[AgentName | None, float] = {}
         self._failures: dict[AgentName | None, tuple[str, str]] = {}
+        self._is_anew = False
         self.batches_taken = 0
 
     async def start(self) -> None:
@@ -186,18 +244,24 @@ class PollTransport:
             agents[None] = None
         wanted = {agent: self._rooms(room_id) for agent, room_id in agents.items()}
         for agent, (rooms, loop) in list(self._loops.items()):
-            if wanted.get(agent) != rooms:
+            if wanted.get(agent) != rooms or self._is_anew:
                 loop.cancel()
                 del self._loops[agent]
-            if agent not in wanted:
+            if agent not in wanted or self._is_anew:
                 for kept in (self._sources, self._failures, self._answered_at):
                     kept.pop(agent, None)
+        self._is_anew = False
         for agent, rooms in wanted.items():
             if agent not in self._loops:
                 self._loops[agent] = (
                     rooms,
                     asyncio.create_task(self._run_loop(agent), name=f"sync {agent or 'operator'}"),
                 )
+
+    def begin_anew(self) -> None:
+        """Have each loop begin where the homeserver is now."""
+        self._is_anew = True
+        self._host.in_use_changed.set()
 
     def _rooms(self, own: RoomId | None) -> SyncedRooms:
         manager = self._host.manager

@@ -46,7 +46,7 @@ class Gateway:
 
     Args:
         server_name: of the homeserver. deadline_s: seconds after which a request that does not wait on purpose fails.
-        health, metrics: what those two routes answer.
+        health, metrics: what those two routes answer. stalled: says why messages do not arrive, "" where they do.
     """
 
     def __init__(
@@ -57,12 +57,14 @@ class Gateway:
         server_name: str,
         health: Callable[[], Awaitable[HealthAnswer]],
         metrics: Callable[[], str],
+        stalled: Callable[[], str],
         deadline_s: float,
     ) -> None:
         self.service = service
         self.server_name = server_name
         self.credentials = credentials
         self.health = health
+        self.stalled = stalled
         self.metrics = metrics
         self.deadline_s = deadline_s
         self.closing = asyncio.Event()

@@ -34,7 +34,12 @@ from aiagentchat.model import EventId, new_session_name, parse_address, parse_ag
 
 async def _who(call: Call) -> WhoAnswer:
     view = await call.gateway.service.who()
-    return WhoAnswer.model_construct(agents=list(view.entries), skipped=view.skipped, unavailable=view.unavailable)
+    return WhoAnswer.model_construct(
+        agents=list(view.entries),
+        skipped=view.skipped,
+        unavailable=view.unavailable,
+        stalled=call.gateway.stalled(),
+    )
 
 
 async def _send(call: Call) -> SendAnswer:

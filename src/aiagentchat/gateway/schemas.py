@@ -96,11 +96,15 @@ class SentQuery(_Query):
 
 
 class WhoAnswer(_Strict):
-    """The directory. `skipped`: entries of the Space that could not be used. `unavailable`: why it is empty."""
+    """The directory. `skipped`: entries of the Space that could not be used. `unavailable`: why it is empty.
+
+    `stalled`: why messages do not arrive at this daemon by themselves, so that its agents hear late.
+    """
 
     agents: list[DirectoryEntry]
     skipped: int
     unavailable: str
+    stalled: str
 
 
 class SendAnswer(_Strict):

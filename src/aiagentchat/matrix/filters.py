@@ -9,6 +9,12 @@ _OWN_STATE = ("m.room.encryption", "m.room.tombstone", "m.room.power_levels", "m
 POSITION_ONLY = '{"account_data":{"types":[]},"presence":{"types":[]},"room":{"rooms":[]}}'
 """The JSON of a filter that lets nothing through: a sync with it says where one stands."""
 
+LATEST_MESSAGES = (
+    '{"account_data":{"types":[]},"presence":{"types":[]},"room":{"account_data":{"types":[]},"ephemeral":{"types":[]},'
+    '"state":{"types":[]},"timeline":{"limit":1,"types":["m.room.message"]}}}'
+)
+"""The JSON of a filter that lets through the latest message of each room."""
+
 _FIELDS = ("type", "content", "sender", "state_key", "event_id", "origin_server_ts")
 
 

@@ -1,0 +1,183 @@
+"""What nothing tells of by itself: pushes that do not come, and a homeserver that is an older copy of what it was."""
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from aiagentchat.daemon import transports, watch
+from aiagentchat.matrix import appservice
+from aiagentchat.matrix.events import EventBatch
+from tests.integration.conftest import StartDaemon
+from tests.integration.correspondents import attach, messages_of, say, until
+from tests.integration.systems import APPSERVICE_ALONE, RunningDaemon, Synapse, fresh_name
+from tests.integration.test_several_daemons import until_listed
+
+
+async def condition(daemon: RunningDaemon, name: str) -> dict[str, Any]:
+    """Return a condition of the daemon's health."""
+    conditions = (await daemon.api.get("/health"))["conditions"]
+    return dict(next(each for each in conditions if each["name"] == name))
+
+
+async def wait_for(daemon: RunningDaemon, name: str, *, ok: bool) -> dict[str, Any]:
+    """Return a condition once it holds, or does not."""
+
+    async def is_so() -> bool:
+        return bool((await condition(daemon, name))["ok"] is ok)
+
+    await until(is_so)
+    return await condition(daemon, name)
+
+
+# --- a homeserver that was restored from an older copy
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look every second or two instead of every half minute."""
+    monkeypatch.setattr(watch, "_LOOK_S", 1.0)
+    monkeypatch.setattr(transports, "_LOOK_S", 1.0)
+    monkeypatch.setattr(transports, "_PUSH_S", 1.0)
+
+
+def copy_of(synapse: Synapse) -> Path:
+    return synapse.paths.data_dir / "copy.db"
+
+
+async def restart_with_copy(synapse: Synapse, *, restore: bool) -> None:
+    """Stop the homeserver, make or restore a copy of its database, and start it again."""
+    await synapse.stop()
+    database, copy = synapse.paths.homeserver / "homeserver.db", copy_of(synapse)
+    shutil.copyfile(*((copy, database) if restore else (database, copy)))
+    await synapse.start()
+
+
+async def until_looked(daemon: RunningDaemon) -> None:
+    """Return once the daemon has kept what the homeserver has now."""
+    file = daemon.settings.paths.landmarks
+    before = file.read_text() if file.exists() else ""
+
+    async def is_written() -> bool:
+        return file.exists() and file.read_text() != before
+
+    await until(is_written)
+
+
+async def test_a_restored_homeserver_is_noticed_and_all_that_is_left_and_new_is_read(
+    own_synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(own_synapse, own_synapse.settings(tmp_path / "home"))
+    writer, reader = await attach(daemon, "writer"), await attach(daemon, "reader")
+    await writer.send("acknowledged", to=reader.name)
+    await reader.acknowledge(await reader.unread(wait="20"))
+    await writer.send("left", to=reader.name)
+    late_name = fresh_name("late")
+    await own_synapse.provide_account(daemon.settings.paths, late_name)
+    await restart_with_copy(own_synapse, restore=False)
+    assert await reader.bodies(wait="20") == ["left"]
+    await reader.acknowledge(await reader.unread(wait="20"))
+    await writer.send("gone", to=reader.name)
+    assert await reader.bodies(wait="20") == ["gone"]
+    late = await attach(daemon, name=late_name)
+    await writer.send("gone as well", to=late.name)
+    assert await late.bodies(wait="20") == ["gone as well"]
+    await until_looked(daemon)
+    assert (await condition(daemon, "history"))["ok"]
+
+    await restart_with_copy(own_synapse, restore=True)
+    said = await wait_for(daemon, "history", ok=False)
+    assert "restored from an older copy" in said["detail"]
+    assert "sent again" in said["remedy"]
+    async with reader.api.stream("GET", "/events") as stream:
+        assert [each["body"] for each in await messages_of(stream, 1)] == ["left"]
+        await writer.send("new", to=reader.name)
+        assert [each["body"] for each in await messages_of(stream, 1)] == ["new"]
+    await writer.send("to a room that is made anew", to=late.name)
+    assert await late.bodies(wait="20") == ["to a room that is made anew"]
+    for agent in (writer, reader, late):
+        await until_listed(daemon, agent.name, status="online")
+
+
+async def test_a_homeserver_that_was_restored_while_no_daemon_ran_is_noticed_by_the_next_one(
+    own_synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    async def start_again(before: RunningDaemon, home: str) -> RunningDaemon:
+        """Start one with what the one before kept."""
+        settings = own_synapse.settings(tmp_path / home)
+        shutil.copyfile(before.settings.paths.landmarks, settings.paths.landmarks)
+        settings.paths.landmarks.chmod(0o600)
+        return await start_daemon(own_synapse, settings)
+
+    first = await start_daemon(own_synapse, own_synapse.settings(tmp_path / "home"))
+    writer, reader = await attach(first, "writer"), await attach(first, "reader")
+    await restart_with_copy(own_synapse, restore=False)
+    await writer.send("gone", to=reader.name)
+    assert await reader.bodies(wait="20") == ["gone"]
+    await until_looked(first)
+    await first.stop()
+    await restart_with_copy(own_synapse, restore=True)
+    second = await start_again(first, "second")
+    await wait_for(second, "history", ok=False)
+    assert await reader.on(second).bodies() == []
+    assert not second.settings.paths.landmarks.exists()
+    await writer.on(second).send("new", to=reader.name)
+    await until_looked(second)
+    await second.stop()
+    third = await start_again(second, "third")
+    await asyncio.sleep(2.5)  # it was said once, and the homeserver has all that it has had since
+    assert (await condition(third, "history"))["ok"]
+
+
+# --- pushes that do not come
+
+
+@APPSERVICE_ALONE  # nothing is pushed to accounts
+async def test_pushes_that_stop_are_noticed_and_what_they_would_have_brought_is_read_all_the_same(
+    own_synapse: Synapse,
+    start_daemon: StartDaemon,
+    http: aiohttp.ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    daemon, alice = await start_daemon(own_synapse, own_synapse.settings(tmp_path)), own_synapse.operator_client(http)
+    agent = await attach(daemon)
+    async with agent.api.stream("GET", "/events") as stream:
+        await say(alice, agent.room_id, "pushed")
+        assert [each["body"] for each in await messages_of(stream, 1)] == ["pushed"]
+        assert (await condition(daemon, "transport"))["ok"]
+        with monkeypatch.context() as patched:
+            patched.setattr(appservice, "parse_events", lambda raw: EventBatch(()))
+            await say(alice, agent.room_id, "not pushed")
+            assert [each["body"] for each in await messages_of(stream, 1)] == ["not pushed"]
+            said = await wait_for(daemon, "transport", ok=False)
+            assert "pushes nothing" in said["detail"]
+            assert "pushes nothing" in (await daemon.api.get("/who"))["stalled"]
+        await say(alice, agent.room_id, "pushed again")
+        assert [each["body"] for each in await messages_of(stream, 1)] == ["pushed again"]
+    await wait_for(daemon, "transport", ok=True)
+    assert not (await daemon.api.get("/who"))["stalled"]
+
+
+@APPSERVICE_ALONE  # nothing is pushed to accounts
+async def test_a_daemon_that_the_homeserver_cannot_reach_says_so_and_reads_all_the_same(
+    own_synapse: Synapse,
+    start_daemon: StartDaemon,
+    http: aiohttp.ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(self: appservice.AppserviceReceiver, request: web.Request) -> web.Response:
+        return web.json_response({}, status=503)
+
+    monkeypatch.setattr(appservice.AppserviceReceiver, "_transaction", refuse)
+    daemon, alice = await start_daemon(own_synapse, own_synapse.settings(tmp_path)), own_synapse.operator_client(http)
+    agent = await attach(daemon)
+    async with agent.api.stream("GET", "/events") as stream:
+        await say(alice, agent.room_id, "one")
+        assert [each["body"] for each in await messages_of(stream, 1)] == ["one"]
+        assert "pushes nothing" in (await wait_for(daemon, "transport", ok=False))["detail"]
