@@ -401,7 +401,7 @@ async def test_a_device_of_the_operator_that_is_logged_out_is_said_and_stops_no_
 async def test_a_request_to_a_homeserver_that_is_away_fails_with_a_reason_within_the_deadline(
     own_synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
-    daemon = await start_daemon(own_synapse, own_synapse.settings(tmp_path / "home", AIAGENTCHAT_DEADLINE="2"))
+    daemon = await start_daemon(own_synapse, own_synapse.settings(tmp_path / "home", AIAGENTCHAT_DEADLINE="5"))
     agent = await attach(daemon)
     other = dataclasses.replace(agent.api, reader="other")
     await agent.bodies()
@@ -414,7 +414,7 @@ async def test_a_request_to_a_homeserver_that_is_away_fails_with_a_reason_within
         (agent.api, "GET", "/sent", None),
         (other, "PUT", "/status", {"line": "busy"}),
     ]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(15):
         for answer in await asyncio.gather(*(api.call(method, path, body) for api, method, path, body in calls)):
             assert answer.code in ("homeserver_unavailable", "deadline_exceeded")
             assert answer.data["retryable"]
