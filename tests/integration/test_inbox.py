@@ -6,6 +6,7 @@ import secrets
 import time
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -13,7 +14,7 @@ from aiohttp import web
 
 from aiagentchat.agents.room_inbox import UNREAD_WINDOW
 from aiagentchat.daemon import transports
-from aiagentchat.matrix import appservice
+from aiagentchat.matrix import appservice, wire
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventBatch, parse_events
 from tests.integration.conftest import StartDaemon
@@ -163,6 +164,28 @@ async def test_a_message_of_this_session_is_not_late_and_one_from_before_it_is(
         assert [(message["body"], message["late"]) for message in await messages_of(stream, 1)] == [("before", True)]
         await say(alice, agent.room_id, "during")
         assert [(message["body"], message["late"]) for message in await messages_of(stream, 1)] == [("during", False)]
+
+
+@pytest.mark.parametrize("ahead_s", [86_400, -86_400])
+async def test_a_daemon_whose_clock_is_a_day_off_loses_no_message_and_calls_none_late_that_is_not(
+    synapse: Synapse,
+    start_daemon: StartDaemon,
+    alice: MatrixClient,
+    tmp_path: Path,
+    ahead_s: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wire, "time", SimpleNamespace(time=lambda: time.time() + ahead_s))
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path))
+    agent = await attach(daemon)
+    await say(alice, agent.room_id, "while nobody reads")
+    async with agent.api.stream("GET", "/events") as stream:
+        assert [each["body"] for each in await messages_of(stream, 1)] == ["while nobody reads"]
+        await asyncio.sleep(1.1)  # a session's beginning is known to the second
+        await say(alice, agent.room_id, "now")
+        assert [(each["body"], each["late"]) for each in await messages_of(stream, 1)] == [("now", False)]
+        await agent.acknowledge(await agent.unread())
+    assert await agent.bodies() == []
 
 
 async def test_a_broadcast_comes_to_every_agent_but_its_writer(daemon: RunningDaemon, alice: MatrixClient) -> None:
