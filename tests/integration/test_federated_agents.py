@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import StartDaemon
-from tests.integration.correspondents import attach, messages_of, until
+from tests.integration.correspondents import attach, messages_of, restart, until
 from tests.integration.federation import Federation, alias_on, federation, user_on
 from tests.integration.systems import RunningDaemon
 from tests.integration.test_several_daemons import who
@@ -16,7 +16,8 @@ from tests.integration.test_several_daemons import who
 @pytest.fixture
 async def servers(tmp_path: Path) -> AsyncIterator[Federation]:
     """Two homeservers that reach each other."""
-    async with federation(tmp_path) as running:
+    retries = {"destination_min_retry_interval": "1s", "destination_max_retry_interval": "2s"}
+    async with federation(tmp_path, federation=retries) as running:
         yield running
 
 
@@ -89,3 +90,41 @@ async def test_with_the_other_homeserver_gone_everything_here_goes_on(daemons: D
         "POST", "/send", {"body": "hello", "to": f"nobody:{servers.there.config.server_name}"}
     )
     assert (refused.status, refused.code) == (404, "agent_not_found")
+
+
+@pytest.mark.parametrize("reads", ["all the time", "afterwards"])
+async def test_of_what_was_written_there_while_this_homeserver_was_down_nothing_is_left_out(
+    daemons: Daemons, servers: Federation, reads: str
+) -> None:
+    """The other one was restarted too, and so remembers the latest alone to send here."""
+    ours, theirs = await attach(daemons.here, "ours"), await attach(daemons.there, "theirs")
+    our_name = f"{ours.name}:{servers.here.config.server_name}"
+
+    async def is_listed() -> bool:
+        return our_name in await who(daemons.there)
+
+    async def write(*bodies: str) -> None:
+        for body in bodies:
+            await theirs.send(body, to=our_name)
+
+    await until(is_listed)
+    async with ours.api.stream("GET", "/events") as stream:
+        await write("0")
+        await ours.acknowledge(await messages_of(stream, 1))
+        await servers.here.stop()
+        missed = [str(number) for number in range(1, 30)]
+        await write(*missed)
+        await restart(servers.there)
+        await write("30")
+        await servers.here.start()
+        if reads == "all the time":
+            await write("31")
+            assert [each["body"] for each in await messages_of(stream, 31)] == [*missed, "30", "31"]
+    if reads == "afterwards":
+        await write("31")
+
+        async def is_here() -> bool:
+            return "31" in await ours.bodies()
+
+        await until(is_here)
+        assert await ours.bodies() == [*missed, "30", "31"]

@@ -44,11 +44,15 @@ def done(coroutine: Coroutine[Any, Any, _T]) -> _T:
 
 @dataclass
 class FakeRoom:
-    """One room of a homeserver, and the agent's account data in it. A token is the id of the event it stands behind."""
+    """One room of a homeserver, and the agent's account data in it. A token is the id of the event it stands behind.
+
+    `unsent`: ids of events that another homeserver has not sent, and that are fetched when somebody reads backwards.
+    """
 
     timeline: list[Json] = field(default_factory=list)
     cursors: list[Json] = field(default_factory=list)
     receipts: list[str] = field(default_factory=list)
+    unsent: set[str] = field(default_factory=set)
     clock_ms: int = 1_000_000
     requests: int = 0
 
@@ -70,14 +74,23 @@ class FakeRoom:
     def server_now_ms(self) -> int:
         return self.clock_ms
 
+    def with_deadline(self, timeout_s: float) -> "FakeRoom":
+        return self
+
     async def get_messages(
         self, room_id: RoomId, *, direction: str, start: str | None, limit: int, filter_json: str
     ) -> MessagesPage:
-        assert (room_id, direction) == (ROOM, "f")
+        assert room_id == ROOM
         self.requests += 1
+        if direction == "b":
+            before = self.timeline[: None if start is None else self.ids().index(start)]
+            page = before[-limit:][::-1]
+            self.unsent -= {event["event_id"] for event in page}
+            return MessagesPage(tuple(page), page[-1]["event_id"] if len(page) == limit else None)
         wanted = json.loads(filter_json)
         after = self.timeline if start is None else self.timeline[self.ids().index(start) + 1 :]
-        fitting = [e for e in after if e["type"] in wanted["types"] and e["sender"] not in wanted["not_senders"]]
+        sent = [event for event in after if event["event_id"] not in self.unsent]
+        fitting = [e for e in sent if e["type"] in wanted["types"] and e["sender"] not in wanted["not_senders"]]
         page = fitting[:limit]
         return MessagesPage(tuple(page), page[-1]["event_id"] if page else None)
 
@@ -341,3 +354,35 @@ def test_a_message_that_was_taken_back_leaves_the_inbox() -> None:
     inbox.offer(as_message(room.add("$0")))
     inbox.withdraw(EventId("$0"))
     assert inbox.unread() == []
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+@pytest.mark.parametrize("count", [3, WINDOW + 2 * PAGE])
+def test_what_another_homeserver_left_out_is_fetched_and_stands_in_its_place(count: int, is_live: bool) -> None:
+    room, afar = FakeRoom(), "@bob:elsewhere.org"
+    inbox = inbox_on(room)
+    if is_live:
+        done(inbox.read_on())
+    room.clock_ms += 10_000
+    ids = [f"${number}" for number in range(count)]
+    events = [room.add(event_id, afar) for event_id in ids]
+    room.unsent = set(ids[: count - 1])
+    if is_live:
+        inbox.offer(as_message(events[-1]))
+    handed: list[str] = []
+    while inbox.needs_reading or inbox.unread():
+        done(inbox.read_on())
+        handed += [message.event_id for message in inbox.unread()]
+        acknowledge(inbox, {message.event_id for message in inbox.unread()})
+    assert handed == ids
+
+
+def test_messages_of_other_homeservers_without_a_gap_are_read_backwards_once_for_all_of_them() -> None:
+    room = FakeRoom()
+    for number in range(WINDOW - 1):
+        room.add(f"${number}", "@bob:elsewhere.org")
+    inbox = inbox_on(room)
+    done(inbox.read_on())
+    pages = -(-WINDOW // PAGE)
+    assert len(inbox.unread()) == WINDOW - 1
+    assert room.requests <= 1 + 2 * pages + 1

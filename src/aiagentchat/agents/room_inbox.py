@@ -13,7 +13,7 @@ from aiagentchat.agents.messages import MESSAGE_TYPES, SenderOf, parse_message
 from aiagentchat.errors import AiAgentChatError, MatrixError, MatrixForbiddenError, MatrixNotFoundError
 from aiagentchat.matrix.client import MatrixClient, MessagesPage
 from aiagentchat.matrix.events import parse_event, parse_events
-from aiagentchat.model import EventId, Message, RoomId, UserId
+from aiagentchat.model import EventId, Message, RoomId, UserId, server_of
 from aiagentchat.space.content import CURSOR, Cursor, parse_content, to_content
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ _SETTLING_MS = 2_000
 """After opening, live events this old may be from before the cursor: the server's clock is known to the second."""
 _MOST_LIVE = 512
 """Live events after which the room is read on, so that what must be remembered of them stays bounded."""
+_BACKFILL_PAGES = 100
+_BACKFILL_S = 10.0
 _UNNAMED = EventId("")
 """Stands for missed events that are too many to remember: never found, so that the room is read anew."""
 
@@ -61,6 +63,7 @@ class RoomInbox:
         self._regained: set[EventId] = set()  # in the window before it was begun anew, and not read again yet
         self._read_until_ms = 0
         self._receipt: EventId | None = None
+        self._is_backfilled = False
         self.anchor_lost = False
 
     @property
@@ -80,7 +83,8 @@ class RoomInbox:
         """Take a live message; return whether a waiting reader should look.
 
         What is newer than all that was read is appended. Anything else may be a push that comes late, or twice, and
-        may be behind the cursor already: it is not judged here, but looked for in the room.
+        may be behind the cursor already: it is not judged here, but looked for in the room. So is what comes from
+        another homeserver, which may have left out what it stored before.
         """
         if message.sender.user_id == self._reader.user_id:
             return False
@@ -88,8 +92,11 @@ class RoomInbox:
             return True
         if message.event_id in self._window:
             return False
+        is_from_afar = self._is_from_afar(message.sender.user_id)
+        if is_from_afar:
+            self._is_backfilled = False
         too_many = len(self._live) >= _MOST_LIVE or self._window.unread_count >= UNREAD_WINDOW
-        if not self._at_end or too_many or message.ts <= self._read_until_ms:
+        if not self._at_end or too_many or message.ts <= self._read_until_ms or is_from_afar:
             self._at_end = False
             self._missed.add(message.event_id if len(self._missed) < _MOST_LIVE else _UNNAMED)
             return True
@@ -116,18 +123,24 @@ class RoomInbox:
             page = await self._client.get_messages(
                 self._reader.room_id, direction="f", start=self._token, limit=_PAGE, filter_json=self._filter
             )
-            self._take_page(window, page)
-            if page.end is not None:
+            has_news_from_afar = self._take_page(window, page)
+            if has_news_from_afar and not self._is_backfilled:
+                await self._backfill(window.anchor)
+                window = await self._open()
+            elif page.end is not None:
                 self._token = page.end
             elif self._live or self._missed & looked_for:  # not after the token, so before it, or nowhere
                 window = await self._open()
             elif not self._missed:
                 self._at_end = True
+                self._is_backfilled = False
                 self._regained.clear()
                 window.end_reached()
 
-    def _take_page(self, window: AckWindow, page: MessagesPage) -> None:
+    def _take_page(self, window: AckWindow, page: MessagesPage) -> bool:
+        """Take in what stands after the token; return whether there are unread messages of other homeservers in it."""
         room_id = self._reader.room_id
+        has_news_from_afar = False
         for event in parse_events(page.chunk, room_id).events:
             message = parse_message(event, self._sender_of, None if self._reader.is_own_room else room_id)
             if message is None:
@@ -138,8 +151,29 @@ class RoomInbox:
             if message.event_id in self._live:
                 self._live.discard(message.event_id)
                 window.move_to_end(message.event_id)
-            else:
-                window.add(message)
+            elif window.add(message) and self._is_from_afar(event.sender):
+                has_news_from_afar = True
+        return has_news_from_afar
+
+    def _is_from_afar(self, user_id: UserId) -> bool:
+        return server_of(user_id) != server_of(self._reader.user_id)
+
+    async def _backfill(self, anchor: EventId) -> None:
+        """Have the homeserver fetch what others have not sent it: it does so for who reads backwards alone."""
+        self._is_backfilled = True
+        client, start = self._client.with_deadline(_BACKFILL_S), None
+        try:
+            for _ in range(_BACKFILL_PAGES):
+                page = await client.get_messages(
+                    self._reader.room_id, direction="b", start=start, limit=_PAGE, filter_json="{}"
+                )
+                start = page.end
+                if start is None or anchor in [
+                    event.event_id for event in parse_events(page.chunk, self._reader.room_id).events
+                ]:
+                    return
+        except AiAgentChatError as error:
+            log.warning("messages of other homeservers may be missing in %s: %s", self._reader.room_id, error.message)
 
     async def plan(self, event_ids: frozenset[EventId]) -> AckPlan | None:
         """Return what acknowledging those of `event_ids` that are in the window would change; None: nothing.
