@@ -8,7 +8,7 @@ from aiagentchat.model import EventId, Message
 
 
 class Answers:
-    """Waiting askers, by the event that they asked with. Only live messages come here; the past is `agents.mail`'s."""
+    """Waiting askers, by the event that they asked with. Only live messages come here; `agents.delivery` looks back."""
 
     def __init__(self) -> None:
         self._waiting: dict[EventId, dict[asyncio.Future[Message], Callable[[Message], bool]]] = {}

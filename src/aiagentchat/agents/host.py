@@ -11,6 +11,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 from aiagentchat.agents.answers import Answers
 from aiagentchat.agents.heartbeat import check_roster_has_room
@@ -68,6 +69,7 @@ class AgentHost:
         self._agents: dict[AgentName, HostedAgent] = {}
         self._rooms: dict[RoomId, AgentName] = {}
         self._removed: dict[AgentName, str] = {}
+        self._acknowledged: dict[AgentName, asyncio.Event] = {}
         self._checking: set[asyncio.Task[None]] = set()
         self._booting = 0
         manager.on_lost = self.lose_space
@@ -381,12 +383,22 @@ class AgentHost:
         async with agent.lock:
             user, client = self.names.user(name), self.manager.client_of(name)
             if agent.inbox is None:
-                agent.inbox = Inbox(RoomInbox(client, Reader(user, room_id, is_own_room=True), self.sender_of))
+                own = RoomInbox(client, Reader(user, room_id, is_own_room=True), self.sender_of)
+                agent.inbox = Inbox(own, on_acknowledged=partial(self._tell_acknowledged, name))
             broadcast = self.manager.broadcast_id
             if broadcast is not None and not agent.inbox.has_broadcast and await self._is_in_broadcast(name):
                 reader = Reader(user, broadcast, is_own_room=False)
                 agent.inbox.add_broadcast(RoomInbox(client, reader, self.sender_of))
             return agent.inbox
+
+    def acknowledgement_by(self, name: AgentName) -> asyncio.Event:
+        """Return an event that is set once an agent of this daemon has acknowledged something from now on."""
+        return self._acknowledged.setdefault(name, asyncio.Event())
+
+    def _tell_acknowledged(self, name: AgentName) -> None:
+        waited_for = self._acknowledged.pop(name, None)
+        if waited_for is not None:
+            waited_for.set()
 
     async def _is_in_broadcast(self, name: AgentName) -> bool:
         """Whether the agent can read the broadcast room: once it is listed; one that the person named it joins now."""

@@ -7,7 +7,7 @@ for, extended by live events, and dropped with the agent. The host of the agent 
 import asyncio
 import heapq
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from itertools import islice
 
 from aiagentchat.agents.room_inbox import RoomInbox
@@ -18,10 +18,14 @@ log = logging.getLogger(__name__)
 
 
 class Inbox:
-    """Both rooms of an agent as one: waits, merges by time, and acknowledges. One task at a time reads or writes."""
+    """Both rooms of an agent as one: waits, merges by time, and acknowledges. One task at a time reads or writes.
 
-    def __init__(self, own: RoomInbox) -> None:
+    `on_acknowledged` is called after a cursor was written.
+    """
+
+    def __init__(self, own: RoomInbox, *, on_acknowledged: Callable[[], None]) -> None:
         self._rooms = [own]
+        self._on_acknowledged = on_acknowledged
         self._busy = asyncio.Lock()
         self._news = asyncio.Event()
         self._closed = False
@@ -152,6 +156,7 @@ class Inbox:
             for room, plan in plans:
                 if plan is not None:
                     await room.carry_out(plan)
+                    self._on_acknowledged()
             if read:
                 self._last = max(read, key=lambda message: message.ts).event_id
         self._tell()  # there may be room in the window for more

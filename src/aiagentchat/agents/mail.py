@@ -1,7 +1,7 @@
 """Sending and answering: what a speaker, an agent or the operator, does with messages.
 
 `agents.host` says which rooms there are; this decides where a message goes and in whose name. What became of it is
-`agents.past`'s.
+`agents.delivery`'s.
 """
 
 import contextlib

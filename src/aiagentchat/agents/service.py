@@ -7,13 +7,14 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
+from aiagentchat.agents.delivery import Delivery, Sent, Until
 from aiagentchat.agents.heartbeat import check_roster_has_room
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.hosted import Attached, Wish
 from aiagentchat.agents.inbox import Inbox
 from aiagentchat.agents.mail import Draft, Mail
 from aiagentchat.agents.messages import mark_late
-from aiagentchat.agents.past import Past, Sent
+from aiagentchat.agents.past import Past
 from aiagentchat.agents.readers import Readers
 from aiagentchat.errors import InvalidRequestError, NotFoundError
 from aiagentchat.model import AgentKind, AgentName, EventId, Message, RoomId, parse_text
@@ -30,6 +31,7 @@ class AgentService:
         self._host = host
         self._mail = mail
         self._past = past
+        self._delivery = Delivery(host, past)
         self._readers = Readers()
 
     async def require_agent(self, name: AgentName) -> None:
@@ -165,14 +167,15 @@ class AgentService:
         return known
 
     async def sent(self, agent: AgentName | None, *, to: AgentName | None, limit: int) -> list[Sent]:
-        """Return own messages and how far they came; see `Past.sent`."""
-        return await self._past.sent(self._mail.speaker(agent), to=to, limit=limit)
+        """Return own messages and how far they came; see `Delivery.sent`."""
+        return await self._delivery.sent(self._mail.speaker(agent), to=to, limit=limit)
 
     async def sent_message(
-        self, agent: AgentName | None, event_id: EventId, *, to: AgentName | None, wait_s: float
+        self, agent: AgentName | None, event_id: EventId, *, to: AgentName | None, wait_s: float, until: Until
     ) -> Sent:
-        """Return one own message, waiting for its answer; see `Past.sent_message`."""
-        return await self._past.sent_message(self._mail.speaker(agent), event_id, to=to, wait_s=wait_s)
+        """Return one own message, waiting until it came so far; see `Delivery.sent_message`."""
+        speaker = self._mail.speaker(agent)
+        return await self._delivery.sent_message(speaker, event_id, to=to, wait_s=wait_s, until=until)
 
     async def attach(
         self, name: AgentName, *, kind: AgentKind, description: str | None, take_over: bool = False

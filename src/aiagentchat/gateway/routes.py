@@ -97,11 +97,14 @@ async def _sent(call: Call) -> SentAnswer:
     service, agent = call.gateway.service, call.caller.agent
     to = parse_address(query.to, call.gateway.server_name) if query.to is not None else None
     if query.event_id is not None:
-        found = [await service.sent_message(agent, EventId(query.event_id), to=to, wait_s=query.wait)]
+        event_id = EventId(query.event_id)
+        found = [await service.sent_message(agent, event_id, to=to, wait_s=query.wait, until=query.until)]
     else:
         found = await service.sent(agent, to=to, limit=query.limit)
     items = [
-        SentItem.model_construct(message=sent.message, state=sent.state, to=sent.to, answer=sent.answer)
+        SentItem.model_construct(
+            message=sent.message, state=sent.state, to=sent.to, read_by=list(sent.read_by), answer=sent.answer
+        )
         for sent in found
     ]
     return SentAnswer.model_construct(messages=items)

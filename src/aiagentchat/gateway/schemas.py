@@ -87,12 +87,13 @@ class ReadQuery(_Query):
 
 
 class SentQuery(_Query):
-    """Which own messages: to one agent, or to all; with `event_id`, that one, and what answers it."""
+    """Which own messages: those to one agent, or all; with `event_id`, that one, to `to` or else to everybody."""
 
     to: _Name | None = None
     limit: _Limit = 20
     event_id: _EventId | None = None
     wait: _Wait = 0.0
+    until: Literal["read", "answered"] = Field("answered", description="What to wait for, with `event_id`.")
 
 
 class WhoAnswer(_Strict):
@@ -146,7 +147,8 @@ class SentItem(_Strict):
 
     message: Message
     state: Literal["stored", "read", "answered"]
-    to: str | None
+    to: str | None = Field(description="The agent in whose room it stands. Null: to all, or in the own room.")
+    read_by: list[str] = Field(description="The agents that have acknowledged it.")
     answer: Message | None
 
 
