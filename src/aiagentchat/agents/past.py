@@ -53,6 +53,7 @@ class Past:
             message = await self.message_in(speaker, room_id, event_id)
             if message is not None:
                 return message
+        self._host.manager.require_looked_up()
         raise NotFoundError(
             f"there is no message {event_id} that you may read", hint="'cchat read --json' shows the ids of yours"
         )

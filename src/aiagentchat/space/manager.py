@@ -108,6 +108,11 @@ class SpaceManager:
         """Whether the Space was looked up, be it in vain."""
         return self.unavailable != _NOT_LOOKED_UP
 
+    def require_looked_up(self) -> None:
+        """Raise `HomeserverUnavailableError` just after the start: what is not found may be there all the same."""
+        if not self.is_looked_up:
+            raise HomeserverUnavailableError("the daemon has just started and is looking up the Space")
+
     # --- the Space
 
     async def require_space(self) -> None:
@@ -414,6 +419,7 @@ class SpaceManager:
                 pass
             else:
                 return None
+        self.require_looked_up()
         names = [entry.name for entry in (await self.list_agents()).entries]
         near = difflib.get_close_matches(agent, names, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "see 'cchat who' for who is there"
