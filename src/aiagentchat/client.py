@@ -8,7 +8,9 @@ shapes.
 import http.client
 import json
 import os
+import select
 import socket
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,6 +37,8 @@ LONGEST_WAIT_S = 3600.0
 
 _GRACE_S = 5.0
 """Beyond the gateway's own deadline: its answer says more than a timeout of ours."""
+_FIRST_RETRY_S = 0.1
+_LONGEST_RETRY_S = 1.0
 _SILENCE_S = 60.0
 """A stream is pinged every 15 s; after this long without anything its other end is gone."""
 
@@ -47,6 +51,10 @@ class GatewayError(AiAgentChatError):
         code = str(problem.get("code", ""))
         self.code = code if code in OUTCOMES else "internal"
         self.retryable = problem.get("retryable") is True
+
+
+class _NobodyThereError(DaemonNotRunningError):
+    """Nobody took the connection, so that nothing was sent."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -133,9 +141,34 @@ class GatewayClient:
         key: str | None = None,
         fmt: str = "plain",
     ) -> dict[str, Json]:
-        """Send a message; return `event_id`, `room_id` and `state`. Without `to` and `reply_to`: to all."""
+        """Send a message once; return `event_id`, `room_id` and `state`. Without `to` and `reply_to`: to all.
+
+        `key`: the same key is the same message; None: a new one. Where it is not known whether the message was stored,
+        the same request goes out again, with the same key, until the client's `timeout_s`; the error after that names
+        the key. A daemon that was not there to begin with is not waited for.
+        """
+        key = uuid.uuid4().hex if key is None else key
         message = {"body": body, "to": to, "reply_to": reply_to, "key": key, "format": fmt}
-        return self._call("POST", "/send", {name: value for name, value in message.items() if value is not None})
+        message = {name: value for name, value in message.items() if value is not None}
+        deadline = time.monotonic() + self._timeout_s
+        failure: AiAgentChatError | None = None
+        attempt_s, pause_s = self._timeout_s + _GRACE_S, _FIRST_RETRY_S
+        while True:
+            try:
+                return self._call("POST", "/send", message, limit_s=attempt_s)
+            except AiAgentChatError as error:
+                nobody_there = isinstance(error, _NobodyThereError)
+                if not error.retryable or (failure is None and nobody_there):
+                    raise
+                if failure is None or not (nobody_there or isinstance(error, DeadlineExceededError)):
+                    failure = error  # it says more than that there was no answer after it
+            left_s = deadline - time.monotonic()
+            if left_s <= pause_s or failure.code == "rate_limited":  # which lasts beyond the deadline
+                key_hint = f"--key {key} sends the same message, never a second one"
+                failure.hint = f"{failure.hint}; {key_hint}" if failure.hint else key_hint
+                raise failure
+            _pause(pause_s)
+            attempt_s, pause_s = left_s - pause_s, min(2 * pause_s, _LONGEST_RETRY_S)
 
     def read(self, *, wait_s: float = 0.0, limit: int = 100, peek: bool = False) -> list[dict[str, Json]]:
         """Return unread messages, waiting up to `wait_s` seconds for one. Acknowledges nothing."""
@@ -154,11 +187,18 @@ class GatewayClient:
         """Return a stream of what is unread and then of what comes: ("message", message)."""
         return self._stream("GET", "/events")
 
-    def answer_to(self, event_id: str, *, to: str, wait_s: float) -> dict[str, Json] | None:
-        """Return what answers one's own message to an agent, within `wait_s` seconds; None: nothing did."""
-        query = {"event_id": event_id, "to": to, "wait": f"{wait_s:g}"}
-        answer: Json = self._call("GET", "/sent", query=query, wait_s=wait_s)["messages"][0]["answer"]
-        return None if answer is None else dict(answer)
+    def sent(self, *, to: str | None = None, limit: int = 20) -> list[dict[str, Json]]:
+        """Return own messages, newest first, each with `state`, `to`, `read_by`, `answer`. `to`: to one agent alone."""
+        query = {"limit": str(limit)} | ({} if to is None else {"to": to})
+        return _messages(self._call("GET", "/sent", query=query))
+
+    def sent_message(self, event_id: str, *, to: str, wait_s: float, until: str = "answered") -> dict[str, Json]:
+        """Return an own message to an agent as `sent` does, waiting up to `wait_s` seconds.
+
+        `until`: it is `read` or `answered`.
+        """
+        query = {"event_id": event_id, "to": to, "wait": f"{wait_s:g}", "until": until}
+        return dict(self._call("GET", "/sent", query=query, wait_s=wait_s)["messages"][0])
 
     # --- agents
 
@@ -215,8 +255,9 @@ class GatewayClient:
         *,
         query: Mapping[str, str] | None = None,
         wait_s: float = 0.0,
+        limit_s: float | None = None,
     ) -> dict[str, Json]:
-        connection = self._connect(self._timeout_s + wait_s + _GRACE_S)
+        connection = self._connect(self._timeout_s + wait_s + _GRACE_S if limit_s is None else limit_s)
         try:
             response = self._exchange(connection, method, path + (f"?{urlencode(query)}" if query else ""), body)
             answer = self._answer(response)
@@ -262,9 +303,7 @@ class GatewayClient:
         except PermissionError:
             raise RefusedError(f"the daemon's socket {self._address} belongs to another user") from None
         except OSError:
-            raise DaemonNotRunningError(
-                f"no daemon answers at {self._address}", hint="start one with 'cchat up'"
-            ) from None
+            raise _NobodyThereError(f"no daemon answers at {self._address}", hint="start one with 'cchat up'") from None
         try:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             return connection.getresponse()
@@ -292,8 +331,12 @@ class GatewayClient:
     def _gone(self) -> DaemonNotRunningError:
         return DaemonNotRunningError(
             "the daemon went away before it answered, so whether this was done is not known",
-            hint="a message that is sent again with the same --key is never doubled",
+            hint="'cchat status' shows whether it is back",
         )
+
+
+def _pause(seconds: float) -> None:
+    select.select([], [], [], seconds)  # loaded anyway, as `threading` is not
 
 
 def connect(settings: Settings, *, acting_as: str = "", label: str = "cchat") -> GatewayClient:

@@ -17,6 +17,7 @@ from aiagentchat.cli.output import (
     render_agent,
     render_json,
     render_message,
+    render_sent,
     render_table,
 )
 from aiagentchat.errors import AgentNotFoundError
@@ -36,6 +37,11 @@ def message(**fields: Any) -> dict[str, Any]:
 def agent(**fields: Any) -> dict[str, Any]:
     entry = {"name": "claude-dev", "status": "online", "kind": "persistent", "reach": "push", "encrypted": False}
     return entry | {"alias": "#aiagentchat-claude-dev:example.org", "description": "", "status_line": ""} | fields
+
+
+def item(*, to: str | None = "claude-dev", read_by: tuple[str, ...] = (), answer: str = "", **fields: Any) -> Any:
+    told = message(name="claude-dev", body=answer) if answer else None
+    return {"message": message(**fields), "state": "", "to": to, "read_by": list(read_by), "answer": told}
 
 
 def is_shown(text: str) -> bool:
@@ -88,6 +94,31 @@ def test_an_agent_is_name_status_and_room(fields: dict[str, Any], line: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("given", "line", "below"),
+    [
+        (item(), "to claude-dev: Please review PR #42", "stored, not read yet"),
+        (item(read_by=("claude-dev",)), "to claude-dev: Please review PR #42", "read by claude-dev"),
+        (
+            item(read_by=("claude-dev",), answer="Done."),
+            "to claude-dev: Please review PR #42",
+            'read by claude-dev · answered by claude-dev: "Done."',
+        ),
+        (item(answer="x" * 200), "to claude-dev: Please review PR #42", f'answered by claude-dev: "{"x" * 79}…"'),
+        (item(body="a\nb\x1b[2J" + "c" * 90), f"to claude-dev: a\\nb\\x1b[2J{'c' * 68}…", "stored, not read yet"),
+        (item(to=None, broadcast=True), "(broadcast): Please review PR #42", "stored"),
+        (
+            item(to=None, broadcast=True, read_by=tuple("abcdefg")),
+            "(broadcast): Please review PR #42",
+            "read by a, b, c, d, e and 2 more",
+        ),
+        (item(to=None), "in its own room: Please review PR #42", "stored"),
+    ],
+)
+def test_what_was_sent_is_a_line_and_one_on_how_far_it_came(given: Any, line: str, below: str) -> None:
+    assert render_sent(given) == f"2026-11-23T10:15:02Z {line}\n  {below}"
+
+
+@pytest.mark.parametrize(
     ("ts", "time"),
     [
         (0, "1970-01-01T00:00:00Z"),
@@ -124,6 +155,16 @@ def test_no_message_can_pass_for_two_or_move_the_cursor(name: str, body: str, br
     assert all(line.startswith("  ") for line in further)
     assert len(further) == body.count("\n")
     assert all(is_shown(line.replace("\t", "")) for line in (first, *further))
+
+
+@given(FOREIGN, FOREIGN, FOREIGN)
+@example(FORGED, FORGED, FORGED)
+def test_what_was_sent_is_two_lines_whatever_it_holds(name: str, body: str, answer: str) -> None:
+    given = item(to=name or "a", read_by=(name,), answer=answer or "a", body=body)
+    for line in render_sent(given, colour=True).split("\n"):
+        assert is_shown(ANSI.sub("", line))
+    assert render_sent(given).count("\n") == 1
+    assert ANSI.sub("", render_sent(given, colour=True)) == render_sent(given)
 
 
 @given(FOREIGN, FOREIGN)

@@ -1,6 +1,8 @@
 """The gateway's client before it connects: whom it speaks for, where it goes, and what a refusal becomes."""
 
+import http.client
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -122,3 +124,123 @@ def test_whatever_a_refusal_holds_it_has_an_exit_code(problem: dict[str, Any]) -
     assert error.outcome in OUTCOMES.values()
     assert error.message
     assert isinstance(error.retryable, bool)
+
+
+# --- sent once, whatever happens
+
+
+class _Gateway:
+    """What becomes of each attempt to send: an answer, a problem, or an error of the connection; then the last again.
+
+    `requests`: at which second each attempt was made, and with which body. `limits`: the most each was to take.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *outcomes: dict[str, Any] | Exception) -> None:
+        self.now = 0.0
+        self.attempts: list[float] = []
+        self.limits: list[float] = []
+        self.bodies: list[dict[str, Any]] = []
+        self._outcomes = list(outcomes)
+        monkeypatch.setattr("aiagentchat.client._pause", self._pass)
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+        monkeypatch.setattr(GatewayClient, "_connect", self._connect)
+        self.client = GatewayClient("http://localhost:1", "operator:secret", timeout_s=10.0)
+
+    def _pass(self, seconds: float) -> None:
+        self.now += seconds
+
+    def _connect(self, timeout_s: float) -> Mock:
+        self.attempts.append(self.now)
+        self.limits.append(timeout_s)
+        outcome = self._outcomes.pop(0) if len(self._outcomes) > 1 else self._outcomes[0]
+        if isinstance(outcome, ConnectionRefusedError):
+            return Mock(connect=Mock(side_effect=outcome))
+        if isinstance(outcome, Exception):
+            return Mock(request=self._take, getresponse=Mock(side_effect=outcome))
+        response = Mock(status=200 if "event_id" in outcome else 500, read=lambda: json.dumps(outcome).encode())
+        return Mock(request=self._take, getresponse=Mock(return_value=response))
+
+    def _take(self, _method: str, _path: str, body: str, _headers: dict[str, str]) -> None:
+        self.bodies.append(json.loads(body))
+
+
+STORED = {"event_id": "$1", "room_id": "!r", "state": "stored"}
+CUT, REFUSED = http.client.RemoteDisconnected("cut"), ConnectionRefusedError()
+
+
+def problem(code: str, *, retryable: bool) -> dict[str, Any]:
+    return {"code": code, "detail": f"it is {code}", "hint": "see there", "retryable": retryable}
+
+
+@pytest.mark.parametrize(
+    "passing",
+    [
+        (CUT,),
+        (CUT, REFUSED, REFUSED),
+        (problem("homeserver_unavailable", retryable=True),),
+        (problem("deadline_exceeded", retryable=True), CUT),
+    ],
+)
+def test_what_may_be_stored_or_not_is_sent_again_with_the_same_key(
+    monkeypatch: pytest.MonkeyPatch, passing: tuple[Any, ...]
+) -> None:
+    gateway = _Gateway(monkeypatch, *passing, STORED)
+    assert gateway.client.send("hello", to="coder") == STORED
+    assert len(gateway.attempts) == len(passing) + 1
+    assert len({json.dumps(body) for body in gateway.bodies}) == 1
+    assert gateway.bodies[0]["key"]
+    assert gateway.limits[0] > 10.0
+    assert [
+        limit for limit, at in zip(gateway.limits[1:], gateway.attempts[1:], strict=True) if limit + at > 10.001
+    ] == []
+
+
+def test_each_message_has_a_key_of_its_own_unless_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = _Gateway(monkeypatch, STORED)
+    for key in (None, None, "k", "k", ""):
+        gateway.client.send("hello", key=key)
+    first, second, *given_keys = [body["key"] for body in gateway.bodies]
+    assert first != second
+    assert given_keys == ["k", "k", ""]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "code", "attempts"),
+    [
+        ((REFUSED,), "daemon_not_running", 1),
+        ((problem("agent_not_found", retryable=False),), "agent_not_found", 1),
+        ((CUT, problem("body_too_large", retryable=False)), "body_too_large", 2),
+        ((problem("rate_limited", retryable=True),), "rate_limited", 1),
+    ],
+)
+def test_what_is_certain_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, outcomes: tuple[Any, ...], code: str, attempts: int
+) -> None:
+    gateway = _Gateway(monkeypatch, *outcomes)
+    with pytest.raises(AiAgentChatError) as raised:
+        gateway.client.send("hello")
+    assert (raised.value.code, len(gateway.attempts)) == (code, attempts)
+    assert ("--key" in raised.value.hint) == (code == "rate_limited")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "code", "said"),
+    [
+        ((CUT, REFUSED), "daemon_not_running", "whether this was done is not known"),
+        ((problem("homeserver_unavailable", retryable=True), TimeoutError()), "homeserver_unavailable", "it is"),
+        ((CUT, problem("homeserver_unavailable", retryable=True)), "homeserver_unavailable", "it is"),
+        ((TimeoutError(),), "deadline_exceeded", "may still take effect"),
+    ],
+)
+def test_at_the_deadline_the_error_says_what_is_known_and_names_the_key(
+    monkeypatch: pytest.MonkeyPatch, outcomes: tuple[Any, ...], code: str, said: str
+) -> None:
+    gateway = _Gateway(monkeypatch, *outcomes)
+    with pytest.raises(AiAgentChatError, match=said) as raised:
+        gateway.client.send("hello", key="k1")
+    assert raised.value.code == code
+    assert "--key k1 sends the same message, never a second one" in raised.value.hint
+    assert 8.0 < gateway.now <= 10.0
+    pauses = [later - earlier for earlier, later in pairwise(gateway.attempts)]
+    assert pauses == sorted(pauses)
+    assert max(pauses) <= 1.0 + 1e-9

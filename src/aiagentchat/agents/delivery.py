@@ -49,10 +49,6 @@ class Sent:
     read_by: tuple[AgentName, ...] = ()
     answer: Message | None = None
 
-    def has_come(self, until: Until) -> bool:
-        """Whether it came as far as this. What is answered was read."""
-        return self.state in ("answered", until)
-
 
 class Delivery:
     """Looks after what was sent."""
@@ -167,7 +163,7 @@ class Delivery:
                 if is_over or until == "read":
                     read = await self._read(speaker, [message], pages, {message.room_id: to})
                     sent = _describe(message, to, answer, read)
-                    if is_over or sent.has_come(until):
+                    if is_over or sent.state == until:
                         return sent
                 await _first_of(arriving, acknowledged, min(left_s, _LOOK_AGAIN_S) if polls else left_s)
 

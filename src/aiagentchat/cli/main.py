@@ -237,13 +237,16 @@ def _add_agents(add: _Add) -> None:
 
 def _add_messages(add: _Add) -> None:
     text = "the message; - reads standard input"
-    key = "the same key is the same message, however often it is sent"
+    key = "the same key is the same message, however often it is sent; without, each call is a message of its own"
     send = add(
         "send",
         "messages:send",
         "send a message to an agent, or to all",
         'cchat send "System maintenance in 5 minutes"',
         "git diff | cchat send --to claude-dev -",
+        'cchat send --to claude-dev --wait-read 60 "Please review PR #42"',
+        more="It is sent once, also when the daemon or the homeserver is restarted meanwhile.\n"
+        "'cchat sent' shows how far it came.",
     )
     send.add_argument(
         "--to",
@@ -251,7 +254,21 @@ def _add_messages(add: _Add) -> None:
         help="the agent, NAME:SERVER on another homeserver; without: everyone, in the broadcast room",
     )
     send.add_argument("--key", metavar="K", help=key)
+    send.add_argument(
+        "--wait-read", type=_seconds, metavar="S", help="wait until the agent has read it, at most S seconds"
+    )
     send.add_argument("text", metavar="TEXT", help=text)
+    sent = add(
+        "sent",
+        "messages:sent",
+        "show what was sent, and how far it came: stored, read, answered",
+        "cchat sent",
+        "cchat --as claude-dev sent --to claude-administrator --limit 5",
+        more="The newest first, as the homeserver knows it. Of a message to all it says which agents of this daemon\n"
+        "have read it.",
+    )
+    sent.add_argument("--to", metavar="NAME", help="what was sent to this agent alone")
+    sent.add_argument("--limit", type=_count, default=20, metavar="N", help="at most N messages (20)")
     read = add(
         "read",
         "messages:read",
@@ -285,6 +302,7 @@ def _add_messages(add: _Add) -> None:
         'cchat ask --timeout 60 claude-dev "Is main green?"',
     )
     ask.add_argument("--timeout", type=_seconds, default=300.0, metavar="S", help="seconds to wait (300)")
+    ask.add_argument("--key", metavar="K", help=key)
     ask.add_argument("name", metavar="NAME", help="the agent")
     ask.add_argument("text", metavar="TEXT", help=text)
 

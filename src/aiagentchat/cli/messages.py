@@ -1,4 +1,4 @@
-"""`cchat send`, `read`, `reply` and `ask`."""
+"""`cchat send`, `sent`, `read`, `reply` and `ask`."""
 
 import time
 from typing import Any
@@ -13,8 +13,31 @@ Json = Any
 
 def send(call: Invocation) -> None:
     """Send a message to an agent, or to all."""
-    body = read_text(call.args.text)
-    _show_stored(call, call.client().send(body, to=call.args.to, key=call.args.key))
+    args, client = call.args, call.client()
+    if args.wait_read is None:
+        _show_stored(call, client.send(read_text(args.text), to=args.to, key=args.key))
+    elif args.to is None:
+        raise InvalidRequestError("--wait-read waits for one agent; nothing was sent", hint="name it: --to NAME")
+    else:
+        _show_read(call, client, client.send(read_text(args.text), to=args.to, key=args.key))
+
+
+def _show_read(call: Invocation, client: GatewayClient, answer: dict[str, Json]) -> None:
+    """Wait until the agent has read it. As JSON it is one result, however that ends."""
+    name, wait_s, event_id = call.args.to, call.args.wait_read, answer["event_id"]
+    if not call.out.as_json:
+        _show_stored(call, answer)
+        call.out.flush()
+    sent = _wait_sent(client, name, event_id, wait_s, until="read")
+    if sent["state"] != "stored":
+        call.out.result(answer | {"state": "read"}, f"read by {name}")
+        return
+    if call.out.as_json:
+        call.out.data(answer)
+    raise WaitedInVainError(
+        f"{name} has not read {event_id} within {wait_s:g} s{_why_not(client, name)}",
+        hint=f"it is stored; 'cchat sent --to {name}' shows whether it is read later",
+    )
 
 
 def reply(call: Invocation) -> None:
@@ -35,10 +58,10 @@ def _show_stored(call: Invocation, answer: dict[str, Json]) -> None:
 def ask(call: Invocation) -> None:
     """Send a message, wait for what answers it, and print that."""
     client, name, timeout_s = call.client(), call.args.name, call.args.timeout
-    sent = client.send(read_text(call.args.text), to=name)
+    sent = client.send(read_text(call.args.text), to=name, key=call.args.key)
     if call.out.is_terminal:
         call.out.note(f"stored {sent['event_id']}; waiting for {name} to answer")
-    answer = _wait_answer(client, name, sent["event_id"], timeout_s)
+    answer = _wait_sent(client, name, sent["event_id"], timeout_s, until="answered")["answer"]
     if answer is None:
         raise WaitedInVainError(
             f"no answer within {timeout_s:g} s to {sent['event_id']}{_why_not(client, name)}",
@@ -53,13 +76,14 @@ def ask(call: Invocation) -> None:
         client.acknowledge([answer["event_id"]])
 
 
-def _wait_answer(client: GatewayClient, name: str, event_id: str, timeout_s: float) -> dict[str, Json] | None:
+def _wait_sent(client: GatewayClient, name: str, event_id: str, timeout_s: float, *, until: str) -> dict[str, Json]:
+    """Return how far a message came, once it is `read` or `answered`, or the time is over."""
     deadline = time.monotonic() + timeout_s
     while True:
         left_s = max(0.0, deadline - time.monotonic())
-        answer = client.answer_to(event_id, to=name, wait_s=min(left_s, LONGEST_WAIT_S))
-        if answer is not None or left_s <= LONGEST_WAIT_S:
-            return answer
+        sent = client.sent_message(event_id, to=name, wait_s=min(left_s, LONGEST_WAIT_S), until=until)
+        if sent["state"] in ("answered", until) or left_s <= LONGEST_WAIT_S:
+            return sent
 
 
 def _why_not(client: GatewayClient, name: str) -> str:
@@ -69,6 +93,17 @@ def _why_not(client: GatewayClient, name: str) -> str:
         return ""
     offline = any(agent["name"] == name and agent["status"] == "offline" for agent in agents)
     return f": {name} is offline" if offline else ""
+
+
+def sent(call: Invocation) -> None:
+    """Print what was sent, the newest first, and how far it came."""
+    name = call.args.to
+    messages = call.client().sent(to=name, limit=call.args.limit)
+    call.out.sent(messages)
+    if not messages:
+        call.out.note(f"nothing was sent to {name} yet" if name else "nothing was sent yet")
+    elif len(messages) == call.args.limit and call.out.is_terminal:
+        call.out.note(f"these are the last {call.args.limit}; --limit N shows more")
 
 
 def read(call: Invocation) -> None:

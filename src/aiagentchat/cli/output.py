@@ -17,6 +17,10 @@ from aiagentchat.model import render_time, visible
 
 Json = Any
 
+_SHORTENED = 80
+"""Most characters of a body where many are listed."""
+_MOST_NAMES = 5
+
 _BOLD, _DIM, _GREEN, _CYAN, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[36m", "\x1b[0m"
 
 
@@ -73,6 +77,14 @@ class Output:
             else:
                 self.line(render_message(message, colour=self.has_colour))
 
+    def sent(self, items: Iterable[dict[str, Json]]) -> None:
+        """Write own messages: one JSON object a line, or for each a line and one below it on how far it came."""
+        for item in items:
+            if self.as_json:
+                self.data(item)
+            else:
+                self.line(render_sent(item, colour=self.has_colour))
+
     def agents(self, agents: Sequence[dict[str, Json]]) -> None:
         """Write the directory: a table at a terminal, else the lines of the contract."""
         lines = render_table(agents, colour=self.has_colour) if self.is_terminal else map(render_agent, agents)
@@ -99,6 +111,31 @@ def render_message(message: dict[str, Json], *, colour: bool = False) -> str:
     marker = " (broadcast)" if message["broadcast"] else ""
     body = visible(message["body"]).replace("\n", "\n  ")
     return f"{time} {name}{marker}: {body}"
+
+
+def render_sent(item: dict[str, Json], *, colour: bool = False) -> str:
+    """Return `TIME to NAME: body`, and on a second line who has read it and what answered it, each shortened."""
+    message, answer = item["message"], item["answer"]
+    time = render_time(message["ts"])
+    to = "(broadcast)" if message["broadcast"] else f"to {one_line(item['to'])}" if item["to"] else "in its own room"
+    came = [f"read by {_names(item['read_by'])}"] if item["read_by"] else []
+    if answer is not None:
+        came.append(f'answered by {one_line(answer["sender"]["name"])}: "{_shortened(answer["body"])}"')
+    came = came or ["stored" if message["broadcast"] or not item["to"] else "stored, not read yet"]
+    below = " · ".join(came)
+    if colour:
+        time, to, below = f"{_DIM}{time}{_RESET}", f"{_BOLD}{_CYAN}{to}{_RESET}", f"{_DIM}{below}{_RESET}"
+    return f"{time} {to}: {_shortened(message['body'])}\n  {below}"
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = ", ".join(one_line(name) for name in names[:_MOST_NAMES])
+    return f"{shown} and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else shown
+
+
+def _shortened(text: str) -> str:
+    shown = one_line(text)
+    return shown if len(shown) <= _SHORTENED else shown[: _SHORTENED - 1] + "…"
 
 
 def render_agent(agent: dict[str, Json]) -> str:
