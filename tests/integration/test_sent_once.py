@@ -1,0 +1,168 @@
+"""A message is sent once, whatever is killed between the homeserver's taking it and the sender's being told."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from aiagentchat.homeserver.render import REGISTRATION_FILE
+from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.model import RoomId
+from tests.integration.conftest import StartDaemon
+from tests.integration.correspondents import attach
+from tests.integration.processes import AccountSystem, System
+from tests.integration.relay import Relay, relay_to
+from tests.integration.systems import WAIT_S, RunningDaemon, Synapse
+
+
+@pytest.fixture
+async def relay(own_synapse: Synapse) -> AsyncIterator[Relay]:
+    """Stands before a homeserver of the test's own."""
+    async with relay_to(own_synapse.config.base_url) as relay:
+        yield relay
+
+
+async def ids_in(client: MatrixClient, room_id: RoomId) -> list[str]:
+    """Return the ids of all messages of a room, in order."""
+    page = await client.get_messages(room_id, direction="b", limit=100)
+    return [event["event_id"] for event in page.chunk if event["type"] == "m.room.message"][::-1]
+
+
+async def taken(relay: Relay) -> str:
+    """Wait until the homeserver has a message of which its sender knows nothing; return its id."""
+    async with asyncio.timeout(WAIT_S):
+        await relay.taken.wait()
+    return str(json.loads(relay.withheld)["event_id"])
+
+
+# --- the homeserver is killed
+
+
+async def kill(synapse: Synapse) -> None:
+    """`kill -9`, and return when it is gone."""
+    pid = synapse.process.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    await synapse.process.stop()
+
+
+@pytest.mark.parametrize("cut", ["while it is away", "once it is back"])
+@pytest.mark.parametrize("speaker", ["agent", "operator"])
+async def test_a_homeserver_killed_before_it_answers_has_the_message_once(
+    own_synapse: Synapse,
+    relay: Relay,
+    start_daemon: StartDaemon,
+    http: aiohttp.ClientSession,
+    tmp_path: Path,
+    speaker: str,
+    cut: str,
+) -> None:
+    behind = replace(own_synapse, config=replace(own_synapse.config, port=relay.port))
+    daemon: RunningDaemon = await start_daemon(behind, behind.settings(tmp_path / "home"))
+    writer, target = await attach(daemon, "writer"), await attach(daemon, "target")
+    api = writer.api if speaker == "agent" else daemon.api
+    await api.post("/send", body="before", to=target.name)
+    relay.withhold()
+    sending = asyncio.create_task(api.post("/send", body="once", to=target.name))
+    event_id = await taken(relay)
+    await kill(own_synapse)
+    if cut == "while it is away":
+        relay.drop()
+    await own_synapse.start()
+    relay.drop()
+    assert (await sending)["event_id"] == event_id
+    first, second = await ids_in(own_synapse.operator_client(http), target.room_id)
+    assert (first != second, second) == (True, event_id)
+
+
+# --- the daemon is killed
+
+
+def behind_relay(synapse: Synapse, relay: Relay, home: Path) -> System:
+    """Return a home whose daemon reaches the homeserver through the relay."""
+    if synapse.mode == "accounts":
+        system: System = AccountSystem(home, synapse)
+    else:
+        synapse.settings(home)
+        system = System(
+            home,
+            AIAGENTCHAT_REGISTRATION=str(synapse.paths.homeserver / REGISTRATION_FILE),
+            SERVER_NAME=synapse.config.server_name,
+        )
+    system.environment["AIAGENTCHAT_HOMESERVER_URL"] = relay.url
+    return system
+
+
+@contextlib.asynccontextmanager
+async def running(system: System) -> AsyncIterator[None]:
+    """Run the daemon as a process."""
+    with system.running("daemon") as daemon:
+        await asyncio.to_thread(daemon.line, "the daemon is up", of="err")
+        yield
+
+
+@pytest.mark.parametrize("command", ["send", "reply", "ask"])
+async def test_a_daemon_killed_before_it_answers_and_started_again_has_sent_the_message_once(
+    own_synapse: Synapse, relay: Relay, http: aiohttp.ClientSession, tmp_path: Path, command: str
+) -> None:
+    system = behind_relay(own_synapse, relay, tmp_path / "home")
+    if own_synapse.mode == "accounts":
+        await own_synapse.provide_account(system.paths, "first")
+    async with running(system):
+        writer, target = await asyncio.to_thread(system.join, "writer"), await asyncio.to_thread(system.join, "target")
+        await asyncio.to_thread(target.cchat, "send", "--to", writer.name, "a question")
+        await asyncio.to_thread(writer.cchat, "read")
+        words = {
+            "send": ("send", "--json", "--to", target.name, "once"),
+            "reply": ("reply", "--json", "once"),
+            "ask": ("ask", "--json", target.name, "once"),
+        }[command]
+        relay.withhold()
+        with system.running("--as", writer.name, *words) as sending:
+            event_id = await taken(relay)
+            await asyncio.to_thread(system.kill, system.daemon_pid)
+            relay.drop()
+            async with running(system):
+                if command == "ask":
+                    await asyncio.to_thread(target.cchat, "read", "--wait", "30")
+                    await asyncio.to_thread(target.cchat, "reply", "an answer")
+                line = await asyncio.to_thread(sending.line)
+                assert await asyncio.to_thread(sending.wait) == 0
+                result = json.loads(line)
+                told = result["in_reply_to"] if command == "ask" else result
+                assert told["event_id"] == event_id
+                room_id = RoomId(target.joined["room_id"])
+                assert await ids_in(own_synapse.operator_client(http), room_id) == [event_id]
+
+
+async def test_a_daemon_that_does_not_come_back_leaves_a_key_with_which_the_message_is_sent_once(
+    own_synapse: Synapse, relay: Relay, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    system = behind_relay(own_synapse, relay, tmp_path / "home")
+    system.environment["AIAGENTCHAT_DEADLINE"] = "3"
+    if own_synapse.mode == "accounts":
+        await own_synapse.provide_account(system.paths, "first")
+    words = ("send", "--json", "--to")
+    async with running(system):
+        target = await asyncio.to_thread(system.join, "target")
+        relay.withhold()
+        with system.running(*words, target.name, "once") as sending:
+            event_id = await taken(relay)
+            await asyncio.to_thread(system.kill, system.daemon_pid)
+            relay.drop()
+            assert await asyncio.to_thread(sending.wait) == 3
+            error = json.loads(sending.rest(of="err"))["error"]
+    assert "not known" in error["message"]
+    key = error["hint"].partition("--key ")[2].split()[0]
+    assert (await asyncio.to_thread(system.cchat, *words, target.name, "x", code=3)).out == ""
+    async with running(system):
+        again = await asyncio.to_thread(system.cchat, *words, target.name, "--key", key, "once")
+        assert again.data[0]["event_id"] == event_id
+        assert await ids_in(own_synapse.operator_client(http), RoomId(target.joined["room_id"])) == [event_id]
