@@ -17,6 +17,7 @@ from aiohttp.test_utils import TestServer
 
 from aiagentchat.errors import (
     AgentNotFoundError,
+    HomeserverUnavailableError,
     MatrixConflictError,
     MatrixError,
     MatrixNotFoundError,
@@ -306,6 +307,14 @@ async def test_a_card_left_without_its_child_is_mended(manager: SpaceManager, sy
     assert [entry.status for entry in (await again.list_agents(own)).entries] == ["offline"]
     await boot(again, agent)
     assert [entry.status for entry in (await again.list_agents(own)).entries] == ["online"]
+
+
+async def test_before_the_space_was_looked_up_nobody_is_said_not_to_be_there(manager: SpaceManager) -> None:
+    with pytest.raises(HomeserverUnavailableError):
+        await manager.find_agent(AgentName("zzz"))
+    await manager.find_or_create_space()
+    with pytest.raises(AgentNotFoundError):
+        await manager.find_agent(AgentName("zzz"))
 
 
 async def test_an_unknown_agent_is_answered_with_the_names_near_it(manager: SpaceManager) -> None:
