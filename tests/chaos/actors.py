@@ -1,0 +1,155 @@
+"""Who sends and who reads while things go wrong. All of them go on until their message is stored, or they are ended."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from tests.chaos.ledger import HandOut, Ledger
+from tests.integration.systems import Api
+
+PERSON = "the person"
+_AGAIN_S = 0.1
+_BATCH = 20
+_WAIT_S = 5.0
+_DEATHS = 0.02
+"""Share of what is handed out after which a reader dies before it acknowledges."""
+_BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An agent, where its room is, and its own credential's client."""
+
+    name: str
+    user_id: str
+    room_id: str
+    api: Api
+
+
+async def send(api: Api, ledger: Ledger, key: str, to: str | None) -> bool:
+    """Send a message, whose body is its key, until it is stored or refused for good; to None: to all."""
+    body = {"body": key, "key": key} | ({} if to is None else {"to": to})
+    while True:
+        with contextlib.suppress(*_BROKEN):
+            answer = await api.call("POST", "/send", body)
+            if answer.status == 200:
+                ledger.stored[key].add(answer.data["event_id"])
+                return True
+            if not answer.data["retryable"]:
+                ledger.refused[key] = f"{answer.code}: {answer.data['detail']}"
+                return False
+        await asyncio.sleep(_AGAIN_S)
+
+
+class Person:
+    """The operator with a Matrix client, who asks the homeserver itself."""
+
+    def __init__(self, base_url: str, access_token: str, session: aiohttp.ClientSession) -> None:
+        self._base_url = base_url
+        self._headers = {"Authorization": f"Bearer {access_token}"}
+        self._session = session
+
+    async def say(self, ledger: Ledger, key: str, room_id: str) -> None:
+        """Write into a room until it is stored."""
+        path = f"/_matrix/client/v3/rooms/{quote(room_id, safe='')}/send/m.room.message/{quote(key, safe='')}"
+        url, content = URL(self._base_url + path, encoded=True), {"msgtype": "m.text", "body": key}
+        while True:
+            with contextlib.suppress(*_BROKEN):
+                async with self._session.put(url, json=content, headers=self._headers) as response:
+                    if response.status == 200:
+                        ledger.stored[key].add((await response.json())["event_id"])
+                        return
+            await asyncio.sleep(_AGAIN_S)
+
+
+class Reader:
+    """Reads an agent's inbox as one reader (one id) that reconnects for ever, and sometimes dies with messages in hand.
+
+    `streams`: it follows `GET /events` and acknowledges each message; else it asks `GET /read` and acknowledges all.
+    """
+
+    def __init__(self, agent: Agent, ledger: Ledger, random: Random, *, streams: bool) -> None:
+        self.agent = agent
+        self.streams = streams
+        self.deaths = 0
+        self._handed = asyncio.Condition()
+        self._ledger = ledger
+        self._random = random
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        while True:
+            with contextlib.suppress(*_BROKEN):
+                await (self._follow() if self.streams else self._read())
+            await asyncio.sleep(_AGAIN_S)
+
+    async def wait_handed(self, event_id: str) -> None:
+        """Return once a message was handed out."""
+        async with self._handed:
+            await self._handed.wait_for(lambda: self._ledger.was_handed(self.agent.name, event_id))
+
+    def _dies(self) -> bool:
+        dies = self._random.random() < _DEATHS
+        self.deaths += dies
+        return dies
+
+    async def _read(self) -> None:
+        while True:
+            asked_at = time.monotonic()
+            answer = await self.agent.api.call("GET", "/read", query={"wait": f"{_WAIT_S:g}", "limit": str(_BATCH)})
+            if answer.status != 200:
+                return
+            event_ids = [message["event_id"] for message in answer.data["messages"]]
+            await self._note(event_ids, asked_at)
+            if event_ids and not self._dies() and not await self._acknowledge(event_ids):
+                return
+
+    async def _follow(self) -> None:
+        asked_at, here = time.monotonic(), set[str]()
+        async with (
+            aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(str(self.agent.api.socket)), timeout=aiohttp.ClientTimeout(sock_read=60)
+            ) as session,
+            session.get("http://localhost/events", headers=self.agent.api.headers()) as response,
+        ):
+            if response.status != 200:
+                return
+            async for message in _messages(response):
+                event_id = message["event_id"]
+                await self._note([event_id], time.monotonic() if event_id in here else asked_at)
+                here.add(event_id)
+                if self._dies() or not await self._acknowledge([event_id]):
+                    return
+
+    async def _note(self, event_ids: Iterable[str], asked_at: float) -> None:
+        for event_id in event_ids:
+            self._ledger.note_handed(HandOut(self.agent.name, event_id, asked_at, time.monotonic()))
+        async with self._handed:
+            self._handed.notify_all()
+
+    async def _acknowledge(self, event_ids: list[str]) -> bool:
+        answer = await self.agent.api.call("POST", "/ack", {"event_ids": event_ids})
+        if answer.status == 200:
+            self._ledger.note_acknowledged(self.agent.name, event_ids, time.monotonic())
+        return answer.status == 200
+
+
+async def _messages(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    event = ""
+    while line := await response.content.readline():
+        name, _, value = line.decode().rstrip("\n").partition(": ")
+        if name == "event":
+            event = value
+        elif name == "data" and event == "message":
+            yield json.loads(value)
+        elif name == "data":
+            return
