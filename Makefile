@@ -69,8 +69,8 @@ unit: $(INSTALLED) ## the tests without sockets: seconds
 integration: $(INSTALLED) ## a real Synapse, real daemon and command processes
 	$(PYTEST) $(PARALLEL) tests/integration $(ARGS)
 
-chaos: $(INSTALLED) ## faults, seeded and replayable
-	$(PYTEST) tests/chaos $(ARGS)
+chaos: $(INSTALLED) ## the full run under faults, seeded; writes docs/reliability.md (ARGS=--help: a smaller one)
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(INSTALLED) ## measure; each file of bench/ prints its table
 	@ls bench/bench_*.py >/dev/null
