@@ -10,6 +10,7 @@ import datetime
 import platform
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -63,7 +64,7 @@ def _wish(given: argparse.Namespace, mode: str) -> Wish:
 
 def _run(wish: Wish) -> Outcome:
     home = Path(tempfile.mkdtemp(prefix=f"chaos-{wish.mode}-"))
-    outcome = asyncio.run(run(wish, home, lambda line: print(line, flush=True)))
+    outcome = asyncio.run(_until_ended(wish, home))
     print(f"{wish.mode}, seed {wish.seed}: {outcome.verdict}", flush=True)
     for key, reason in outcome.refused.items():
         print(f"  not sent: {key}: {reason}")
@@ -72,6 +73,14 @@ def _run(wish: Wish) -> Outcome:
     else:
         print(f"what the processes wrote is in {home}", flush=True)
     return outcome
+
+
+async def _until_ended(wish: Wish, home: Path) -> Outcome:
+    """Run, and stop what was started when told to stop."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await run(wish, home, lambda line: print(line, flush=True))
 
 
 def _about() -> str:

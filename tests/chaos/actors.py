@@ -22,6 +22,10 @@ _BATCH = 20
 _WAIT_S = 5.0
 _DEATHS = 0.02
 """Share of what is handed out after which a reader dies before it acknowledges."""
+_AGAIN = 0.05
+"""Share of messages that are sent again though they are stored."""
+_HURRY = 0.05
+"""Share of messages whose sender hangs up before it can have the answer, and sends again."""
 _BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
 
 
@@ -35,19 +39,40 @@ class Agent:
     api: Api
 
 
-async def send(api: Api, ledger: Ledger, key: str, to: str | None) -> bool:
-    """Send a message, whose body is its key, until it is stored or refused for good; to None: to all."""
-    body = {"body": key, "key": key} | ({} if to is None else {"to": to})
-    while True:
+class Sender:
+    """Sends through an agent's gateway. The body of a message is its key.
+
+    What fails it sends again with the same key; after an error that is final it gives up half of the time. Sometimes it
+    hangs up at once and sends again, and sometimes it sends again what is stored.
+    """
+
+    def __init__(self, agent: Agent, ledger: Ledger, random: Random) -> None:
+        self._agent = agent
+        self._ledger = ledger
+        self._random = random
+
+    async def send(self, key: str, to: str | None, *, must: bool = False) -> None:
+        """Send until it is stored, or given up, which with `must` it never is; to None: to all."""
+        gives_up = not must and self._random.random() < 0.5
+        hurry_s = self._random.uniform(0.0, 0.1) if self._random.random() < _HURRY else None
         with contextlib.suppress(*_BROKEN):
-            answer = await api.call("POST", "/send", body)
-            if answer.status == 200:
-                ledger.stored[key].add(answer.data["event_id"])
-                return True
-            if not answer.data["retryable"]:
-                ledger.refused[key] = f"{answer.code}: {answer.data['detail']}"
-                return False
-        await asyncio.sleep(_AGAIN_S)
+            async with asyncio.timeout(hurry_s):
+                await self._try(key, to)
+        while key not in self._ledger.stored and not (gives_up and key in self._ledger.refused):
+            await asyncio.sleep(_AGAIN_S)
+            with contextlib.suppress(*_BROKEN):
+                await self._try(key, to)
+        if self._random.random() < _AGAIN:
+            with contextlib.suppress(*_BROKEN):
+                await self._try(key, to)
+
+    async def _try(self, key: str, to: str | None) -> None:
+        body = {"body": key, "key": key} | ({} if to is None else {"to": to})
+        answer = await self._agent.api.call("POST", "/send", body)
+        if answer.status == 200:
+            self._ledger.stored[key].add(answer.data["event_id"])
+        elif not answer.data["retryable"]:
+            self._ledger.refused[key] = f"{answer.code}: {answer.data['detail']}"
 
 
 class Person:

@@ -23,7 +23,7 @@ class Kind(StrEnum):
     TRUNCATED = "answer cut off"
     MALFORMED = "answer that is no JSON"
     DUPLICATED = "delivered twice"
-    REORDERED = "delivered after the next"
+    REORDERED = "delivered after later ones"
     HALF_OPEN = "connection half open"
 
 
@@ -88,6 +88,11 @@ class Hit:
     @property
     def status(self) -> int:
         return (500, 502, 503, 504)[int(self.chance * 4)]
+
+    @property
+    def later(self) -> int:
+        """How many transactions that come later are delivered first."""
+        return 1 + int(self.chance * 6)
 
     @property
     def wait_ms(self) -> int:

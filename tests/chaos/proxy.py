@@ -61,7 +61,7 @@ class Proxy:
         self._session = session
         self._storm: Storm | None = None
         self._over = asyncio.Event()
-        self._held: _Request | None = None
+        self._held: tuple[_Request, int] | None = None
         self._delivering: set[asyncio.Task[None]] = set()
 
     @property
@@ -97,11 +97,11 @@ class Proxy:
         return hit
 
     async def _answer(self, request: _Request) -> _Answer:
+        if self._held is not None:
+            return await self._overtake(request, *self._held)
         hit = self._strike()
         if hit is None:
-            answer = await self._pass_on(request)
-            self._deliver_held()
-            return answer
+            return await self._pass_on(request)
         match hit.kind:
             case Kind.DELAY:
                 await asyncio.sleep(hit.wait_ms / 1000)
@@ -116,7 +116,8 @@ class Proxy:
             case Kind.ERROR_BEFORE:
                 return _json(hit.status, {"errcode": "M_UNKNOWN", "error": "made up"})
             case Kind.REORDERED:
-                return await self._reorder(request)
+                self._held = (request, hit.later)
+                return _json(200, {})  # from now on it is ours to deliver
         return await self._spoil(hit, await self._pass_on(request), request)
 
     async def _spoil(self, hit: Hit, answer: _Answer, request: _Request) -> _Answer:
@@ -153,19 +154,19 @@ class Proxy:
 
     # --- transactions in another order
 
-    async def _reorder(self, request: _Request) -> _Answer:
-        """Answer a transaction, and deliver it once the next was: from now on it is ours to deliver."""
-        if self._held is not None:
-            answer = await self._pass_on(request)
-            self._deliver_held()
-            return answer
-        self._held = request
-        return _json(200, {})
+    async def _overtake(self, request: _Request, held: _Request, left: int) -> _Answer:
+        """Deliver a later one first, and then what is held, if this was the last that was to come before it."""
+        self._held = (held, left - 1)
+        try:
+            return await self._pass_on(request)
+        finally:
+            if left == 1:
+                self._deliver_held()
 
     def _deliver_held(self) -> None:
-        held, self._held = self._held, None
-        if held is not None:
-            task = asyncio.create_task(self._deliver(held))
+        if self._held is not None:
+            task = asyncio.create_task(self._deliver(self._held[0]))
+            self._held = None
             self._delivering.add(task)
             task.add_done_callback(self._delivering.discard)
 

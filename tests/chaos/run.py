@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from aiagentchat.model import RoomId
-from tests.chaos.actors import PERSON, Agent, Person, Reader, send
+from tests.chaos.actors import PERSON, Agent, Person, Reader, Sender
 from tests.chaos.faults import Kind, Side, Step, make_plan
 from tests.chaos.ledger import Ledger, Room, Stored, Verdict
 from tests.chaos.system import Battered, running_system
@@ -132,7 +132,8 @@ class _Run:
             rooms = await self._settle()
         self._outcome.verdict = self._ledger.settle(rooms)
         self._outcome.stored = len(self._ledger.stored)
-        self._outcome.refused = self._ledger.refused
+        refused, stored = self._ledger.refused, self._ledger.stored
+        self._outcome.refused = {key: reason for key, reason in refused.items() if key not in stored}
         self._outcome.handed = len(self._ledger.handed)
         self._outcome.deaths = sum(reader.deaths for reader in self._readers)
         return self._outcome
@@ -147,13 +148,14 @@ class _Run:
 
     async def _send_from(self, agent: Agent, count: int) -> None:
         random, to = Random(f"{self._wish.seed} from {agent.name}"), None
+        sender = Sender(agent, self._ledger, random)
         others = [other.name for other in self._agents if other is not agent]
         for number in range(count):
             if number == 0 or random.random() < _TURNS:
                 to = None if random.random() < BROADCASTS else random.choice(others)
             await self._allowed.acquire()
             self._outcome.sent += 1
-            await send(agent.api, self._ledger, f"{agent.name} {number}", to)
+            await sender.send(f"{agent.name} {number}", to)
 
     async def _say(self, person: Person, count: int) -> None:
         random, room_id = Random(f"{self._wish.seed} from {PERSON}"), ""
@@ -200,12 +202,12 @@ class _Run:
         """Return when a fresh message was sent and read. A stream reads it, which asks for nothing by itself."""
         reader = self._random.choice([each for each in self._readers if each.streams])
         sender = self._random.choice([agent for agent in self._agents if agent is not reader.agent])
-        attempt = 0
-        while not await send(sender.api, self._ledger, f"{key}, attempt {attempt}", reader.agent.name):
-            attempt += 1
-        (event_id,) = self._ledger.stored[f"{key}, attempt {attempt}"]
-        async with asyncio.timeout(self._wish.settle_s * 2):
-            await reader.wait_handed(event_id)
+        await Sender(sender, self._ledger, self._random).send(key, reader.agent.name, must=True)
+        event_id = next(iter(self._ledger.stored[key]))
+        try:
+            await asyncio.wait_for(reader.wait_handed(event_id), self._wish.settle_s * 2)
+        except TimeoutError:
+            raise AssertionError(f"{key} ({event_id}) is stored, and {reader.agent.name} does not get it") from None
 
     # --- the end
 

@@ -193,15 +193,19 @@ async def test_a_transaction_is_delivered_twice(proxy: Proxy, upstream: Upstream
     assert [body for _, body in upstream.taken] == ["one", "one"]
 
 
-async def test_a_transaction_is_delivered_after_the_next(
+async def test_a_transaction_is_delivered_after_later_ones(
     proxy: Proxy, upstream: Upstream, http: aiohttp.ClientSession
 ) -> None:
     with proxy.failing(phase(Kind.REORDERED)):
-        assert await post(http, proxy, "one") == (200, b"{}")
+        assert await post(http, proxy, "held") == (200, b"{}")
         assert (upstream.taken, proxy.owed) == ([], 1)
-        await post(http, proxy, "two")
-        await until_taken(upstream, 2)
-    assert [body for _, body in upstream.taken] == ["two", "one"]
+        later = 0
+        while proxy._held is not None:
+            await post(http, proxy, "later")
+            later += 1
+        await until_taken(upstream, later + 1)
+    assert [body for _, body in upstream.taken] == ["later"] * later + ["held"]
+    assert 1 <= later <= 6
 
 
 async def test_a_transaction_that_is_held_is_delivered_in_the_end_and_until_it_is_taken(
