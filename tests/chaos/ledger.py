@@ -61,9 +61,10 @@ class Ledger:
 
     Attributes:
         stored: the events that senders were told, of each key. refused: why a key's sending was given up.
-        handed: in order. acknowledged_at: when the answer came, of agent and event.
+        began: on the clock of all other times. handed: in order. acknowledged_at: when the answer came.
     """
 
+    began: float = 0.0
     stored: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     refused: dict[str, str] = field(default_factory=dict)
     handed: list[HandOut] = field(default_factory=list)
@@ -132,6 +133,6 @@ class Ledger:
             message = room.messages[place]
             before = latest.get((each.agent, message.sender), -1)
             if place < before:
-                later = room.messages[before].key
-                yield f"{message.key} in {room.name} was handed to {each.agent} after {later}, which stands behind it"
+                later, at_s = room.messages[before].key, each.at - self.began
+                yield f"{message.key} in {room.name} was handed to {each.agent} after {later}, at {at_s:.1f} s"
             latest[each.agent, message.sender] = max(place, before)

@@ -81,7 +81,7 @@ async def run(wish: Wish, home: Path, tell: Callable[[str], None] = print) -> Ou
         api = await battered.daemon.wait_up()
         agents = [await _attach(api, name) for name in names]
         tell(f"{wish.mode}, seed {wish.seed}: {len(agents)} agents are up after {time.monotonic() - began:.0f} s")
-        outcome = await _Run(wish, battered, agents, session, tell).carry_out()
+        outcome = await _Run(wish, battered, agents, session, tell, began).carry_out()
     outcome.took_s = time.monotonic() - began
     return outcome
 
@@ -100,13 +100,14 @@ class _Run:
         agents: list[Agent],
         session: aiohttp.ClientSession,
         tell: Callable[[str], None],
+        began: float,
     ) -> None:
         self._wish = wish
         self._battered = battered
         self._agents = agents
         self._session = session
         self._tell = tell
-        self._ledger = Ledger()
+        self._ledger = Ledger(began)
         self._outcome = Outcome(wish)
         self._random = Random(f"{wish.seed} actors")
         self._allowed = asyncio.Semaphore(0)
@@ -179,7 +180,8 @@ class _Run:
             await self._probe(f"probe {number}")
             recovered_s = time.monotonic() - began
             self._outcome.recovered_s[step.name].append(recovered_s)
-            done = f"{len(self._ledger.stored)} stored, recovered in {recovered_s:.2f} s"
+            at_s = time.monotonic() - self._ledger.began
+            done = f"at {at_s:.0f} s {len(self._ledger.stored)} stored, recovered in {recovered_s:.2f} s"
             self._tell(f"{self._wish.mode} {number}/{len(plan)}: {_described(step)} – {done}")
             await asyncio.sleep(step.calm_s)
 

@@ -87,7 +87,7 @@ def test_a_message_handed_out_before_an_older_one_of_its_sender_is_reordered() -
     ledger = Ledger()
     hand(ledger, "$2", "$1")
     verdict = ledger.settle([BOTH])
-    assert verdict.reordered == ("ann 1 in the room of bob was handed to bob after ann 2, which stands behind it",)
+    assert verdict.reordered == ("ann 1 in the room of bob was handed to bob after ann 2, at 1.1 s",)
 
 
 def test_only_the_first_time_that_a_message_is_handed_out_has_an_order() -> None:
