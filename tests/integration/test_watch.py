@@ -15,6 +15,7 @@ from aiagentchat.matrix.events import EventBatch
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import attach, messages_of, say, until
 from tests.integration.systems import APPSERVICE_ALONE, RunningDaemon, Synapse, fresh_name
+from tests.integration.test_inbox import push
 from tests.integration.test_several_daemons import until_listed
 
 
@@ -161,6 +162,37 @@ async def test_pushes_that_stop_are_noticed_and_what_they_would_have_brought_is_
         assert [each["body"] for each in await messages_of(stream, 1)] == ["pushed again"]
     await wait_for(daemon, "transport", ok=True)
     assert not (await daemon.api.get("/who"))["stalled"]
+
+
+@APPSERVICE_ALONE  # nothing is pushed to accounts
+async def test_a_transaction_that_is_left_out_is_noticed_at_the_next_one_whatever_room_that_tells_of(
+    synapse: Synapse,
+    start_daemon: StartDaemon,
+    http: aiohttp.ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Synapse leaves one out when it comes at the moment in which it finds the daemon again."""
+    monkeypatch.setattr(transports, "_LOOK_S", 600.0)
+    daemon, alice = await start_daemon(synapse, synapse.settings(tmp_path)), synapse.operator_client(http)
+    agent, other = await attach(daemon), await attach(daemon)
+    async with agent.api.stream("GET", "/events") as stream:
+        await say(alice, agent.room_id, "pushed")
+        assert [each["body"] for each in await messages_of(stream, 1)] == ["pushed"]
+        await asyncio.sleep(2.0)  # the first look of the daemon is over
+        taken = asyncio.Event()
+
+        def leave_out(raw: object) -> EventBatch:
+            taken.set()
+            return EventBatch(())
+
+        with monkeypatch.context() as patched:
+            patched.setattr(appservice, "parse_events", leave_out)
+            await say(alice, agent.room_id, "left out")
+            await asyncio.wait_for(taken.wait(), 30)
+        last = await alice.get_event(other.room_id, await say(alice, other.room_id, "in another room"))
+        await push(synapse, http, last, txn_id="1000000")
+        assert [each["body"] for each in await messages_of(stream, 1)] == ["left out"]
 
 
 @APPSERVICE_ALONE  # nothing is pushed to accounts

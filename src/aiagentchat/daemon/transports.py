@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -73,8 +74,8 @@ class Transport(EventSource, Protocol):
 class PushTransport:
     """Events are pushed to the application service's receiver.
 
-    Every 30 s the homeserver is asked to ping it, and a witness what was stored: what should have been pushed and was
-    not is read from the rooms instead.
+    Every 30 s, and when a transaction seems to be missing, the homeserver is asked to ping it, and a witness what was
+    stored: what should have been pushed and was not is read from the rooms instead.
 
     Args:
         witness: of the operator's account; None: nobody is logged in, and the pings alone tell. intake: what arrived.
@@ -93,6 +94,7 @@ class PushTransport:
         self._receiver = AppserviceReceiver(registration)
         self._ping_failure = "the homeserver has not pinged the daemon yet"
         self._stalled_at: int | None = None
+        self._gap_seen = asyncio.Event()
 
     @property
     def batches_taken(self) -> int:
@@ -112,9 +114,13 @@ class PushTransport:
         """Stop listening: what was not taken in is sent again."""
         await self._receiver.stop()
 
-    def batches(self) -> AsyncGenerator[EventBatch, None]:
+    async def batches(self) -> AsyncGenerator[EventBatch, None]:
         """Yield each transaction."""
-        return self._receiver.batches()
+        async with aclosing(self._receiver.batches()) as batches:
+            async for batch in batches:
+                if batch.gaps:
+                    self._gap_seen.set()
+                yield batch
 
     async def run(self) -> None:
         """Have the homeserver flush what it held back while the receiver was down, up to 512 s; then see it go on."""
@@ -144,12 +150,14 @@ class PushTransport:
 
     async def _look_on(self) -> None:
         while True:
+            self._gap_seen.clear()
             is_pushed = await self._is_pushed()
             if not is_pushed:
-                log.warning("events do not arrive: %s", self.failure()[0])
+                log.warning("the homeserver has not pushed what it stored")
             if not await self._ping() or not is_pushed:
                 self._host.lost_track()
-            await asyncio.sleep(_LOOK_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._gap_seen.wait(), _LOOK_S)
 
     async def _is_pushed(self) -> bool:
         """Whether the messages that were stored since the last look have been pushed, as far as anybody can tell."""
