@@ -198,6 +198,7 @@ class MatrixError(AiAgentChatError):
     def __init__(self, status: int, errcode: str, error: str, *, request: str = "") -> None:
         where = f" to {request}" if request else ""
         super().__init__(f"the homeserver answered {status} {errcode}{where}: {error}")
+        self.retryable = not 400 <= status < 500  # a fault of the homeserver's own, which may have done it all the same
         self.status = status
         self.errcode = errcode
         self.error = error

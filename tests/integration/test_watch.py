@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from aiagentchat.agents import delivery
 from aiagentchat.daemon import transports, watch
 from aiagentchat.matrix import appservice
 from aiagentchat.matrix.events import EventBatch
@@ -213,3 +214,20 @@ async def test_a_daemon_that_the_homeserver_cannot_reach_says_so_and_reads_all_t
         await say(alice, agent.room_id, "one")
         assert [each["body"] for each in await messages_of(stream, 1)] == ["one"]
         assert "pushes nothing" in (await wait_for(daemon, "transport", ok=False))["detail"]
+
+
+@APPSERVICE_ALONE  # nothing is pushed to accounts
+async def test_an_answer_that_is_waited_for_is_found_though_it_was_not_pushed(
+    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "_LOOK_ANYWAY_S", 1.0)
+    asker, asked = await attach(daemon), await attach(daemon)
+    question = await asker.send("is main green?", to=asked.name)
+    assert await asked.bodies(wait="20") == ["is main green?"]
+    monkeypatch.setattr(appservice, "parse_events", lambda raw: EventBatch(()))
+    query = {"to": asked.name, "event_id": question["event_id"], "wait": "30"}
+    waiting = asyncio.create_task(asker.api.get("/sent", **query))
+    await asyncio.sleep(0.5)  # it has looked once
+    await asked.send("it is", reply_to=question["event_id"])
+    async with asyncio.timeout(20):
+        assert (await waiting)["messages"][0]["answer"]["body"] == "it is"

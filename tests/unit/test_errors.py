@@ -46,6 +46,11 @@ def test_every_error_says_what_it_means(error: type[AiAgentChatError]) -> None:
     assert inspect.cleandoc(error.__doc__ or "")
 
 
+@pytest.mark.parametrize(("status", "retryable"), [(200, True), (400, False), (404, False), (499, False), (500, True)])
+def test_a_fault_of_the_homeserver_may_be_tried_again_and_a_refusal_not(status: int, retryable: bool) -> None:
+    assert MatrixError(status, "M_UNKNOWN", "").retryable is retryable
+
+
 @pytest.mark.parametrize("code", OUTCOMES)
 def test_every_code_is_some_error_of_the_tree(code: str) -> None:
     assert code in {error.code for error in TREE}

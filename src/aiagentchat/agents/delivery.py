@@ -28,6 +28,8 @@ from aiagentchat.space.directory import Listed
 
 _LOOK_AGAIN_S = 2.0
 """How often a room is looked at of which no event arrives, and the receipt of somebody else's agent."""
+_LOOK_ANYWAY_S = 30.0
+"""How often a room is looked at of which events arrive: one may have been left out."""
 _AT_ONCE = 8
 """Most requests to the homeserver at a time, of one call."""
 
@@ -165,7 +167,7 @@ class Delivery:
                     sent = _describe(message, to, answer, read)
                     if is_over or sent.state == until:
                         return sent
-                await _first_of(arriving, acknowledged, min(left_s, _LOOK_AGAIN_S) if polls else left_s)
+                await _first_of(arriving, acknowledged, min(left_s, _LOOK_AGAIN_S if polls else _LOOK_ANYWAY_S))
 
     # --- who has read
 
