@@ -149,15 +149,17 @@ class PushTransport:
             self._host.lost_track()
 
     async def _look_on(self) -> None:
+        read_at = float("-inf")
         while True:
             self._gap_seen.clear()
-            is_pushed = await self._is_pushed()
+            is_pushed, is_reached = await self._is_pushed(), await self._ping()
             if not is_pushed:
                 log.warning("the homeserver has not pushed what it stored")
-            if not await self._ping() or not is_pushed:
+            if not is_pushed or (not is_reached and time.monotonic() - read_at > _LOOK_S):
                 self._host.lost_track()
+                read_at = time.monotonic()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._gap_seen.wait(), _LOOK_S)
+                await asyncio.wait_for(self._gap_seen.wait(), _LOOK_S if is_reached else _RETRY_S)
 
     async def _is_pushed(self) -> bool:
         """Whether the messages that were stored since the last look have been pushed, as far as anybody can tell."""
