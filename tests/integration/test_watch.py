@@ -59,15 +59,14 @@ async def restart_with_copy(synapse: Synapse, *, restore: bool) -> None:
     await synapse.start()
 
 
-async def until_looked(daemon: RunningDaemon) -> None:
-    """Return once the daemon has kept what the homeserver has now."""
+async def until_kept(daemon: RunningDaemon, sent: dict[str, Any]) -> None:
+    """Return once the daemon has kept that the homeserver has this message."""
     file = daemon.settings.paths.landmarks
-    before = file.read_text() if file.exists() else ""
 
-    async def is_written() -> bool:
-        return file.exists() and file.read_text() != before
+    async def is_kept() -> bool:
+        return file.exists() and sent["event_id"] in file.read_text()
 
-    await until(is_written)
+    await until(is_kept)
 
 
 async def test_a_restored_homeserver_is_noticed_and_all_that_is_left_and_new_is_read(
@@ -86,9 +85,9 @@ async def test_a_restored_homeserver_is_noticed_and_all_that_is_left_and_new_is_
     await writer.send("gone", to=reader.name)
     assert await reader.bodies(wait="20") == ["gone"]
     late = await attach(daemon, name=late_name)
-    await writer.send("gone as well", to=late.name)
+    last = await writer.send("gone as well", to=late.name)
     assert await late.bodies(wait="20") == ["gone as well"]
-    await until_looked(daemon)
+    await until_kept(daemon, last)
     assert (await condition(daemon, "history"))["ok"]
 
     await restart_with_copy(own_synapse, restore=True)
@@ -118,17 +117,15 @@ async def test_a_homeserver_that_was_restored_while_no_daemon_ran_is_noticed_by_
     first = await start_daemon(own_synapse, own_synapse.settings(tmp_path / "home"))
     writer, reader = await attach(first, "writer"), await attach(first, "reader")
     await restart_with_copy(own_synapse, restore=False)
-    await writer.send("gone", to=reader.name)
+    last = await writer.send("gone", to=reader.name)
     assert await reader.bodies(wait="20") == ["gone"]
-    await until_looked(first)
+    await until_kept(first, last)
     await first.stop()
     await restart_with_copy(own_synapse, restore=True)
     second = await start_again(first, "second")
     await wait_for(second, "history", ok=False)
     assert await reader.on(second).bodies() == []
-    assert not second.settings.paths.landmarks.exists()
-    await writer.on(second).send("new", to=reader.name)
-    await until_looked(second)
+    await until_kept(second, await writer.on(second).send("new", to=reader.name))
     await second.stop()
     third = await start_again(second, "third")
     await asyncio.sleep(2.5)  # it was said once, and the homeserver has all that it has had since
