@@ -24,6 +24,7 @@ async def transport_is(api: Api, *, ok: bool) -> bool:
 async def test_events_that_stop_coming_are_said_to_and_come_in_the_end_each_once(
     mode: str, side: Side, tmp_path: Path
 ) -> None:
+    """Lesson: Stalled, and healthy by its looks; A restart costs the position."""
     async with running_system(tmp_path, mode, ["agent"]) as system, aiohttp.ClientSession() as session:
         operator = await system.daemon.wait_up()
         attached = await operator.post("/agents", name="agent")

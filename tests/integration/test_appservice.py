@@ -143,6 +143,8 @@ async def test_a_transaction_is_answered_only_when_the_batch_after_it_is_asked_f
 
 
 async def test_what_a_failing_reader_had_is_refused_and_comes_again_to_the_next_one(homeserver: Pushing) -> None:
+    """Lesson: Position saved before it was handled."""
+
     async def fail() -> None:
         async with aclosing(homeserver.receiver.batches()) as batches:
             async for _ in batches:

@@ -245,6 +245,7 @@ def read_into_closed_pipe(agent: Agent, *arguments: str) -> int:
 
 @pytest.mark.parametrize("how", [("--json",), ("--wait", "5"), ("--follow",)])
 def test_what_nobody_took_from_the_pipe_comes_again(fresh: Agent, how: tuple[str, ...]) -> None:
+    """Lesson: Marked read before it was seen."""
     bodies = [f"{number}" * LARGE for number in range(5)]
     fresh.tell(*bodies)
     assert read_into_closed_pipe(fresh, *how) == 1
@@ -254,6 +255,7 @@ def test_what_nobody_took_from_the_pipe_comes_again(fresh: Agent, how: tuple[str
 
 
 def test_what_a_reader_had_that_was_killed_before_it_acknowledged_comes_again(system: System, fresh: Agent) -> None:
+    """Lesson: Marked read before it was seen."""
     bodies = [f"{number}" * LARGE for number in range(5)]
     fresh.tell(*bodies)
     with subprocess.Popen(

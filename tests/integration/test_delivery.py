@@ -141,6 +141,7 @@ async def test_another_daemon_after_this_one_says_the_same(
 
 
 async def test_one_waits_until_the_agent_has_acknowledged(trio: tuple[Hosted, Hosted, Hosted]) -> None:
+    """Lesson: Success printed, nothing delivered."""
     writer, first, second = trio
     stored = await writer.send("please read", to=first.name)
     query = {"event_id": stored["event_id"], "to": first.name, "until": "read"}

@@ -132,6 +132,7 @@ async def test_credentials_are_files_of_the_user_alone_and_in_no_answer_or_log(
 
 
 async def test_an_agents_credential_acts_as_no_other_on_any_route(pair: tuple[Hosted, Hosted]) -> None:
+    """Lesson: One agent that speaks as another."""
     first, second = pair
     for route in ROUTES:
         for name in (second.name, "nobody", "../x"):

@@ -113,6 +113,7 @@ async def test_a_message_out_of_turn_beyond_what_the_cursor_holds_is_refused_unt
 async def test_a_flood_while_the_daemon_was_down_comes_late_in_order_in_bounded_portions_and_slows_nobody(
     synapse: Synapse, start_daemon: StartDaemon, alice: MatrixClient, tmp_path: Path
 ) -> None:
+    """Lesson: Left out of a limited timeline."""
     daemon = await start_daemon(synapse, synapse.settings(tmp_path / "first"))
     agent, quick, writer = await attach(daemon), await attach(daemon), await attach(daemon)
     await daemon.stop()
@@ -175,6 +176,7 @@ async def test_a_daemon_whose_clock_is_a_day_off_loses_no_message_and_calls_none
     ahead_s: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Lesson: A clock that is off."""
     monkeypatch.setattr(wire, "time", SimpleNamespace(time=lambda: time.time() + ahead_s))
     daemon = await start_daemon(synapse, synapse.settings(tmp_path))
     agent = await attach(daemon)
@@ -261,6 +263,7 @@ async def test_an_event_pushed_again_is_handed_once_even_long_after_it_was_ackno
 async def test_a_backlog_of_what_a_former_daemon_saw_acknowledged_is_not_handed_out(
     synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, alice: MatrixClient, tmp_path: Path
 ) -> None:
+    """Lesson: Old events taken for new ones."""
     daemon = await start_daemon(synapse, synapse.settings(tmp_path / "first"))
     agent = await attach(daemon)
     ids = await say_all(alice, agent.room_id, numbered(80))

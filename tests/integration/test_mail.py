@@ -156,6 +156,7 @@ async def test_the_same_key_is_the_same_message_even_after_a_restart_of_the_home
 
 
 async def test_a_message_is_stored_then_read_then_answered(pair: tuple[Hosted, Hosted], daemon: RunningDaemon) -> None:
+    """Lesson: Success printed, nothing delivered."""
     asker, answerer = pair
     asked = await asker.send("a question", to=answerer.name)
     of_person = await daemon.api.post("/send", body="mine", to=answerer.name)
@@ -259,6 +260,7 @@ async def test_a_message_to_oneself_is_refused(daemon: RunningDaemon) -> None:
 async def test_what_cannot_be_sent_is_refused_and_nothing_is_stored(
     daemon: RunningDaemon, alice: MatrixClient, message: Json, status: int, code: str
 ) -> None:
+    """Lesson: Made, and never sent."""
     agent = await attach(daemon)
     refused = await daemon.api.call("POST", "/send", {"to": agent.name} | message)
     assert (refused.status, refused.code) == (status, code)

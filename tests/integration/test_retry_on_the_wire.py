@@ -105,6 +105,7 @@ async def test_a_storm_of_every_fault_ends_in_success_for_every_request(
 async def test_a_storm_that_does_not_end_is_left_within_the_deadline(
     fake: FakeHomeserver, http: aiohttp.ClientSession
 ) -> None:
+    """Lesson: A rate limit that loses, or waits without end."""
     fake.always = Answer(429, LIMITED | {"retry_after_ms": 100})
     client = fake.client(http, timeout_s=1.5)
     done = await asyncio.wait_for(in_rooms_of_their_own(client), SOON_S)
@@ -135,6 +136,7 @@ async def test_a_storm_that_does_not_end_is_left_within_the_deadline(
 async def test_a_message_survives_every_fault_and_is_one_message(
     fake: FakeHomeserver, client: MatrixClient, fault: Answer | Cut
 ) -> None:
+    """Lesson: A rate limit that loses, or waits without end."""
     fake.faults = (fault, fault) if isinstance(fault, Cut) else (fault,)  # aiohttp mends a single cut by itself
     async with asyncio.timeout(SOON_S):
         assert await CALLS["send"](client, ROOM) == "$0"

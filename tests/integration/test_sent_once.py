@@ -145,6 +145,7 @@ async def test_a_daemon_killed_before_it_answers_and_started_again_has_sent_the_
 async def test_a_daemon_that_does_not_come_back_leaves_a_key_with_which_the_message_is_sent_once(
     own_synapse: Synapse, relay: Relay, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
+    """Lesson: Made, and never sent."""
     system = behind_relay(own_synapse, relay, tmp_path / "home")
     system.environment["AIAGENTCHAT_DEADLINE"] = "3"
     if own_synapse.mode == "accounts":

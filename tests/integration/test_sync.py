@@ -69,6 +69,7 @@ def bodies(batches: list[EventBatch]) -> list[str]:
 async def test_everything_comes_once_across_restarts_of_the_loop_and_a_flood_is_said_to_have_a_gap(
     agent: Account, appservice: MatrixClient
 ) -> None:
+    """Lesson: Position saved before it was handled; A restart costs the position; Left out of a limited timeline."""
     own = await agent.client.create_room({"preset": "public_chat"})
     await appservice.join_room(own)
     await say(appservice, own, "before")

@@ -143,6 +143,7 @@ async def test_pushes_that_stop_are_noticed_and_what_they_would_have_brought_is_
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Lesson: Stalled, and healthy by its looks."""
     daemon, alice = await start_daemon(own_synapse, own_synapse.settings(tmp_path)), own_synapse.operator_client(http)
     agent = await attach(daemon)
     async with agent.api.stream("GET", "/events") as stream:

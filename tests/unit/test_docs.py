@@ -336,3 +336,22 @@ def test_no_page_names_a_path_of_some_machine(path: Path) -> None:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_block_of_code_is_closed(path: Path) -> None:
     assert len(re.findall(r"^ *```", path.read_text(), re.MULTILINE)) % 2 == 0
+
+
+# --- reliability.md
+
+LESSONS = rows(section(page("reliability.md"), "What went wrong elsewhere"))
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda row: row[0].split("**")[1])
+def test_every_lesson_is_named_by_the_tests_that_are_listed_for_it(lesson: list[str]) -> None:
+    title = lesson[0].split("**")[1]
+    assert quoted(lesson[2])
+    for named in quoted(lesson[2]):
+        file, _, function = named.partition("::")
+        tree = ast.parse((ROOT / "tests" / file).read_text())
+        found = [node for node in tree.body if getattr(node, "name", "") == function]
+        assert len(found) == 1, named
+        assert isinstance(found[0], ast.FunctionDef | ast.AsyncFunctionDef)
+        lessons = (ast.get_docstring(found[0]) or "").partition("Lesson: ")[2]
+        assert title in lessons.rstrip(".").split("; "), named

@@ -100,6 +100,7 @@ def test_what_it_does_not_answer_it_acknowledges(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_answer_that_fails_for_now_is_sent_again_under_the_same_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lesson: Old events taken for new ones."""
     calls = run(monkeypatch, [message()], refusals=(DaemonNotRunningError("gone"),))
     assert calls == [ATTACHED, SENT, SENT, ACKNOWLEDGED]
 
