@@ -8,5 +8,6 @@ from hypothesis import settings
 settings.register_profile("aiagentchat", deadline=None, print_blob=True)
 settings.load_profile("aiagentchat")
 
-# A shell has what it runs in the background ignore Ctrl-C, and so would every command that is started here.
+# What runs in the background ignores Ctrl-C, and after `nohup` hanging up; so would every command that is started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -111,7 +111,7 @@ def test_who_prints_name_status_and_room(system: System, agent: Agent, fresh: Ag
 def test_who_as_json_is_one_line_with_all_that_is_known(system: System) -> None:
     described = system.join("coder", "--description", "Writes code \u202e")
     done = system.cchat("--json", "who")
-    assert set(done.data[0]) == {"agents", "skipped", "unavailable"}
+    assert set(done.data[0]) == {"agents", "skipped", "unavailable", "stalled"}
     entry = system.who()[described.name]
     assert (entry["kind"], entry["status"], entry["encrypted"]) == ("persistent", "online", False)
     assert entry["room_id"] == described.joined["room_id"]
