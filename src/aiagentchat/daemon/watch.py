@@ -1,8 +1,9 @@
 """`Watch`: notices what nothing tells of by itself: the homeserver was away, or is an older copy of what it was."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -10,8 +11,15 @@ from pydantic import TypeAdapter, ValidationError
 from aiagentchat.agents.intake import Intake, Landmark
 from aiagentchat.config import read_private, write_private
 from aiagentchat.daemon.retries import retries
-from aiagentchat.errors import AiAgentChatError, InvalidRequestError, MatrixForbiddenError, MatrixNotFoundError
+from aiagentchat.errors import (
+    AiAgentChatError,
+    InvalidRequestError,
+    MatrixForbiddenError,
+    MatrixNotFoundError,
+    MatrixUnauthorizedError,
+)
 from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.matrix.events import parse_events
 from aiagentchat.model import render_time
 from aiagentchat.space.identities import Identities
 
@@ -19,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _LOOK_S = 30.0
 _NOTICE_S = 1.0
+_SETTLE_S = 5.0
+"""From one return to the next: where requests end unanswered because there are too many, a return makes more."""
 _LANDMARKS = TypeAdapter(tuple[Landmark, ...])
 
 
@@ -58,13 +68,15 @@ class Watch:
             if was_away:
                 await self._until_it_answers()
                 breaks = self._probe.stats.breaks
+            is_restored = False
             try:
                 is_restored = await self._look()
             except AiAgentChatError as error:
                 log.info("whether the homeserver has all that it had was not seen: %s", error.message)
-            else:
-                if was_away and not is_restored:
+            if was_away:
+                if not is_restored:
                     self._on_return()
+                await asyncio.sleep(_SETTLE_S)
             await self._wait(breaks)
 
     async def _until_it_answers(self) -> None:
@@ -89,7 +101,8 @@ class Watch:
             if await self._is_gone(landmark):
                 self._known = ()
                 self._intake.landmarks.clear()
-                self._file.unlink(missing_ok=True)  # said once
+                with self._noting_failure():
+                    self._file.unlink(missing_ok=True)  # said once
                 self.lost = landmark
                 reason = f"the homeserver no longer has {landmark.event_id} of {render_time(landmark.ts)}"
                 log.error("%s: it was restored from an older copy", reason)
@@ -97,27 +110,34 @@ class Watch:
                 return True
         latest = tuple(self._intake.landmarks.values())
         if latest and latest != self._known:
-            write_private(self._file, _LANDMARKS.dump_json(latest).decode() + "\n")
             self._known = latest
+            with self._noting_failure():
+                write_private(self._file, _LANDMARKS.dump_json(latest).decode() + "\n")
         return False
 
+    @contextlib.contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        """Go on though the disk is full, say: the next daemon alone would have had something of it."""
+        try:
+            yield
+        except OSError as error:
+            log.warning("%s is not as it should be: %s", self._file, error.strerror)
+
     async def _is_gone(self, landmark: Landmark) -> bool:
-        """Whether an event is not there any more, though its room is and the reader is in it."""
+        """Whether an event is not there any more, though its room is, further back than it, and the reader is in it."""
+        room_id = landmark.room_id
         try:
             client = self._identities.client_as(landmark.user_id)
-        except InvalidRequestError:  # its account is not here any more
-            return False
-        try:
-            await client.get_event(landmark.room_id, landmark.event_id)
-        except (MatrixForbiddenError, MatrixNotFoundError):
-            pass
-        else:
-            return False
-        try:
-            member = await client.get_state(landmark.room_id, "m.room.member", landmark.user_id)
-        except (MatrixForbiddenError, MatrixNotFoundError):
-            return False
-        return member.get("membership") == "join"
+            with contextlib.suppress(MatrixForbiddenError, MatrixNotFoundError):
+                await client.get_event(room_id, landmark.event_id)
+                return False
+            member = await client.get_state(room_id, "m.room.member", landmark.user_id)
+            page = await client.get_messages(room_id, direction="f", limit=1)
+        except (InvalidRequestError, MatrixForbiddenError, MatrixNotFoundError, MatrixUnauthorizedError):
+            return False  # it is not in the room any more, or its account is logged out
+        oldest = next(iter(parse_events(page.chunk, room_id).events), None)
+        is_purged = oldest is None or oldest.ts > landmark.ts
+        return member.get("membership") == "join" and not is_purged
 
 
 def _read(file: Path) -> str:
