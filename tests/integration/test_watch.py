@@ -112,6 +112,8 @@ async def test_a_homeserver_that_was_restored_while_no_daemon_ran_is_noticed_by_
         settings = own_synapse.settings(tmp_path / home)
         shutil.copyfile(before.settings.paths.landmarks, settings.paths.landmarks)
         settings.paths.landmarks.chmod(0o600)
+        for agent in (writer, reader):
+            own_synapse.lend_account(settings.paths, agent.name)  # who can look up what stood in its room
         return await start_daemon(own_synapse, settings)
 
     first = await start_daemon(own_synapse, own_synapse.settings(tmp_path / "home"))
