@@ -7,6 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from aiagentchat.agents import past
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomId, UserId
 from tests.integration.conftest import StartDaemon
@@ -91,6 +92,22 @@ async def test_an_answer_to_a_person_is_listed_and_its_answer_too(
     relation = {"m.in_reply_to": {"event_id": answer["event_id"]}}
     await say(alice, writer.room_id, "thanks", **{"m.relates_to": relation})
     assert [told(item) for item in await sent(writer.api)] == [("an answer", None, "answered", [], "thanks")]
+
+
+async def test_an_answer_is_found_though_the_agent_wrote_in_its_own_room_long_after_it(
+    trio: tuple[Hosted, Hosted, Hosted], alice: MatrixClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, first, _ = trio
+    monkeypatch.setattr(past, "_PAGE", 2)
+    asked = await writer.send("a question", to=first.name)
+    await first.send("an answer", reply_to=asked["event_id"])
+    for number in range(3):
+        question = await say(alice, writer.room_id, f"of a person {number}")
+    await writer.send("to the person", reply_to=question)
+    assert [told(item)[::4] for item in await sent(writer.api)] == [
+        ("to the person", None),
+        ("a question", "an answer"),
+    ]
 
 
 async def test_what_many_messages_of_others_came_after_is_listed_with_who_has_read_it(

@@ -73,7 +73,7 @@ class Delivery:
         own = sorted((each for pages in found.values() for each in pages.messages), key=lambda each: -each.ts)[:limit]
         since_ms = {each.room_id: each.ts for each in own}  # the oldest of each room, which comes last
         if own and speaker.agent is not None:  # where agents answer it
-            since_ms.setdefault(await self._host.ready(speaker.agent), own[-1].ts)
+            since_ms[await self._host.ready(speaker.agent)] = own[-1].ts
         pages = await self._look_back(speaker, since_ms)
         answers = _answers(pages.values(), speaker)
         read = await self._read(speaker, own, pages, rooms)
