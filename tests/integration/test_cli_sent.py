@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.processes import AccountSystem, Agent, System
+from tests.integration.processes import AccountSystem, Agent, System, wait_until
 from tests.integration.systems import fresh_name
 
 
@@ -108,6 +108,22 @@ def test_wait_read_in_vain_is_7_and_the_message_is_stored(system: System, reader
     assert refused.data[0]["state"] == "stored"
     assert json.loads(refused.err)["error"]["code"] == "waited_in_vain"
     assert reader.unread() == ["plain", "as JSON"]
+
+
+@pytest.mark.parametrize("command", ["send", "ask"])
+def test_a_daemon_killed_while_one_waits_leaves_no_doubt_that_the_message_is_stored(
+    system: System, writer: Agent, reader: Agent, command: str
+) -> None:
+    waiting = ("--to", reader.name, "--wait-read", "60") if command == "send" else (reader.name,)
+    with system.running("--as", writer.name, command, "--json", *waiting, "please") as sending:
+        wait_until(lambda: reader.unread() == ["please"])
+        system.kill(system.daemon_pid)
+        assert sending.wait() == 3
+        out, err = sending.rest(), sending.rest(of="err")
+    system.up("--no-echo")
+    event_id = writer.cchat("sent", "--json").data[0]["message"]["event_id"]
+    assert f"{event_id} is stored" in json.loads(err)["error"]["hint"]
+    assert [json.loads(line)["event_id"] for line in out.splitlines()] == [event_id] * (command == "send")
 
 
 def test_wait_read_needs_an_agent_and_sends_nothing_without(system: System, reader: Agent) -> None:

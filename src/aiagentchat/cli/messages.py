@@ -28,16 +28,18 @@ def _show_read(call: Invocation, client: GatewayClient, answer: dict[str, Json])
     if not call.out.as_json:
         _show_stored(call, answer)
         call.out.flush()
-    sent = _wait_sent(client, name, event_id, wait_s, until="read")
-    if sent["state"] != "stored":
-        call.out.result(answer | {"state": "read"}, f"read by {name}")
-        return
-    if call.out.as_json:
-        call.out.data(answer)
-    raise WaitedInVainError(
-        f"{name} has not read {event_id} within {wait_s:g} s{_why_not(client, name)}",
-        hint=f"it is stored; 'cchat sent --to {name}' shows whether it is read later",
-    )
+    try:
+        if _wait_sent(client, name, event_id, wait_s, until="read")["state"] == "stored":
+            raise WaitedInVainError(
+                f"{name} has not read {event_id} within {wait_s:g} s{_why_not(client, name)}",
+                hint=f"it is stored; 'cchat sent --to {name}' shows whether it is read later",
+            )
+        answer |= {"state": "read"}
+    finally:  # it is stored, whatever ended the wait
+        if call.out.as_json:
+            call.out.data(answer)
+    if not call.out.as_json:
+        call.out.line(f"read by {name}")
 
 
 def reply(call: Invocation) -> None:
@@ -81,7 +83,11 @@ def _wait_sent(client: GatewayClient, name: str, event_id: str, timeout_s: float
     deadline = time.monotonic() + timeout_s
     while True:
         left_s = max(0.0, deadline - time.monotonic())
-        sent = client.sent_message(event_id, to=name, wait_s=min(left_s, LONGEST_WAIT_S), until=until)
+        try:
+            sent = client.sent_message(event_id, to=name, wait_s=min(left_s, LONGEST_WAIT_S), until=until)
+        except AiAgentChatError as error:  # of the wait alone
+            error.hint = f"{event_id} is stored; {error.hint}".removesuffix("; ")
+            raise
         if sent["state"] in ("answered", until) or left_s <= LONGEST_WAIT_S:
             return sent
 
