@@ -4,6 +4,7 @@ late, twice, or never: what no real homeserver does on request.
 Sizes are made small here, so that few messages reach every bound.
 """
 
+import asyncio
 import json
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -131,6 +132,16 @@ def acknowledge(inbox: RoomInbox, event_ids: set[EventId]) -> None:
     plan = done(inbox.plan(frozenset(event_ids)))
     if plan is not None:
         done(inbox.carry_out(plan))
+
+
+def read_all(inbox: RoomInbox) -> list[str]:
+    """Read and acknowledge until nothing is left; return what was handed out, in order."""
+    handed: list[str] = []
+    while inbox.needs_reading or inbox.unread():
+        done(inbox.read_on())
+        handed += [message.event_id for message in inbox.unread()]
+        acknowledge(inbox, {message.event_id for message in inbox.unread()})
+    return handed
 
 
 def small(patch: pytest.MonkeyPatch) -> None:
@@ -369,12 +380,68 @@ def test_what_another_homeserver_left_out_is_fetched_and_stands_in_its_place(cou
     room.unsent = set(ids[: count - 1])
     if is_live:
         inbox.offer(as_message(events[-1]))
-    handed: list[str] = []
-    while inbox.needs_reading or inbox.unread():
-        done(inbox.read_on())
-        handed += [message.event_id for message in inbox.unread()]
-        acknowledge(inbox, {message.event_id for message in inbox.unread()})
-    assert handed == ids
+    assert read_all(inbox) == ids
+
+
+@pytest.mark.parametrize("count", [4, WINDOW + 2 * PAGE])
+@pytest.mark.parametrize("where", ["get_messages", "get_tokens_around"])
+def test_a_reader_that_goes_away_while_the_gap_is_filled_leaves_that_to_the_next_one(
+    count: int, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = FakeRoom()
+    inbox = inbox_on(room)
+    done(inbox.read_on())
+    ids = [f"${number}" for number in range(count)]
+    for event_id in ids:
+        room.add(event_id, "@bob:elsewhere.org")
+    room.unsent = set(ids[1:-1])
+    real = getattr(room, where)
+
+    async def cut(*args: Any, **query: Any) -> Any:
+        if query.get("direction") == "f":
+            return await real(*args, **query)
+        raise asyncio.CancelledError
+
+    inbox.doubt()
+    with monkeypatch.context() as patched:
+        patched.setattr(room, where, cut)
+        with pytest.raises(asyncio.CancelledError):
+            done(inbox.read_on())
+    assert read_all(inbox) == ids
+
+
+def test_who_writes_from_another_homeserver_without_a_pause_keeps_no_reader_waiting() -> None:
+    class Busy(FakeRoom):
+        async def get_messages(self, room_id: RoomId, **query: Any) -> MessagesPage:
+            page = await super().get_messages(room_id, **query)
+            if query["direction"] == "b" and len(self.timeline) < 100:
+                write()
+            return page
+
+    def write() -> None:
+        inbox.offer(as_message(room.add(f"${len(room.timeline)}", "@bob:elsewhere.org")))
+
+    room = Busy()
+    inbox = inbox_on(room)
+    room.add("$first", "@bob:elsewhere.org")
+    done(inbox.read_on())
+    assert room.requests < 10
+    assert inbox.unread()[0].event_id == "$first"
+    assert inbox.needs_reading, "for what was left out before what came meanwhile"
+    read_all(inbox)
+    assert not inbox.needs_reading
+
+
+def test_fetching_what_another_homeserver_left_out_ends_in_time_and_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(room_inbox, "_BACKFILL_S", 0.0)
+    room = FakeRoom()
+    room.add("$0", "@bob:elsewhere.org")
+    inbox = inbox_on(room)
+    done(inbox.read_on())
+    assert [message.event_id for message in inbox.unread()] == ["$0"]
+    assert "messages of other homeservers may be missing" in caplog.text
 
 
 def test_messages_of_other_homeservers_without_a_gap_are_read_backwards_once_for_all_of_them() -> None:

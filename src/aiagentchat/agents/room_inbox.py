@@ -5,6 +5,7 @@ The homeserver holds both the messages and the cursor. `agents.inbox` makes an a
 
 import json
 import logging
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +27,8 @@ _SETTLING_MS = 2_000
 """After opening, live events this old may be from before the cursor: the server's clock is known to the second."""
 _MOST_LIVE = 512
 """Live events after which the room is read on, so that what must be remembered of them stays bounded."""
-_BACKFILL_PAGES = 100
 _BACKFILL_S = 10.0
+"""After this long no further page is asked for, so that a reader gets its answer within the gateway's deadline."""
 _UNNAMED = EventId("")
 """Stands for missed events that are too many to remember: never found, so that the room is read anew."""
 
@@ -63,7 +64,9 @@ class RoomInbox:
         self._regained: set[EventId] = set()  # in the window before it was begun anew, and not read again yet
         self._read_until_ms = 0
         self._receipt: EventId | None = None
-        self._is_backfilled = False
+        self._gaps_feared = 0  # before events of other homeservers
+        self._gaps_filled = 0
+        self._is_backfilled = False  # up to where the room ended then, which is not reached yet
         self.anchor_lost = False
 
     @property
@@ -74,6 +77,11 @@ class RoomInbox:
     def needs_reading(self) -> bool:
         """Whether there may be messages on the homeserver that fit the window and are not in it."""
         return self._window is None or (not self._at_end and self._window.unread_count < UNREAD_WINDOW)
+
+    @property
+    def _may_lack(self) -> bool:
+        """Whether a message of another homeserver may have come before what it left out."""
+        return self._gaps_feared != self._gaps_filled
 
     def unread(self) -> list[Message]:
         """Return the unread messages of the window, in order."""
@@ -93,8 +101,7 @@ class RoomInbox:
         if message.event_id in self._window:
             return False
         is_from_afar = self._is_from_afar(message.sender.user_id)
-        if is_from_afar:
-            self._is_backfilled = False
+        self._gaps_feared += is_from_afar
         too_many = len(self._live) >= _MOST_LIVE or self._window.unread_count >= UNREAD_WINDOW
         if not self._at_end or too_many or message.ts <= self._read_until_ms or is_from_afar:
             self._at_end = False
@@ -118,24 +125,27 @@ class RoomInbox:
     async def read_on(self) -> None:
         """Read from the token on, until the end of the room or a full window."""
         window = self._window or await self._open()
+        has_filled = False  # once: else who writes from afar without a pause would keep the reader waiting
         while not self._at_end and (self._live or self._regained or window.unread_count < UNREAD_WINDOW):
             looked_for = frozenset(self._missed)
             page = await self._client.get_messages(
                 self._reader.room_id, direction="f", start=self._token, limit=_PAGE, filter_json=self._filter
             )
-            has_news_from_afar = self._take_page(window, page)
-            if has_news_from_afar and not self._is_backfilled:
-                await self._backfill(window.anchor)
-                window = await self._open()
+            if self._take_page(window, page) and not self._is_backfilled:
+                self._gaps_feared += 1
+            if self._may_lack and not has_filled:
+                window, has_filled = await self._fill(window.anchor), True
             elif page.end is not None:
                 self._token = page.end
             elif self._live or self._missed & looked_for:  # not after the token, so before it, or nowhere
                 window = await self._open()
             elif not self._missed:
-                self._at_end = True
                 self._is_backfilled = False
                 self._regained.clear()
                 window.end_reached()
+                if self._may_lack:
+                    return
+                self._at_end = True
 
     def _take_page(self, window: AckWindow, page: MessagesPage) -> bool:
         """Take in what stands after the token; return whether there are unread messages of other homeservers in it."""
@@ -158,22 +168,27 @@ class RoomInbox:
     def _is_from_afar(self, user_id: UserId) -> bool:
         return server_of(user_id) != server_of(self._reader.user_id)
 
+    async def _fill(self, anchor: EventId) -> AckWindow:
+        """Have what other homeservers left out fetched, and begin anew. Cut short, it is done by the next reader."""
+        feared = self._gaps_feared
+        await self._backfill(anchor)
+        window = await self._open()
+        self._gaps_filled, self._is_backfilled = feared, True
+        return window
+
     async def _backfill(self, anchor: EventId) -> None:
         """Have the homeserver fetch what others have not sent it: it does so for who reads backwards alone."""
-        self._is_backfilled = True
-        client, start = self._client.with_deadline(_BACKFILL_S), None
+        room_id, client, start = self._reader.room_id, self._client.with_deadline(_BACKFILL_S), None
+        deadline, failure = time.monotonic() + _BACKFILL_S, f"not all was fetched within {_BACKFILL_S:g} s"
         try:
-            for _ in range(_BACKFILL_PAGES):
-                page = await client.get_messages(
-                    self._reader.room_id, direction="b", start=start, limit=_PAGE, filter_json="{}"
-                )
+            while time.monotonic() < deadline:
+                page = await client.get_messages(room_id, direction="b", start=start, limit=_PAGE, filter_json="{}")
                 start = page.end
-                if start is None or anchor in [
-                    event.event_id for event in parse_events(page.chunk, self._reader.room_id).events
-                ]:
+                if start is None or anchor in [event.event_id for event in parse_events(page.chunk, room_id).events]:
                     return
         except AiAgentChatError as error:
-            log.warning("messages of other homeservers may be missing in %s: %s", self._reader.room_id, error.message)
+            failure = error.message
+        log.warning("messages of other homeservers may be missing in %s: %s", room_id, failure)
 
     async def plan(self, event_ids: frozenset[EventId]) -> AckPlan | None:
         """Return what acknowledging those of `event_ids` that are in the window would change; None: nothing.
@@ -184,8 +199,8 @@ class RoomInbox:
         if self._window is None:
             return None
         plan = self._window.plan(event_ids)
-        if plan is not None and plan.passed and (self._missed or self._live):
-            if self._missed:  # and perhaps behind the token
+        if plan is not None and plan.passed and (self._missed or self._live or self._may_lack):
+            if self._missed or self._may_lack:  # and perhaps behind the token
                 await self._open()
             self._at_end = False
             await self.read_on()
