@@ -112,6 +112,20 @@ async def test_last_answers_what_was_acknowledged_last(daemon: RunningDaemon, al
     assert (refused.status, refused.code) == (400, "bad_request")
 
 
+async def test_an_answer_to_the_last_that_is_sent_again_answers_the_same_though_more_was_read_meanwhile(
+    daemon: RunningDaemon, alice: MatrixClient
+) -> None:
+    agent = await attach(daemon)
+    await say(alice, agent.room_id, "a question")
+    await agent.acknowledge(await agent.unread(wait="10"))
+    stored = await agent.send("an answer", reply_to="last", key="k")
+    await daemon.api.post("/send", body="something for all")
+    await agent.acknowledge(await agent.unread(wait="10"))
+    assert await agent.send("an answer", reply_to="last", key="k") == stored
+    other = await agent.send("another answer", reply_to="last", key="another")
+    assert other["room_id"] != stored["room_id"]
+
+
 async def test_what_an_agent_may_not_read_it_cannot_answer(pair: tuple[Hosted, Hosted], alice: MatrixClient) -> None:
     asker, answerer = pair
     await asker.send("now I am a member of that room", to=answerer.name)

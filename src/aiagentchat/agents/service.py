@@ -6,6 +6,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
 from aiagentchat.agents.delivery import Delivery, Sent, Until
 from aiagentchat.agents.heartbeat import check_roster_has_room
@@ -22,6 +23,7 @@ from aiagentchat.space.directory import DirectoryView
 
 LAST_READ = "last"
 """In place of an event id to answer: the message that was acknowledged last."""
+_ANSWERS_REMEMBERED = 1000
 
 
 class AgentService:
@@ -33,6 +35,7 @@ class AgentService:
         self._past = past
         self._delivery = Delivery(host, past)
         self._readers = Readers()
+        self._answered: dict[tuple[AgentName, str], EventId] = {}
 
     async def require_agent(self, name: AgentName) -> None:
         """Raise `AgentNotFoundError` where there is no agent of this name."""
@@ -65,11 +68,18 @@ class AgentService:
                     "the operator has no inbox: name the message to answer",
                     hint="cchat reply EVENT TEXT; 'cchat --as NAME read --json' shows an agent's events",
                 )
-            last = await (await self._host.inbox(agent)).last_acknowledged()
-            if last is None:
-                raise NotFoundError("nothing was read yet that could be answered", hint="name the message to answer")
-            draft = Draft(draft.body, draft.key, draft.to, last, draft.format)
+            draft = replace(draft, reply_to=await self._last_read(agent, draft.key))
         return await self._mail.send(self._mail.speaker(agent), draft)
+
+    async def _last_read(self, agent: AgentName, key: str) -> EventId:
+        """Return what was acknowledged last when this key was first sent: sent again, it goes to the same room."""
+        last = self._answered.get((agent, key)) or await (await self._host.inbox(agent)).last_acknowledged()
+        if last is None:
+            raise NotFoundError("nothing was read yet that could be answered", hint="name the message to answer")
+        self._answered[agent, key] = last
+        if len(self._answered) > _ANSWERS_REMEMBERED:
+            del self._answered[next(iter(self._answered))]
+        return last
 
     async def read(
         self, agent: AgentName, *, limit: int, wait_s: float, reader_id: str, label: str, peek: bool
