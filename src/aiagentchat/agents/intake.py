@@ -89,7 +89,8 @@ class Intake:
             self._refuse_strange_room(event)
             return
         else:
-            self._note(_AGENT, self._names.user(agent), event)
+            if self._host.is_known(agent):  # in the room of another daemon's, its user is none of ours
+                self._note(_AGENT, self._names.user(agent), event)
             self._take_change_of_room(agent, event)
         if event.type == "m.room.encryption" and event.state_key == "":
             self._host.mark_encrypted(event.room_id)
