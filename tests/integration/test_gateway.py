@@ -381,6 +381,7 @@ async def test_health_and_metrics_tell_how_the_daemon_is(daemon: RunningDaemon, 
     figures = dict(line.split() for line in lines if not line.startswith("#"))
     assert float(figures["aiagentchat_agents_online"]) >= 2
     assert float(figures["aiagentchat_homeserver_requests_total"]) > 0
+    assert float(figures["aiagentchat_tasks"]) > 0
 
 
 @APPSERVICE_ALONE  # without the operator's account there is no Space: test_account_mode.py

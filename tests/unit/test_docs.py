@@ -149,7 +149,7 @@ def test_the_health_conditions_are_documented() -> None:
 def test_the_metrics_are_documented() -> None:
     source = ast.parse(textwrap.dedent(inspect.getsource(health.Health.metrics)))
     (figures,) = [node for node in ast.walk(source) if isinstance(node, ast.Dict)]
-    names = [f"aiagentchat_{ast.literal_eval(key)}" for key in figures.keys if key is not None]
+    names = [ast.literal_eval(key) for key in figures.keys if key is not None]
     assert [quoted(row[0])[0] for row in rows(section(page("operating.md"), "Metrics"))] == names
 
 

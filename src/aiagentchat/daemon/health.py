@@ -3,6 +3,7 @@
 Conditions are computed when asked for, from what the parts know; nothing is kept here but what nobody else owns.
 """
 
+import asyncio
 import os
 import time
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.intake import Intake
 from aiagentchat.config import Settings
 from aiagentchat.daemon.transports import Transport
+from aiagentchat.daemon.usage import read_usage
 from aiagentchat.daemon.watch import Watch
 from aiagentchat.errors import AiAgentChatError, MatrixUnauthorizedError
 from aiagentchat.gateway.schemas import Condition, HealthAnswer
@@ -231,27 +233,39 @@ class Health:
         return Condition(name="endpoints", ok=not missing, detail=detail, remedy=remedy)
 
     def metrics(self) -> str:
-        """Return the figures in Prometheus' text format."""
-        stats = self._stats
-        figures: dict[str, tuple[str, str, float]] = {
-            "homeserver_requests_total": ("counter", "Requests to the homeserver, retries included.", stats.requests),
-            "homeserver_retries_total": ("counter", "Requests that were repeated.", stats.retries),
-            "transactions_total": (
+        """Return the figures in Prometheus' text format. Those that this system does not tell are left out."""
+        stats, usage = self._stats, read_usage()
+        figures: dict[str, tuple[str, str, float | None]] = {
+            "aiagentchat_homeserver_requests_total": (
+                "counter",
+                "Requests to the homeserver, retries included.",
+                stats.requests,
+            ),
+            "aiagentchat_homeserver_retries_total": ("counter", "Requests that were repeated.", stats.retries),
+            "aiagentchat_transactions_total": (
                 "counter",
                 "Transactions, or syncs with news, taken in.",
                 self._transport.batches_taken,
             ),
-            "events_skipped_total": (
+            "aiagentchat_events_skipped_total": (
                 "counter",
                 "Entries that were no events.",
                 self._intake.skipped_events,
             ),
-            "agents_online": ("gauge", "Agents that have a session.", len(self._host.sessions.online())),
-            "agents_pending": ("gauge", "Agents not listed in the Space yet.", len(self._host.pending)),
-            "uptime_seconds": ("gauge", "Seconds since the daemon started.", time.monotonic() - self._started_at),
+            "aiagentchat_agents_online": ("gauge", "Agents that have a session.", len(self._host.sessions.online())),
+            "aiagentchat_agents_pending": ("gauge", "Agents not listed in the Space yet.", len(self._host.pending)),
+            "aiagentchat_uptime_seconds": (
+                "gauge",
+                "Seconds since the daemon started.",
+                time.monotonic() - self._started_at,
+            ),
+            "aiagentchat_tasks": ("gauge", "Tasks of the daemon's event loop.", len(asyncio.all_tasks())),
+            "process_resident_memory_bytes": ("gauge", "Resident memory size in bytes.", usage.resident_bytes),
+            "process_open_fds": ("gauge", "Number of open file descriptors.", usage.open_files),
+            "process_threads": ("gauge", "Number of threads.", usage.threads),
         }
         lines = []
         for name, (kind, text, value) in figures.items():
-            metric = f"aiagentchat_{name}"
-            lines += [f"# HELP {metric} {text}", f"# TYPE {metric} {kind}", f"{metric} {value:.15g}"]
+            if value is not None:
+                lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {value:.15g}"]
         return "\n".join(lines) + "\n"
