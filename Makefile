@@ -27,7 +27,7 @@ TIERS := tests/chaos tests/integration tests/unit
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv up demo test unit integration chaos bench lint type wheel lock ci clean
+.PHONY: help venv up demo test unit integration chaos soak bench lint type wheel lock ci clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +71,9 @@ integration: $(INSTALLED) ## a real Synapse, real daemon and command processes
 
 chaos: $(INSTALLED) ## the full run under faults, seeded; writes docs/reliability.md (ARGS=--help: a smaller one)
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+soak: $(INSTALLED) ## 30 minutes of mixed load in each mode: what the daemon uses is flat; writes docs/reliability.md
+	$(BIN)/python -m tests.chaos.soak $(ARGS)
 
 bench: $(INSTALLED) ## measure; each file of bench/ prints its table
 	@ls bench/bench_*.py >/dev/null

@@ -6,28 +6,22 @@ the figures into `docs/reliability.md`. Ends with 1 where anything is wrong; wha
 
 import argparse
 import asyncio
-import datetime
-import platform
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
+from tests.chaos.command import MODES, PAGE, about, until_ended
 from tests.chaos.report import render_figures, replace_figures
 from tests.chaos.run import Outcome, Wish, run
-
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
-MODES = ("appservice", "accounts")
 
 
 def main(arguments: Sequence[str]) -> int:
     given = _parse(arguments)
     outcomes = [_run(_wish(given, mode)) for mode in given.mode or MODES]
-    figures = render_figures(outcomes, _about())
+    figures = render_figures(outcomes, about())
     print(figures)
     if not given.no_write:
         PAGE.write_text(replace_figures(PAGE.read_text(), figures))
@@ -64,7 +58,7 @@ def _wish(given: argparse.Namespace, mode: str) -> Wish:
 
 def _run(wish: Wish) -> Outcome:
     home = Path(tempfile.mkdtemp(prefix=f"chaos-{wish.mode}-"))
-    outcome = asyncio.run(_until_ended(wish, home))
+    outcome = asyncio.run(until_ended(run(wish, home, lambda line: print(line, flush=True))))
     print(f"{wish.mode}, seed {wish.seed}: {outcome.verdict}", flush=True)
     for key, reason in outcome.refused.items():
         print(f"  not sent: {key}: {reason}")
@@ -73,20 +67,6 @@ def _run(wish: Wish) -> Outcome:
     else:
         print(f"what the processes wrote is in {home}", flush=True)
     return outcome
-
-
-async def _until_ended(wish: Wish, home: Path) -> Outcome:
-    """Run, and stop what was started when told to stop."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await run(wish, home, lambda line: print(line, flush=True))
-
-
-def _about() -> str:
-    on = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
-    synapse, python = version("matrix-synapse"), platform.python_version()
-    return f"{on}, aiagentchat {version('aiagentchat')}, Synapse {synapse}, Python {python}."
 
 
 if __name__ == "__main__":

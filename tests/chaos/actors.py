@@ -26,7 +26,7 @@ _AGAIN = 0.05
 """Share of messages that are sent again though they are stored."""
 _HURRY = 0.05
 """Share of messages whose sender hangs up before it can have the answer, and sends again."""
-_BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
+BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +51,24 @@ class Sender:
         self._ledger = ledger
         self._random = random
 
-    async def send(self, key: str, to: str | None, *, must: bool = False) -> None:
-        """Send until it is stored, or given up, which with `must` it never is; to None: to all."""
+    async def send(self, key: str, to: str | None, *, must: bool = False, body: str = "") -> None:
+        """Send until it is stored, or given up, which with `must` it never is; to None: to all. `body`: not the key."""
         gives_up = not must and self._random.random() < 0.5
         hurry_s = self._random.uniform(0.0, 0.1) if self._random.random() < _HURRY else None
-        with contextlib.suppress(*_BROKEN):
+        with contextlib.suppress(*BROKEN):
             async with asyncio.timeout(hurry_s):
-                await self._try(key, to)
+                await self._try(key, to, body or key)
         while key not in self._ledger.stored and not (gives_up and key in self._ledger.refused):
             await asyncio.sleep(_AGAIN_S)
-            with contextlib.suppress(*_BROKEN):
-                await self._try(key, to)
+            with contextlib.suppress(*BROKEN):
+                await self._try(key, to, body or key)
         if self._random.random() < _AGAIN:
-            with contextlib.suppress(*_BROKEN):
-                await self._try(key, to)
+            with contextlib.suppress(*BROKEN):
+                await self._try(key, to, body or key)
 
-    async def _try(self, key: str, to: str | None) -> None:
-        body = {"body": key, "key": key} | ({} if to is None else {"to": to})
-        answer = await self._agent.api.call("POST", "/send", body)
+    async def _try(self, key: str, to: str | None, body: str) -> None:
+        message = {"body": body, "key": key} | ({} if to is None else {"to": to})
+        answer = await self._agent.api.call("POST", "/send", message)
         if answer.status == 200:
             self._ledger.stored[key].add(answer.data["event_id"])
         elif not answer.data["retryable"]:
@@ -88,7 +88,7 @@ class Person:
         path = f"/_matrix/client/v3/rooms/{quote(room_id, safe='')}/send/m.room.message/{quote(key, safe='')}"
         url, content = URL(self._base_url + path, encoded=True), {"msgtype": "m.text", "body": key}
         while True:
-            with contextlib.suppress(*_BROKEN):
+            with contextlib.suppress(*BROKEN):
                 async with self._session.put(url, json=content, headers=self._headers) as response:
                     if response.status == 200:
                         ledger.stored[key].add((await response.json())["event_id"])
@@ -113,7 +113,7 @@ class Reader:
     async def run(self) -> None:
         """Read until cancelled."""
         while True:
-            with contextlib.suppress(*_BROKEN):
+            with contextlib.suppress(*BROKEN):
                 await (self._follow() if self.streams else self._read())
             await asyncio.sleep(_AGAIN_S)
 

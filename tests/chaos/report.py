@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from statistics import median
 
+from tests.chaos.growth import MEASURES, Measure
 from tests.chaos.run import Outcome
+from tests.chaos.soak_run import Soaked
 
 BEGIN, END = "<!-- figures: made by `make chaos` -->", "<!-- end of the figures -->"
+SOAK_BEGIN, SOAK_END = "<!-- soak: made by `make soak` -->", "<!-- end of the soak -->"
 
 
 def render_figures(outcomes: Sequence[Outcome], about: str) -> str:
@@ -33,11 +36,33 @@ def render_figures(outcomes: Sequence[Outcome], about: str) -> str:
     return "\n".join([about, "", *head, *counted, "", *after, *recovered])
 
 
-def replace_figures(page: str, figures: str) -> str:
-    """Return the page with these figures between its marks. Raises `ValueError` where it has none."""
-    before, rest = page.split(BEGIN, 1)
-    _, after = rest.split(END, 1)
-    return f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}"
+def render_soak(soaked: Sequence[Soaked], about: str) -> str:
+    """Return a table in Markdown, a column for each soak: what each measure was early and late, and what was done."""
+    grown = [_row(_bound(measure), [_grown(each, measure) for each in soaked]) for measure in MEASURES]
+    names = list(dict.fromkeys(name for each in soaked for name in each.counts))
+    done = [_row(name, [f"{each.counts.get(name, 0):,}" for each in soaked]) for name in names]
+    plan = [
+        _row("agents", [str(each.wish.agents) for each in soaked]),
+        _row("seed", [str(each.wish.seed) for each in soaked]),
+        _row("minutes", [f"{each.wish.seconds / 60:g}" for each in soaked]),
+    ]
+    head = [_row("", [each.wish.mode for each in soaked]), _row("---", ["--:"] * len(soaked))]
+    return "\n".join([about, "", *head, *grown, *done, *plan])
+
+
+def _bound(measure: Measure) -> str:
+    return f"{measure.name}, at most {measure.most:g} more"
+
+
+def _grown(soaked: Soaked, measure: Measure) -> str:
+    return next((str(growth) for growth in soaked.growths if growth.measure is measure), "–")
+
+
+def replace_figures(page: str, figures: str, begin: str = BEGIN, end: str = END) -> str:
+    """Return the page with these figures between two marks. Raises `ValueError` where it has none."""
+    before, rest = page.split(begin, 1)
+    _, after = rest.split(end, 1)
+    return f"{before}{begin}\n\n{figures}\n\n{end}{after}"
 
 
 def _row(name: str, cells: Sequence[str]) -> str:

@@ -79,14 +79,15 @@ async def run(wish: Wish, home: Path, tell: Callable[[str], None] = print) -> Ou
     names = [f"agent-{number}" for number in range(wish.agents)]
     async with running_system(home, wish.mode, names) as battered, aiohttp.ClientSession() as session:
         api = await battered.daemon.wait_up()
-        agents = [await _attach(api, name) for name in names]
+        agents = [await attach(api, name) for name in names]
         tell(f"{wish.mode}, seed {wish.seed}: {len(agents)} agents are up after {time.monotonic() - began:.0f} s")
         outcome = await _Run(wish, battered, agents, session, tell, began).carry_out()
     outcome.took_s = time.monotonic() - began
     return outcome
 
 
-async def _attach(api: Api, name: str) -> Agent:
+async def attach(api: Api, name: str) -> Agent:
+    """Attach an agent, through the gateway, in a timed session."""
     answer = await api.post("/agents", name=name)
     assert answer["registered"], answer
     return Agent(name, answer["user_id"], answer["room_id"], Api(api.socket, answer["token"]))
@@ -122,7 +123,7 @@ class _Run:
         health = await (await self._battered.daemon.wait_up()).get("/health")
         self._broadcast_id = health["system"]["broadcast_id"]
         person = Person(synapse.config.base_url, synapse.operator.access_token, self._session)
-        async with _ended(asyncio.create_task(reader.run()) for reader in self._readers):
+        async with ended(asyncio.create_task(reader.run()) for reader in self._readers):
             counts = self._shares()
             senders = [self._send_from(agent, count) for agent, count in zip(self._agents, counts[1:], strict=True)]
             async with asyncio.TaskGroup() as group:
@@ -263,7 +264,7 @@ def _described(step: Step) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _ended(started: Iterable[asyncio.Task[None]]) -> AsyncIterator[None]:
+async def ended(started: Iterable[asyncio.Task[None]]) -> AsyncIterator[None]:
     """Cancel tasks at the end of the context."""
     tasks = list(started)
     try:

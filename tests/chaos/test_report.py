@@ -1,10 +1,13 @@
-"""The figures of a run stand in two tables, between the marks of the page."""
+"""The figures stand in tables, between the marks of the page."""
 
 import pytest
 
+from tests.chaos.command import PAGE
+from tests.chaos.growth import Sample
 from tests.chaos.ledger import Verdict
-from tests.chaos.report import BEGIN, END, render_figures, replace_figures
+from tests.chaos.report import BEGIN, END, SOAK_BEGIN, SOAK_END, render_figures, render_soak, replace_figures
 from tests.chaos.run import Outcome, Wish
+from tests.chaos.soak_run import Soaked, SoakWish
 
 
 def outcome(mode: str) -> Outcome:
@@ -32,3 +35,19 @@ def test_figures_are_replaced_and_the_page_around_them_stays() -> None:
     assert replace_figures(once, "new") == once
     with pytest.raises(ValueError, match="unpack"):
         replace_figures("a page without marks", "new")
+
+
+def test_each_soak_has_a_column_and_what_grew_is_bold() -> None:
+    samples = [Sample(float(at_s), {"process_open_fds": at_s, "aiagentchat_tasks": 40.0}) for at_s in range(60)]
+    soaked = Soaked(SoakWish("accounts", 7, seconds=60.0), samples, {"messages sent": 1_000})
+    text = render_soak([soaked], "About it.")
+    assert text.startswith("About it.\n\n|  | accounts |\n| --- | --: |\n| resident memory (MB), at most 5 more | – |")
+    assert "| open files, at most 5 more | **18 → 52** |" in text
+    assert "| tasks, at most 5 more | 40 → 40 |" in text
+    assert "| messages sent | 1,000 |" in text
+    assert not soaked.is_flat
+
+
+def test_the_page_has_marks_for_both_kinds_of_figures() -> None:
+    page = PAGE.read_text()
+    assert "new" in replace_figures(replace_figures(page, "new"), "new", SOAK_BEGIN, SOAK_END)
