@@ -21,9 +21,9 @@ class Measure:
 
 MEASURES = (
     Measure("process_resident_memory_bytes", "resident memory (MB)", 1e6, 5.0, digits=1),
-    Measure("process_open_fds", "open files", 1.0, 5.0),
+    Measure("process_open_fds", "open files", 1.0, 10.0),
     Measure("process_threads", "threads", 1.0, 2.0),
-    Measure("aiagentchat_tasks", "tasks", 1.0, 5.0),
+    Measure("aiagentchat_tasks", "tasks", 1.0, 10.0),
 )
 MEMORY = MEASURES[0]
 

@@ -42,8 +42,8 @@ def test_each_soak_has_a_column_and_what_grew_is_bold() -> None:
     soaked = Soaked(SoakWish("accounts", 7, seconds=60.0), samples, {"messages sent": 1_000})
     text = render_soak([soaked], "About it.")
     assert text.startswith("About it.\n\n|  | accounts |\n| --- | --: |\n| resident memory (MB), at most 5 more | – |")
-    assert "| open files, at most 5 more | **18 → 52** |" in text
-    assert "| tasks, at most 5 more | 40 → 40 |" in text
+    assert "| open files, at most 10 more | **18 → 52** |" in text
+    assert "| tasks, at most 10 more | 40 → 40 |" in text
     assert "| messages sent | 1,000 |" in text
     assert not soaked.is_flat
 
