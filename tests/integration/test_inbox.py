@@ -418,3 +418,29 @@ async def test_messages_from_after_a_restart_of_the_homeserver_arrive(
         await restart(own_synapse)  # it counts its transactions from 1 again
         await say(alice, agent.room_id, "after")
         assert [message["body"] for message in await messages_of(stream, 1)] == ["after"]
+
+
+@APPSERVICE_ALONE  # nothing is pushed to accounts
+async def test_what_comes_after_a_transaction_that_is_missing_is_handed_out_after_what_that_would_have_brought(
+    daemon: RunningDaemon,
+    synapse: Synapse,
+    alice: MatrixClient,
+    http: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent, other = await attach(daemon), await attach(daemon)
+    async with agent.api.stream("GET", "/events") as stream:
+        await say(alice, agent.room_id, "first")
+        assert [message["body"] for message in await messages_of(stream, 1)] == ["first"]
+        await asyncio.sleep(3.0)  # what is pushed now is appended, unless it is doubted
+        with monkeypatch.context() as patched:
+            patched.setattr(appservice, "parse_events", lambda raw: EventBatch(()))
+            missing = await say(alice, agent.room_id, "missing")
+            elsewhere = await alice.get_event(other.room_id, await say(alice, other.room_id, "elsewhere"))
+            later = await alice.get_event(agent.room_id, await say(alice, agent.room_id, "later"))
+            await asyncio.sleep(1.0)  # all three were pushed, and not taken in
+        await push(synapse, http, elsewhere, txn_id="1000000")
+        await push(synapse, http, later, txn_id="1000001")
+        handed = await messages_of(stream, 2)
+        assert [message["body"] for message in handed] == ["missing", "later"]
+        assert handed[0]["event_id"] == missing

@@ -29,14 +29,7 @@ from aiagentchat.errors import (
     RefusedError,
     RoomEncryptedError,
 )
-from aiagentchat.model import (
-    AgentName,
-    DirectoryEntry,
-    Reach,
-    RoomAlias,
-    RoomId,
-    localpart_of,
-)
+from aiagentchat.model import AgentName, DirectoryEntry, Reach, RoomAlias, RoomId, localpart_of
 from aiagentchat.space.content import Card
 from aiagentchat.space.directory import DirectoryView
 from aiagentchat.space.manager import SpaceManager
@@ -287,9 +280,8 @@ class AgentHost:
 
     def lose_broadcast(self) -> None:
         """The broadcast room is looked for again."""
-        for agent in self._agents.values():
-            if agent.inbox is not None:
-                agent.inbox.drop_broadcast()
+        for inbox in self._open_inboxes():
+            inbox.drop_broadcast()
         self.manager.broadcast_id = None
         self.pending_changed.set()
 
@@ -461,11 +453,12 @@ class AgentHost:
     def inboxes_of(self, room_id: RoomId) -> list[Inbox]:
         """Return the open inboxes that a room belongs to: all, where it is the broadcast room."""
         if room_id == self.manager.broadcast_id:
-            agents = list(self._agents.values())
-        else:
-            owner = self.owner_of(room_id)
-            agents = [self._agents[owner]] if owner in self._agents else []
-        return [agent.inbox for agent in agents if agent.inbox is not None]
+            return self._open_inboxes()
+        agent = self._agents.get(self.owner_of(room_id) or AgentName(""))
+        return [agent.inbox] if agent is not None and agent.inbox is not None else []
+
+    def _open_inboxes(self) -> list[Inbox]:
+        return [agent.inbox for agent in self._agents.values() if agent.inbox is not None]
 
     def mark_encrypted(self, room_id: RoomId) -> None:
         """Remember that a room is encrypted, in the agent's card too, so that every directory says so."""
@@ -478,9 +471,13 @@ class AgentHost:
     def lost_track(self) -> None:
         """Have every open inbox, and the directory, be read on: something may have come that was not heard of."""
         self.manager.directory.expire()
-        for agent in self._agents.values():
-            if agent.inbox is not None:
-                agent.inbox.doubt()
+        for inbox in self._open_inboxes():
+            inbox.doubt()
+
+    def distrust(self) -> None:
+        """Have what comes next be read from its room, in the room's order; ask for nothing by itself."""
+        for inbox in self._open_inboxes():
+            inbox.distrust()
 
     def begin_anew(self, reason: str) -> None:
         """What is held of the homeserver's rooms is not as they are: look for all of them again."""

@@ -75,9 +75,13 @@ class Inbox:
 
     def doubt(self) -> None:
         """Have both rooms read on: the homeserver does not push again what it had in hand when it was killed."""
+        self.distrust()
+        self._tell()
+
+    def distrust(self) -> None:
+        """Have both rooms read on before anything more is handed out: something may come late."""
         for room in self._rooms:
             room.doubt()
-        self._tell()
 
     def withdraw(self, event_id: EventId) -> None:
         """Drop a message that was taken back."""

@@ -70,6 +70,8 @@ class Intake:
         if batch.lost_track:
             self._host.lost_track()
             return
+        if batch.is_out_of_turn:
+            self._host.distrust()
         for room_id in batch.gaps:
             if room_id == self._manager.space_id:
                 self._manager.directory.expire()

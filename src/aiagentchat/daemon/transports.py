@@ -13,7 +13,6 @@ from typing import Protocol
 
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.intake import Intake
-from aiagentchat.daemon.retries import retries
 from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, MatrixUnauthorizedError
 from aiagentchat.matrix.appservice import AppserviceReceiver
 from aiagentchat.matrix.client import MatrixClient
@@ -118,18 +117,15 @@ class PushTransport:
         """Yield each transaction."""
         async with aclosing(self._receiver.batches()) as batches:
             async for batch in batches:
-                if batch.gaps:
+                if batch.is_out_of_turn:
                     self._gap_seen.set()
                 yield batch
 
     async def run(self) -> None:
         """Have the homeserver flush what it held back while the receiver was down, up to 512 s; then see it go on."""
-        async for _ in retries():
-            if await self._ping():
-                break
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._read_until_pushed())
             group.create_task(self._look_on())
+            group.create_task(self._read_until_pushed())
 
     async def _ping(self) -> bool:
         try:
@@ -140,22 +136,34 @@ class PushTransport:
             self._ping_failure = ""
         return not self._ping_failure
 
+    async def _is_there(self) -> bool:
+        try:
+            await self._client.versions()
+        except AiAgentChatError:
+            return False
+        return True
+
     async def _read_until_pushed(self) -> None:
         """Have what waits be read until the first push: an older Synapse is not moved by a ping, and holds back all."""
-        for _ in range(_HELD_BACK_POLLS):
+        polls = 0
+        while polls < _HELD_BACK_POLLS:
             await asyncio.sleep(_HELD_BACK_POLL_S)
             if self.batches_taken:
                 return
-            self._host.lost_track()
+            if not self._ping_failure:
+                self._host.lost_track()
+                polls += 1
 
     async def _look_on(self) -> None:
         read_at = float("-inf")
         while True:
             self._gap_seen.clear()
-            is_pushed, is_reached = await self._is_pushed(), await self._ping()
+            is_reached = await self._ping()
+            is_pushed = not is_reached or await self._is_pushed()
             if not is_pushed:
                 log.warning("the homeserver has not pushed what it stored")
-            if not is_pushed or (not is_reached and time.monotonic() - read_at > _LOOK_S):
+            is_due = not is_reached and time.monotonic() - read_at > _LOOK_S
+            if not is_pushed or (is_due and await self._is_there()):  # while it is away, nothing can be read
                 self._host.lost_track()
                 read_at = time.monotonic()
             with contextlib.suppress(TimeoutError):
@@ -164,6 +172,7 @@ class PushTransport:
     async def _is_pushed(self) -> bool:
         """Whether the messages that were stored since the last look have been pushed, as far as anybody can tell."""
         if self._witness is None:
+            await asyncio.sleep(_PUSH_S)  # nobody to ask; gaps may be of other application services, and many
             return True
         try:
             stored = await self._witness.look()

@@ -3,8 +3,8 @@
 The application-service API (https://spec.matrix.org/latest/application-service-api/). A transaction is answered only
 once its events were taken in, so that Synapse sends again what a crash of ours lost. Transactions are never
 deduplicated by their id: Synapse counts from 1 again after a restart, with new events. What it had in hand when it was
-killed it does not send at all, so that a count that falls back is a loss of track. One that jumps ahead is a gap in the
-rooms of its events: the count is shared with other application services, so that it need not be ours that is missing.
+killed it does not send at all, so that a count that falls back is a loss of track. One that jumps ahead may be one too,
+or the count of another application service, with which it is shared.
 """
 
 import asyncio
@@ -86,8 +86,10 @@ class AppserviceReceiver:
         taken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._untaken.add(taken)
         try:
-            batch = self._in_turn(parse_events(body.get("events")), request.match_info["txn_id"])
+            number = _number(request.match_info["txn_id"])
+            batch = self._in_turn(parse_events(body.get("events")), number)
             await self._queue.put((batch, taken))
+            self._latest = self._latest if number is None else number
             is_taken = await taken
         finally:
             self._untaken.discard(taken)
@@ -96,16 +98,14 @@ class AppserviceReceiver:
         self.transactions += 1
         return web.json_response({})
 
-    def _in_turn(self, batch: EventBatch, txn_id: str) -> EventBatch:
-        """Note the number of a transaction; return its events with what is known to be missing before them."""
-        if not (txn_id.isascii() and txn_id.isdigit() and len(txn_id) < 16):
+    def _in_turn(self, batch: EventBatch, number: int | None) -> EventBatch:
+        """Return a transaction's events with what is known to be missing before them."""
+        before = self._latest
+        if before is None or number is None or number in (before, before + 1):  # the same again is a repeat
             return batch
-        before, self._latest = self._latest, int(txn_id)
-        if before is None or self._latest in (before, before + 1):  # the same again is a repeat
-            return batch
-        if self._latest < before:
+        if number < before:
             return replace(batch, lost_track=True)
-        return replace(batch, gaps=batch.gaps | {event.room_id for event in batch.events})
+        return replace(batch, is_out_of_turn=True)
 
     async def _ping(self, request: web.Request) -> web.Response:
         self._verify(request)
@@ -114,6 +114,10 @@ class AppserviceReceiver:
     async def _query(self, request: web.Request) -> web.Response:
         self._verify(request)
         return web.json_response({"errcode": "M_NOT_FOUND"}, status=404)
+
+
+def _number(txn_id: str) -> int | None:
+    return int(txn_id) if txn_id.isascii() and txn_id.isdigit() and len(txn_id) < 16 else None
 
 
 def _settle(taken: asyncio.Future[bool], *, is_taken: bool) -> None:

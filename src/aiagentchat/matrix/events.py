@@ -29,13 +29,14 @@ class EventBatch:
     """Events that arrived together, in the order of arrival. `skipped` counts entries that were no events.
 
     `gaps`: rooms of which events are missing before these. They are on the homeserver. `lost_track`: so may be events
-    of any room.
+    of any room. `is_out_of_turn`: they may be, or come later, or be none of ours.
     """
 
     events: tuple[RoomEvent, ...]
     skipped: int = 0
     gaps: frozenset[RoomId] = frozenset()
     lost_track: bool = False
+    is_out_of_turn: bool = False
 
 
 class EventSource(Protocol):
