@@ -1,16 +1,17 @@
 """What nothing tells of by itself: pushes that do not come, and a homeserver that is an older copy of what it was."""
 
 import asyncio
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from aiagentchat.agents import delivery
 from aiagentchat.daemon import transports, watch
+from aiagentchat.homeserver.ports import any_free_port
 from aiagentchat.matrix import appservice
 from aiagentchat.matrix.events import EventBatch
 from tests.integration.conftest import StartDaemon
@@ -197,23 +198,25 @@ async def test_a_transaction_that_is_left_out_is_noticed_at_the_next_one_whateve
 
 
 @APPSERVICE_ALONE  # nothing is pushed to accounts
-async def test_a_daemon_that_the_homeserver_cannot_reach_says_so_and_reads_all_the_same(
+async def test_a_daemon_that_the_homeserver_never_reaches_says_so_and_reads_all_the_same(
     own_synapse: Synapse,
     start_daemon: StartDaemon,
     http: aiohttp.ClientSession,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def refuse(self: appservice.AppserviceReceiver, request: web.Request) -> web.Response:
-        return web.json_response({}, status=503)
-
-    monkeypatch.setattr(appservice.AppserviceReceiver, "_transaction", refuse)
-    daemon, alice = await start_daemon(own_synapse, own_synapse.settings(tmp_path)), own_synapse.operator_client(http)
+    unreachable = f"http://127.0.0.1:{any_free_port()}"
+    listens = dataclasses.replace(own_synapse.registration, url=unreachable)
+    settings = own_synapse.settings(tmp_path / "home", AIAGENTCHAT_DEADLINE="4")
+    own_synapse.given_registration = listens
+    daemon, alice = await start_daemon(own_synapse, settings), own_synapse.operator_client(http)
     agent = await attach(daemon)
     async with agent.api.stream("GET", "/events") as stream:
         await say(alice, agent.room_id, "one")
         assert [each["body"] for each in await messages_of(stream, 1)] == ["one"]
-        assert "pushes nothing" in (await wait_for(daemon, "transport", ok=False))["detail"]
+        assert "ping" in (await wait_for(daemon, "transport", ok=False))["detail"]
+        await say(alice, agent.room_id, "two")
+        assert [each["body"] for each in await messages_of(stream, 1)] == ["two"]
 
 
 @APPSERVICE_ALONE  # nothing is pushed to accounts
