@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +63,12 @@ async def restart_with_copy(synapse: Synapse, *, restore: bool) -> None:
 
 
 async def until_kept(daemon: RunningDaemon, sent: dict[str, Any]) -> None:
-    """Return once the daemon has kept that the homeserver has this message."""
-    file = daemon.settings.paths.landmarks
+    """Return once the daemon has kept that the homeserver has this message, which was sent just now, or a later event."""
+    file, since_ms = daemon.settings.paths.landmarks, (time.time() - 1) * 1000
 
     async def is_kept() -> bool:
-        return file.exists() and sent["event_id"] in file.read_text()
+        kept = json.loads(file.read_text()) if file.exists() else []
+        return any(each["event_id"] == sent["event_id"] or each["ts"] > since_ms for each in kept)
 
     await until(is_kept)
 
