@@ -63,7 +63,7 @@ async def restart_with_copy(synapse: Synapse, *, restore: bool) -> None:
 
 
 async def until_kept(daemon: RunningDaemon, sent: dict[str, Any]) -> None:
-    """Return once the daemon has kept that the homeserver has this message, which was sent just now, or a later event."""
+    """Return once the daemon has kept that the homeserver has this message, sent just now, or a later one."""
     file, since_ms = daemon.settings.paths.landmarks, (time.time() - 1) * 1000
 
     async def is_kept() -> bool:
