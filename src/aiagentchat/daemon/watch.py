@@ -13,6 +13,7 @@ from aiagentchat.config import read_private, write_private
 from aiagentchat.daemon.retries import retries
 from aiagentchat.errors import (
     AiAgentChatError,
+    HomeserverUnavailableError,
     InvalidRequestError,
     MatrixForbiddenError,
     MatrixNotFoundError,
@@ -71,6 +72,10 @@ class Watch:
             is_restored = False
             try:
                 is_restored = await self._look()
+            except HomeserverUnavailableError:  # it is away again, or still going
+                breaks = -1
+                await asyncio.sleep(_NOTICE_S)
+                continue
             except AiAgentChatError as error:
                 log.info("whether the homeserver has all that it had was not seen: %s", error.message)
             if was_away:
