@@ -67,15 +67,13 @@ class Watch:
         while True:
             was_away = self._probe.stats.breaks != breaks
             if was_away:
-                await self._until_it_answers()
-                breaks = self._probe.stats.breaks
+                breaks = await self._until_it_answers()
             is_restored = False
             try:
                 is_restored = await self._look()
-            except HomeserverUnavailableError:  # it is away again, or still going
-                breaks = -1
-                await asyncio.sleep(_NOTICE_S)
-                continue
+            except HomeserverUnavailableError:
+                if was_away:  # again perhaps, or it was still going
+                    breaks = await self._until_it_answers()
             except AiAgentChatError as error:
                 log.info("whether the homeserver has all that it had was not seen: %s", error.message)
             if was_away:
@@ -84,14 +82,16 @@ class Watch:
                 await asyncio.sleep(_SETTLE_S)
             await self._wait(breaks)
 
-    async def _until_it_answers(self) -> None:
+    async def _until_it_answers(self) -> int:
+        """Return, then, how many requests have found no homeserver so far."""
         async for _ in retries():
             try:
                 await self._probe.versions()
             except AiAgentChatError as error:
                 log.debug("the homeserver is away: %s", error.message)
             else:
-                return
+                break
+        return self._probe.stats.breaks
 
     async def _wait(self, breaks: int) -> None:
         """Return after a while; sooner when a request finds no homeserver."""
