@@ -4,11 +4,13 @@ Also the one place that knows which file lies where (`Paths`). Everything uses t
 environment and opens no connection. It stays on the standard library, because every `cchat` call loads it.
 """
 
+import fcntl
 import os
 import re
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
@@ -66,11 +68,6 @@ class Paths:
     def accounts(self) -> Path:
         """The agents' Matrix accounts where there is no application service: JSON, mode 0600, a file each."""
         return self.data_dir / "accounts"
-
-    @property
-    def accounts_lock(self) -> Path:
-        """Held while one of the accounts is written."""
-        return self.data_dir / "accounts.lock"
 
     @property
     def landmarks(self) -> Path:
@@ -293,6 +290,25 @@ def _read_config_file(path: Path) -> dict[str, str]:
             f"{path}: unknown setting {', '.join(unknown)}", hint=f"known are {', '.join(sorted(known))}"
         )
     return {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in table.items()}
+
+
+@contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Keep other processes that ask for it out of a private directory, made if missing; for what takes milliseconds.
+
+    Raises:
+        InvalidRequestError: it is another user's, or cannot be made or opened.
+    """
+    ensure_private_dir(directory)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise InvalidRequestError(f"the directory {directory} cannot be opened: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_private(path: Path, data: str) -> None:

@@ -3,15 +3,13 @@
 Each is a file of mode 0600 that `cchat login` writes. A daemon that runs takes up what is written meanwhile.
 """
 
-import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from aiagentchat.config import Paths, ensure_private_dir, read_private, write_private
+from aiagentchat.config import Paths, alone_in, read_private, write_private
 from aiagentchat.errors import InvalidNameError, InvalidRequestError
 from aiagentchat.matrix.accounts import Account, RenewedToken, parse_account, render_account
 from aiagentchat.matrix.client import MatrixClient
@@ -94,35 +92,20 @@ class AccountStore:
         Raises:
             InvalidRequestError: it cannot be written, or the operator's file is none of ours.
         """
-        with self._alone():
+        with alone_in(self._paths.data_dir):  # else a login would be lost to a token that is renewed meanwhile
             before = self.operator() if agent is None else self.agents().get(agent)
             self._write(agent, account)
         return before
 
     def save_renewed(self, agent: AgentName | None, account: Account) -> None:
         """Keep the new tokens of a device, unless it is no longer the one that is logged in. Raises like `save`."""
-        with self._alone():
+        with alone_in(self._paths.data_dir):
             try:
                 kept = self._read(self.file_of(agent))
             except InvalidRequestError:  # what cannot be read is mended by it
                 kept = account
             if kept is not None and kept.device_id == account.device_id:
                 self._write(agent, account)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other processes from writing: a login would be lost to a token that is renewed meanwhile."""
-        file = self._paths.accounts_lock
-        try:
-            ensure_private_dir(file.parent)
-            descriptor = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise InvalidRequestError(f"{file} cannot be written: {error.strerror}") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
     def _write(self, agent: AgentName | None, account: Account) -> None:
         file = self.file_of(agent)

@@ -4,17 +4,13 @@
 Called by `homeserver.ensure_running`, and by whoever needs the remembered server name.
 """
 
-import fcntl
 import json
-import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aiagentchat.config import Paths, ensure_private_dir, read_private, write_private
+from aiagentchat.config import Paths, alone_in, ensure_private_dir, read_private, write_private
 from aiagentchat.errors import InvalidRequestError
 from aiagentchat.homeserver.lock import homeserver_lock, is_held
 from aiagentchat.homeserver.ports import any_free_port, choose_port, is_port_free
@@ -115,7 +111,7 @@ def load_or_create(paths: Paths, *, server_name: str | None = None, port: int | 
     """
     ensure_private_dir(paths.homeserver)
     paths.homeserver.chmod(0o700)
-    with _alone(paths.homeserver):
+    with alone_in(paths.homeserver):
         remembered = load_remembered(paths)
         if remembered is not None and server_name not in (None, remembered.server_name):
             raise InvalidRequestError(
@@ -158,14 +154,3 @@ def _unreadable(path: Path, reason: str) -> InvalidRequestError:
         f"{path} cannot be used: {reason}",
         hint="move it away and start with the same server name: new secrets are made, and accounts and rooms stay",
     )
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Keep a second process from making other secrets at the same time; held for milliseconds."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
