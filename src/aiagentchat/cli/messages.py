@@ -14,12 +14,13 @@ Json = Any
 def send(call: Invocation) -> None:
     """Send a message to an agent, or to all."""
     args, client = call.args, call.client()
-    if args.wait_read is None:
-        _show_stored(call, client.send(read_text(args.text), to=args.to, key=args.key))
-    elif args.to is None:
+    if args.wait_read is not None and args.to is None:
         raise InvalidRequestError("--wait-read waits for one agent; nothing was sent", hint="name it: --to NAME")
+    answer = client.send(read_text(args.text), to=args.to, key=args.key)
+    if args.wait_read is None:
+        _show_stored(call, answer)
     else:
-        _show_read(call, client, client.send(read_text(args.text), to=args.to, key=args.key))
+        _show_read(call, client, answer)
 
 
 def _show_read(call: Invocation, client: GatewayClient, answer: dict[str, Json]) -> None:
