@@ -168,6 +168,8 @@ class RoomAndPushes(RuleBasedStateMachine):
         self.inbox = inbox_on(self.room)
         self.events: list[Json] = []
         self.on_the_way: list[Json] = []
+        self.pushed: list[Json] = []
+        self.left_out = 0
         self.acked: set[EventId] = set()
 
     def teardown(self) -> None:
@@ -202,16 +204,29 @@ class RoomAndPushes(RuleBasedStateMachine):
         self.events.append(event)
         self.on_the_way.append(event)
 
+    @precondition(lambda self: len(self.on_the_way) < MOST_ON_THE_WAY)
+    @rule(left_out=st.integers(0, 3), before_end=st.integers(0, MOST_BEHIND), passes_ms=st.sampled_from([0, 1, 3000]))
+    def write_from_afar(self, left_out: int, before_end: int, passes_ms: int) -> None:
+        """Somebody on another homeserver writes, and that sends the last message alone."""
+        self.room.clock_ms += passes_ms
+        before_end = min(before_end, len(self.room.timeline) - 1)
+        for _ in range(left_out + 1):
+            self.events.append(self.room.add(f"${len(self.events)}", "@bob:elsewhere.org", before_end=before_end))
+        *unsent, sent = self.events[-left_out - 1 :]
+        self.room.unsent |= {event["event_id"] for event in unsent}
+        self.left_out += left_out
+        self.on_the_way.append(sent)
+
     @precondition(lambda self: self.on_the_way)
     @rule()
     def push(self) -> None:
-        self.inbox.offer(as_message(self.on_the_way.pop(0)))
+        self.pushed.append(self.on_the_way.pop(0))
+        self.inbox.offer(as_message(self.pushed[-1]))
 
-    @precondition(lambda self: len(self.on_the_way) < len(self.events))
+    @precondition(lambda self: self.pushed)
     @rule(data=st.data())
     def push_again(self, data: st.DataObject) -> None:
-        pushed = self.events[: len(self.events) - len(self.on_the_way)]
-        self.inbox.offer(as_message(data.draw(st.sampled_from(pushed))))
+        self.inbox.offer(as_message(data.draw(st.sampled_from(self.pushed))))
 
     @rule()
     def read(self) -> None:
@@ -239,7 +254,8 @@ class RoomAndPushes(RuleBasedStateMachine):
 
     @invariant()
     def memory_is_bounded(self) -> None:
-        assert len(self.inbox.unread()) <= WINDOW + PAGE + 4
+        """But for what was left out, which may stand before what was handed out already."""
+        assert len(self.inbox.unread()) <= WINDOW + PAGE + 4 + self.left_out
         assert len(self.inbox._missed) <= 5
 
 
@@ -408,6 +424,34 @@ def test_a_reader_that_goes_away_while_the_gap_is_filled_leaves_that_to_the_next
         with pytest.raises(asyncio.CancelledError):
             done(inbox.read_on())
     assert read_all(inbox) == ids
+
+
+def test_what_was_left_out_after_a_gap_was_filled_is_fetched_too() -> None:
+    room, afar = FakeRoom(), "@bob:elsewhere.org"
+    inbox = inbox_on(room)
+    ids = [f"${number}" for number in range(WINDOW)]
+    for event_id in ids:
+        room.add(event_id, afar)
+    done(inbox.read_on())  # a full window: the end is not reached
+    room.add("$left out", afar)
+    room.unsent = {"$left out"}
+    room.add("$sent", afar)
+    assert read_all(inbox) == [*ids, "$left out", "$sent"]
+
+
+def test_what_was_handed_out_is_acknowledged_all_of_it_though_a_gap_is_filled_meanwhile() -> None:
+    room, afar = FakeRoom(), "@bob:elsewhere.org"
+    inbox = inbox_on(room)
+    ids = [f"${number}" for number in range(ACKED + PAGE)]
+    for event_id in ids:
+        room.add(event_id, afar)
+    room.unsent = set(ids[1:-1])
+    done(inbox.read_on())
+    handed = {message.event_id for message in inbox.unread()}
+    assert handed == set(ids)
+    inbox.offer(as_message(room.add("$next", afar)))
+    acknowledge(inbox, handed)
+    assert read_all(inbox) == ["$next"]
 
 
 def test_who_writes_from_another_homeserver_without_a_pause_keeps_no_reader_waiting() -> None:

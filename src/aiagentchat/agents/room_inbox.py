@@ -61,12 +61,12 @@ class RoomInbox:
         self._at_end = False
         self._live: set[EventId] = set()  # in the window, and their place in the room not read yet
         self._missed: set[EventId] = set()  # pushed, and not read yet
-        self._regained: set[EventId] = set()  # in the window before it was begun anew, and not read again yet
+        self._regained: set[EventId] = set()  # in the window when it was begun anew, and not read again yet
         self._read_until_ms = 0
         self._receipt: EventId | None = None
         self._gaps_feared = 0  # before events of other homeservers
         self._gaps_filled = 0
-        self._is_backfilled = False  # up to where the room ended then, which is not reached yet
+        self._backfilled: frozenset[EventId] | None = frozenset()  # until the end is reached; None: it failed, so all
         self.anchor_lost = False
 
     @property
@@ -131,7 +131,7 @@ class RoomInbox:
             page = await self._client.get_messages(
                 self._reader.room_id, direction="f", start=self._token, limit=_PAGE, filter_json=self._filter
             )
-            if self._take_page(window, page) and not self._is_backfilled:
+            if self._take_page(window, page):
                 self._gaps_feared += 1
             if self._may_lack and not has_filled:
                 window, has_filled = await self._fill(window.anchor), True
@@ -140,7 +140,7 @@ class RoomInbox:
             elif self._live or self._missed & looked_for:  # not after the token, so before it, or nowhere
                 window = await self._open()
             elif not self._missed:
-                self._is_backfilled = False
+                self._backfilled = frozenset()
                 self._regained.clear()
                 window.end_reached()
                 if self._may_lack:
@@ -148,9 +148,9 @@ class RoomInbox:
                 self._at_end = True
 
     def _take_page(self, window: AckWindow, page: MessagesPage) -> bool:
-        """Take in what stands after the token; return whether there are unread messages of other homeservers in it."""
+        """Take in what stands after the token; return whether another homeserver may have left out what is before."""
         room_id = self._reader.room_id
-        has_news_from_afar = False
+        may_lack = False
         for event in parse_events(page.chunk, room_id).events:
             message = parse_message(event, self._sender_of, None if self._reader.is_own_room else room_id)
             if message is None:
@@ -162,8 +162,8 @@ class RoomInbox:
                 self._live.discard(message.event_id)
                 window.move_to_end(message.event_id)
             elif window.add(message) and self._is_from_afar(event.sender):
-                has_news_from_afar = True
-        return has_news_from_afar
+                may_lack |= self._backfilled is not None and message.event_id not in self._backfilled
+        return may_lack
 
     def _is_from_afar(self, user_id: UserId) -> bool:
         return server_of(user_id) != server_of(self._reader.user_id)
@@ -171,24 +171,30 @@ class RoomInbox:
     async def _fill(self, anchor: EventId) -> AckWindow:
         """Have what other homeservers left out fetched, and begin anew. Cut short, it is done by the next reader."""
         feared = self._gaps_feared
-        await self._backfill(anchor)
+        backfilled = await self._backfill(anchor)
         window = await self._open()
-        self._gaps_filled, self._is_backfilled = feared, True
+        self._gaps_filled, self._backfilled = feared, backfilled
         return window
 
-    async def _backfill(self, anchor: EventId) -> None:
-        """Have the homeserver fetch what others have not sent it: it does so for who reads backwards alone."""
+    async def _backfill(self, anchor: EventId) -> frozenset[EventId] | None:
+        """Have the homeserver fetch what others have not sent it: it does so for who reads backwards alone.
+
+        Returns the events that nothing is left out before; None: not all was fetched, and is not tried again.
+        """
+        read: set[EventId] = set()
         room_id, client, start = self._reader.room_id, self._client.with_deadline(_BACKFILL_S), None
         deadline, failure = time.monotonic() + _BACKFILL_S, f"not all was fetched within {_BACKFILL_S:g} s"
         try:
             while time.monotonic() < deadline:
                 page = await client.get_messages(room_id, direction="b", start=start, limit=_PAGE, filter_json="{}")
                 start = page.end
-                if start is None or anchor in [event.event_id for event in parse_events(page.chunk, room_id).events]:
-                    return
+                read |= {event.event_id for event in parse_events(page.chunk, room_id).events}
+                if start is None or anchor in read:
+                    return frozenset(read)
         except AiAgentChatError as error:
             failure = error.message
         log.warning("messages of other homeservers may be missing in %s: %s", room_id, failure)
+        return None
 
     async def plan(self, event_ids: frozenset[EventId]) -> AckPlan | None:
         """Return what acknowledging those of `event_ids` that are in the window would change; None: nothing.
@@ -254,7 +260,7 @@ class RoomInbox:
             self.anchor_lost = True
             self._token = None
         if self._window is not None:
-            self._regained = {message.event_id for message in self._window.unread()}
+            self._regained.update(message.event_id for message in self._window.unread())
         self._window = AckWindow(cursor)
         self._at_end = False
         self._live.clear()
