@@ -65,6 +65,16 @@ def test_the_present_time_online_began_with_the_first_claim() -> None:
     assert sessions.began_ms(A) == 9000
 
 
+def test_of_an_agent_that_is_no_more_nothing_is_known() -> None:
+    sessions = sessions_at(Clock(7))
+    sessions.renew(A)
+    sessions.renew(B)
+    sessions.end(A)
+    sessions.forget(A)
+    sessions.forget(A)
+    assert (sessions.last_seen_ms(A), sessions.last_seen_ms(B)) == (None, 7000)
+
+
 def test_who_ends_an_agents_sessions_tells_whoever_holds_one() -> None:
     sessions = sessions_at(Clock())
     _, ended_a = sessions.hold(A)

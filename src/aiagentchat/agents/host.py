@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from weakref import WeakValueDictionary
 
 from aiagentchat.agents.answers import Answers
 from aiagentchat.agents.heartbeat import check_roster_has_room
@@ -62,7 +63,7 @@ class AgentHost:
         self._agents: dict[AgentName, HostedAgent] = {}
         self._rooms: dict[RoomId, AgentName] = {}
         self._removed: dict[AgentName, str] = {}
-        self._acknowledged: dict[AgentName, asyncio.Event] = {}
+        self._acknowledged: WeakValueDictionary[AgentName, asyncio.Event] = WeakValueDictionary()
         self._checking: set[asyncio.Task[None]] = set()
         self._booting = 0
         manager.on_lost = self.lose_space
@@ -228,12 +229,15 @@ class AgentHost:
         card = self.manager.directory.card(name)
         if card is not None and card.kind == "ephemeral" and self._is_hosted(card):
             await self.manager.unregister(name)
+            self.sessions.forget(name)
 
     def drop(self, name: AgentName) -> None:
         """Close an agent's sessions and drop what is held for it."""
         self.sessions.end(name)
         self.pending.pop(name, None)
-        if self.in_use.pop(name, None) is not None:
+        room_id = self.in_use.pop(name, None)
+        if room_id is not None:
+            self._rooms.pop(room_id, None)
             self.in_use_changed.set()
         agent = self._agents.pop(name, None)
         if agent is not None and agent.inbox is not None:

@@ -82,6 +82,10 @@ class Sessions:
                 ended.set()
             self._publish(agent)
 
+    def forget(self, agent: AgentName) -> None:
+        """Drop when an agent that is no more was last here."""
+        self._last_seen_ms.pop(agent, None)
+
     def end_all(self) -> None:
         """Close every session."""
         for agent in list(self._claims):

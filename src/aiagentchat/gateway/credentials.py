@@ -43,7 +43,7 @@ class Credentials:
         if not self._operator:
             self._operator = f"{_OPERATOR}:{secrets.token_urlsafe(32)}"
             write_private(paths.operator_credential, self._operator + "\n")
-        self._agents: dict[AgentName, _Stored | None] = {}
+        self._agents: dict[AgentName, _Stored] = {}
 
     def verify(self, token: str) -> Holder:
         """Return whom a token stands for.
@@ -83,7 +83,7 @@ class Credentials:
     def revoke(self, name: AgentName) -> None:
         """Make the agent's credential worthless."""
         self._path(name).unlink(missing_ok=True)
-        self._agents[name] = None
+        self._agents.pop(name, None)
 
     def _path(self, name: AgentName) -> Path:
         return self._directory / f"{name}.json"
