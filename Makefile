@@ -19,9 +19,10 @@ WHEELS := $(if $(filter Linux,$(shell uname -s)),--only-binary :all:)
 # Another Synapse takes the locked one's place, from no lock. An older one does not start with the newest of these: it
 # derives from a class of prometheus-client as that was before 0.22, and imports what setuptools 82 has dropped.
 OTHER_SYNAPSE := 'matrix-synapse==$(SYNAPSE)' 'prometheus-client<0.22' 'setuptools<82'
-# Each process has a homeserver of its own; the tests of one file stay together.
-PARALLEL := -n auto --maxprocesses 8 --dist loadfile
-# The longest first, so that no process is left with it in the end.
+# Each process has a homeserver of its own; the tests of one file stay together. They wait as much as they work, so there
+# is one more than there are processors, in the order of the tiers: the longest first, that none is left with it in the end.
+PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))')
+PARALLEL = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 TIERS := tests/chaos tests/integration tests/unit
 
 .DEFAULT_GOAL := help
@@ -72,7 +73,7 @@ integration: $(INSTALLED) ## a real Synapse, real daemon and command processes
 chaos: $(INSTALLED) ## the full run under faults, seeded; writes docs/reliability.md (ARGS=--help: a smaller one)
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-soak: $(INSTALLED) ## 30 minutes of mixed load in each mode: what the daemon uses is flat; writes docs/reliability.md
+soak: $(INSTALLED) ## 30 minutes of mixed load in both modes: what the daemon uses is flat; writes docs/reliability.md
 	$(BIN)/python -m tests.chaos.soak $(ARGS)
 
 bench: $(INSTALLED) ## measure; each file of bench/ prints its table

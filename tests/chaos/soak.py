@@ -9,7 +9,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tests.chaos.command import MODES, PAGE, about, until_ended
@@ -19,8 +19,8 @@ from tests.chaos.soak_run import Soaked, SoakWish, soak
 
 def main(arguments: Sequence[str]) -> int:
     given = _parse(arguments)
-    modes = MODES if given.mode == "both" else (given.mode,)
-    soaked = [_soak(SoakWish(mode, given.seed, given.minutes * 60, restarts=given.restarts)) for mode in modes]
+    wishes = [SoakWish(mode, given.seed, given.minutes * 60, restarts=given.restarts) for mode in given.mode or MODES]
+    soaked = asyncio.run(until_ended(_soak_all(wishes)))
     figures = render_soak(soaked, about())
     print(figures)
     if not given.no_write:
@@ -29,18 +29,24 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make soak ARGS=…", description="Load a daemon for long, in both modes.")
-    parser.add_argument("--mode", choices=(*MODES, "both"), default="both", help="one after the other (both)")
-    parser.add_argument("--minutes", type=float, default=30.0, help="a mode (30)")
+    parser = argparse.ArgumentParser(
+        prog="make soak ARGS=…", description="Load a daemon for long, in both modes at once."
+    )
+    parser.add_argument("--mode", choices=MODES, action="append", help="this mode alone")
+    parser.add_argument("--minutes", type=float, default=30.0, help="(30)")
     parser.add_argument("--restarts", type=int, default=5, help="of the homeserver (5)")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="default: another each time")
     parser.add_argument("--no-write", action="store_true", help="leave docs/reliability.md as it is")
     return parser.parse_args(arguments)
 
 
-def _soak(wish: SoakWish) -> Soaked:
+async def _soak_all(wishes: Iterable[SoakWish]) -> list[Soaked]:
+    return await asyncio.gather(*(_soak(wish) for wish in wishes))
+
+
+async def _soak(wish: SoakWish) -> Soaked:
     home = Path(tempfile.mkdtemp(prefix=f"soak-{wish.mode}-"))
-    soaked = asyncio.run(until_ended(soak(wish, home, lambda line: print(line, flush=True))))
+    soaked = await soak(wish, home, lambda line: print(line, flush=True))
     if soaked.is_flat:
         shutil.rmtree(home)
     else:

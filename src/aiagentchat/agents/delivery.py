@@ -115,11 +115,13 @@ class Delivery:
         return await _for_each(rooms, look)
 
     async def _look_back(self, speaker: Speaker, since_ms: Mapping[RoomId, int]) -> dict[RoomId, Pages]:
-        """Return each room's past, back to a time of the homeserver's."""
+        """Return the answers in each room, and the ids of all messages, back to a time of the homeserver's."""
 
         async def look(room_id: RoomId) -> Pages:
             with contextlib.suppress(MatrixForbiddenError):
-                return await self._past.page_back(speaker.client, room_id, since_ms=since_ms[room_id])
+                return await self._past.page_back(
+                    speaker.client, room_id, since_ms=since_ms[room_id], answers_alone=True
+                )
             return Pages([], [])
 
         return await _for_each(since_ms, look)

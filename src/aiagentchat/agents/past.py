@@ -98,11 +98,13 @@ class Past:
         limit: int = MOST_LOOKED_AT,
         since_ms: int = 0,
         sender: UserId | None = None,
+        answers_alone: bool = False,
     ) -> Pages:
         """Return up to `limit` messages of a room, from `start` (None: the latest) backwards.
 
         Args:
             since_ms: of the homeserver's clock; what is older is not looked for. sender: of these messages alone.
+            answers_alone: return those that answer one; of all others the ids alone, however long they are.
 
         Raises:
             MatrixForbiddenError: the client's user never was in that room.
@@ -120,7 +122,7 @@ class Past:
             for event in events:
                 ids.append(event.event_id)
                 message = parse_message(event, self._host.sender_of, broadcast)
-                if message is not None:
+                if message is not None and (not answers_alone or message.in_reply_to is not None):
                     found.append(message)
             start = page.end
             if start is None or len(found) >= limit or (events and events[-1].ts < since_ms):
