@@ -184,7 +184,10 @@ class GatewayClient:
         self._call("POST", "/ack", {"event_ids": event_ids})
 
     def events(self) -> EventStream:
-        """Return a stream of what is unread and then of what comes: ("message", message)."""
+        """Return a stream of what is unread and then of what comes: ("message", message), at last ("ended", …).
+
+        It ends without that where the daemon stopped.
+        """
         return self._stream("GET", "/events")
 
     def sent(self, *, to: str | None = None, limit: int = 20) -> list[dict[str, Json]]:

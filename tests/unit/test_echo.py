@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiagentchat.adapters import echo
+from aiagentchat.adapters import listening
 from aiagentchat.adapters.echo import Echo, wants_answer
 from aiagentchat.errors import AiAgentChatError, DaemonNotRunningError, InvalidRequestError
 
@@ -62,6 +62,8 @@ class Gateway:
             if isinstance(entry, AiAgentChatError):
                 raise entry
             yield "message", entry
+        if not self._streams:
+            yield "ended", {"name": "echo"}
 
     def send(self, body: str, *, reply_to: str, key: str) -> None:
         self.calls.append(("send", body, reply_to, key))
@@ -77,8 +79,8 @@ def run(
     *streams: list[Json | AiAgentChatError],
     refusals: tuple[AiAgentChatError, ...] = (),
 ) -> list[tuple[str, ...]]:
-    """Return what echo asked of its gateway until the last stream ended by itself."""
-    monkeypatch.setattr(echo, "_RETRY_S", 0.0)
+    """Return what echo asked of its gateway until somebody had it leave at the end of the last stream."""
+    monkeypatch.setattr(listening, "RETRY_S", 0.0)
     gateway = Gateway(list(streams), list(refusals))
     thread = threading.Thread(target=Echo(gateway).run_until_stopped, daemon=True)  # type: ignore[arg-type] # as far as echo uses it
     thread.start()
@@ -108,6 +110,10 @@ def test_an_answer_that_fails_for_now_is_sent_again_under_the_same_key(monkeypat
 def test_an_answer_that_is_refused_for_good_does_not_hold_up_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = run(monkeypatch, [message(), message()], refusals=(InvalidRequestError("empty"),))
     assert calls == [ATTACHED, SENT, ACKNOWLEDGED, SENT, ACKNOWLEDGED]
+
+
+def test_a_stream_that_ends_with_the_daemon_is_made_anew_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, [], [message()]) == [ATTACHED, ATTACHED, SENT, ACKNOWLEDGED]
 
 
 def test_a_connection_that_breaks_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,13 @@
 import logging
 import threading
 
+from aiagentchat.adapters.listening import Listener, is_answer_of_agent
 from aiagentchat.client import GatewayClient, Json
 from aiagentchat.errors import AiAgentChatError
 
 log = logging.getLogger(__name__)
 
 NAME = "echo"
-_RETRY_S = 2.0
 
 
 class Echo:
@@ -24,7 +24,7 @@ class Echo:
 
     def __init__(self, client: GatewayClient) -> None:
         self._client = client
-        self._stopping = threading.Event()
+        self._listener = Listener(client, self.attach, _tell)
 
     def attach(self) -> None:
         """Have the agent's room be there."""
@@ -36,41 +36,25 @@ class Echo:
 
     def stop(self) -> None:
         """End after the message in hand."""
-        self._stopping.set()
+        self._listener.stopping.set()
 
     def run_until_stopped(self) -> None:
-        """Answer whatever comes, until somebody has the agent leave; a connection that breaks is made anew."""
-        while not self._stopping.is_set():
-            try:
-                self.attach()
-                with self._client.events() as events:
-                    for event, message in events:
-                        if event == "message":
-                            self._take(message)
-            except AiAgentChatError as error:
-                log.warning("echo is not listening: %s", error.message)
-                self._stopping.wait(_RETRY_S)
-            else:
-                return
+        """Answer whatever comes, until somebody has the agent leave."""
+        for message in self._listener:
+            self._take(message["event_id"], message)
 
-    def _take(self, message: dict[str, Json]) -> None:
-        while not self._stopping.is_set():
-            try:
-                if wants_answer(message):
-                    event_id = message["event_id"]
-                    self._client.send(message["body"], reply_to=event_id, key=f"echo {event_id}")
-                self._client.acknowledge([message["event_id"]])
-            except AiAgentChatError as error:
-                log.warning("echo could not answer: %s", error.message)
-                if not error.retryable:
-                    self._client.acknowledge([message["event_id"]])
-                    return
-                self._stopping.wait(_RETRY_S)
-            else:
-                return
+    def _take(self, event_id: str, message: dict[str, Json]) -> None:
+        listener, client = self._listener, self._client
+        if wants_answer(message):
+            listener.until_done(lambda: client.send(message["body"], reply_to=event_id, key=f"echo {event_id}"))
+        if not listener.stopping.is_set():
+            listener.until_done(lambda: client.acknowledge([event_id]))
+
+
+def _tell(error: AiAgentChatError) -> None:
+    log.warning("echo: %s", error.message)
 
 
 def wants_answer(message: dict[str, Json]) -> bool:
-    """Whether to answer: not what is for all, and not an agent's own answer, or two of us would go on for ever."""
-    is_answer_of_agent = message["sender"]["kind"] != "person" and message["in_reply_to"] is not None
-    return not message["broadcast"] and not is_answer_of_agent
+    """Whether to answer: not what is for all, and not an agent's own answer."""
+    return not message["broadcast"] and not is_answer_of_agent(message)

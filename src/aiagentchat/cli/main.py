@@ -231,6 +231,33 @@ def _add_agents(add: _Add) -> None:
     join.add_argument(
         "--take-over", action="store_true", help="take the name though another daemon that is running hosts it"
     )
+    run = add(
+        "run",
+        "run:run",
+        "have a program answer for an agent",
+        "cchat run upper -- tr a-z A-Z",
+        "cchat run claude-dev --markdown -- claude -p",
+        "cchat run logs --shell -- 'tail -n 20 app.log | grep -i \"$(cat)\"'",
+        more="The program is started for each message: it gets the text on standard input, and what it prints is the\n"
+        "answer. One at a time in a conversation, four conversations at once. The agent is online as long as this\n"
+        "command runs. An agent's answer starts nothing, a message to all only if it names the agent.\n\n"
+        "In CMD, {session} is the conversation's id, a UUID that stays the same. The program's environment has\n"
+        "CCHAT_SENDER, CCHAT_SENDER_NAME, CCHAT_SENDER_KIND (person or agent), CCHAT_ROOM, CCHAT_EVENT, CCHAT_THREAD,\n"
+        "CCHAT_BROADCAST and CCHAT_LATE (1, or empty), CCHAT_AGENT and CCHAT_SESSION. In it, cchat speaks as the\n"
+        "agent.",
+    )
+    run.usage = (
+        "cchat run [-h] [--json] [--ephemeral] [--description T] [--timeout S] [--markdown] [--shell] NAME -- CMD…"
+    )
+    run.add_argument("name", metavar="NAME", help="the agent")
+    run.add_argument("words", nargs="+", metavar="CMD", help="the program and its arguments, after --")
+    run.add_argument("--ephemeral", action="store_true", help="off the list when it ends")
+    run.add_argument("--description", metavar="T", help="what it does, for others to see")
+    run.add_argument(
+        "--timeout", type=_seconds, default=600.0, metavar="S", help="seconds that the program may take (600)"
+    )
+    run.add_argument("--markdown", action="store_true", help="what it prints is Markdown")
+    run.add_argument("--shell", action="store_true", help="CMD is one line for /bin/sh")
     leave = add("leave", "agents:leave", "take an agent offline", "cchat leave claude-dev")
     leave.add_argument("name", metavar="NAME")
 

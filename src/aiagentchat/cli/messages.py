@@ -152,10 +152,12 @@ def _wait_unread(client: GatewayClient, limit: int, wait_s: float) -> list[dict[
 
 def _follow(call: Invocation, client: GatewayClient) -> None:
     with client.events() as events:
-        for event, message in events:
-            if event != "message":
-                continue
-            call.out.messages([message])
-            call.out.flush()
-            client.acknowledge([message["event_id"]])
-    raise DaemonNotRunningError("the daemon ended the stream: it stopped, or the agent left")
+        for event, data in events:
+            if event == "message":
+                call.out.messages([data])
+                call.out.flush()
+                client.acknowledge([data["event_id"]])
+            elif event == "ended":
+                call.out.note(f"{data['name']} was taken off: somebody called 'cchat leave {data['name']}'")
+                return
+    raise DaemonNotRunningError("the daemon stopped", hint="what was not printed comes when it is back")

@@ -88,7 +88,10 @@ async def _events(call: Call) -> web.StreamResponse:
             async for message in messages:
                 await stream.send("message", message_data(message), event_id=message.event_id)
 
-        await stream.run(pump(), *(ending.wait() for ending in endings))
+        ended, lost = endings
+        await stream.run(pump(), ended.wait(), lost.wait())
+        if ended.is_set():
+            await stream.send("ended", json.dumps({"name": call.agent}))
     return stream.response
 
 

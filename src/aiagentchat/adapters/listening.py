@@ -1,0 +1,75 @@
+"""How an adapter hears its agent, on a stream that is made anew when it breaks; and what an agent is to answer."""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+
+from aiagentchat.client import GatewayClient, Json
+from aiagentchat.errors import AiAgentChatError, DaemonNotRunningError
+
+RETRY_S = 2.0
+"""How long to wait after something failed that may work later."""
+
+
+class Listener:
+    """Yields an agent's messages: those that are unread, then those that come.
+
+    What was not acknowledged comes again after a connection broke.
+
+    Args:
+        client: acts as the agent. attach: has the agent be there. tell: is told what fails, once for each reason.
+    """
+
+    def __init__(
+        self, client: GatewayClient, attach: Callable[[], object], tell: Callable[[AiAgentChatError], None]
+    ) -> None:
+        self.stopping = threading.Event()
+        self._client = client
+        self._attach = attach
+        self._tell = tell
+        self._told = ""
+
+    def __iter__(self) -> Iterator[dict[str, Json]]:
+        """Yield until somebody has the agent leave, or `stopping` is set."""
+        while not self.stopping.is_set():
+            try:
+                self._attach()
+                with self._client.events() as events:
+                    for event, data in events:
+                        self._told = ""
+                        if event == "ended" or self.stopping.is_set():
+                            return
+                        if event == "message":
+                            yield data
+                raise DaemonNotRunningError("the daemon stopped")
+            except AiAgentChatError as error:
+                if error.message != self._told:
+                    self._tell(error)
+                self._told = error.message
+                self.stopping.wait(RETRY_S)
+
+    def until_done(self, work: Callable[[], object]) -> AiAgentChatError | None:
+        """Do it until it succeeds (None), is refused for good (why), or `stopping` is set."""
+        told = ""
+        while True:
+            try:
+                work()
+            except AiAgentChatError as error:
+                if error.message != told:
+                    self._tell(error)
+                told = error.message
+                if not error.retryable or self.stopping.is_set():
+                    return error
+                self.stopping.wait(RETRY_S)
+            else:
+                return None
+
+
+def is_answer_of_agent(message: dict[str, Json]) -> bool:
+    """Whether an agent answers with it: who answers answers goes on for ever with another that does."""
+    return message["sender"]["kind"] != "person" and message["in_reply_to"] is not None
+
+
+def is_called(name: str, message: dict[str, Json]) -> bool:
+    """Whether a message names an agent, as a word: what is for all concerns those that it names."""
+    return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-]|\.\w)", message["body"], re.IGNORECASE) is not None

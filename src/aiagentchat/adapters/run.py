@@ -1,0 +1,309 @@
+"""`cchat run`: any program as an agent. It is started for each message, and what it prints is the answer.
+
+A message is acknowledged once its answer is stored, under a key made of the message's own id: after a crash the program
+may run again, and there is one answer all the same.
+"""
+
+import _thread
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+
+from aiagentchat.adapters.listening import Listener, is_answer_of_agent, is_called
+from aiagentchat.client import GatewayClient, Json
+from aiagentchat.errors import AiAgentChatError
+from aiagentchat.model import visible
+
+SESSION = "{session}"
+"""Stands in a command for the conversation's id."""
+
+_AT_ONCE = 4
+_TYPING_S = 30.0
+_GRACE_S = 2.0
+"""How long a program may take to end when it is told to."""
+_ANSWER_BYTES = 8_000
+"""What of an answer is sent that is too long for a message: as HTML, and quoted, it is several times as much."""
+_SESSIONS = uuid.UUID("5b2f3c0e-5a0c-4f0e-9d53-0d5c6a1f7c11")
+_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is run for each message. `command`: its arguments, or with `shell` one line for `/bin/sh`."""
+
+    command: tuple[str, ...]
+    shell: bool = False
+    timeout_s: float = 600.0
+    format: str = "plain"
+
+    def arguments(self, session: str) -> list[str]:
+        """Return what to start for one conversation."""
+        filled = [part.replace(SESSION, session) for part in self.command]
+        return ["/bin/sh", "-c", " ".join(filled)] if self.shell else filled
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a program ended. `failure`: why there is no answer, in a few words; "": there is one."""
+
+    answer: str
+    failure: str
+    errors: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """A message that is done with. `ending` None: it was none to answer."""
+
+    message: dict[str, Json]
+    ending: Ending | None
+
+
+class Runner:
+    """Runs the program for each message: one at a time in a conversation, a few conversations at once.
+
+    Args:
+        client: acts as the agent. attach: has it be there; returns its credential, which the program gets. tell: is
+            told of errors of the daemon. on_handled: is told of each message.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        program: Program,
+        client: GatewayClient,
+        attach: Callable[[], str],
+        *,
+        tell: Callable[[AiAgentChatError], None],
+        on_handled: Callable[[Handled], None],
+    ) -> None:
+        self._name = name
+        self._program = program
+        self._client = client
+        self._attach = attach
+        self._on_handled = on_handled
+        self._listener = Listener(client, self._attach_again, tell)
+        self._token = ""
+        self._lock = threading.Lock()
+        self._telling = threading.Lock()
+        self._waiting: dict[str, deque[dict[str, Json]]] = {}
+        self._in_hand: set[str] = set()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._fault: BaseException | None = None
+
+    def _attach_again(self) -> None:
+        self._token = self._attach()
+
+    def run(self) -> None:
+        """Answer what comes until somebody has the agent leave. Interrupted, it ends what runs: that comes again."""
+        pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="run")
+        try:
+            for message in self._listener:
+                self._queue(pool, message)
+        except KeyboardInterrupt:
+            if self._fault is None:
+                raise
+            raise self._fault from None
+        finally:
+            self._listener.stopping.set()
+            self._end_programs()
+            pool.shutdown(cancel_futures=True)
+
+    def _queue(self, pool: ThreadPoolExecutor, message: dict[str, Json]) -> None:
+        conversation = conversation_of(message)
+        with self._lock:
+            if message["event_id"] in self._in_hand:  # handed out again, on a new connection
+                return
+            self._in_hand.add(message["event_id"])
+            waiting = self._waiting.setdefault(conversation, deque())
+            waiting.append(message)
+            if len(waiting) == 1:
+                pool.submit(self._work_off, conversation).add_done_callback(self._note_fault)
+
+    def _note_fault(self, work: "Future[None]") -> None:
+        """Have what went wrong in a thread end the command, as it would in the main one."""
+        if not work.cancelled() and (fault := work.exception()) is not None:
+            self._fault = fault
+            _thread.interrupt_main()
+
+    def _work_off(self, conversation: str) -> None:
+        """Take the messages of a conversation one after the other, until there are no more."""
+        while not self._listener.stopping.is_set():
+            with self._lock:
+                message = self._waiting[conversation][0]
+            self._take(conversation, message)
+            with self._lock:
+                self._in_hand.discard(message["event_id"])
+                waiting = self._waiting[conversation]
+                waiting.popleft()
+                if not waiting:
+                    del self._waiting[conversation]
+                    return
+
+    def _take(self, conversation: str, message: dict[str, Json]) -> None:
+        event_id, listener, client = message["event_id"], self._listener, self._client
+        ending: Ending | None = None
+        if wants_run(self._name, message):
+            ending = self._invoke(conversation, message)
+            if listener.stopping.is_set():
+                return
+            body = answer_body(ending, message)
+            fmt = "plain" if ending.failure else self._program.format
+            key = f"run {event_id}"
+            error = listener.until_done(lambda: client.send(body, reply_to=event_id, key=key, fmt=fmt))
+            if error is not None and error.code == "body_too_large":
+                body = shortened(body)
+                listener.until_done(lambda: client.send(body, reply_to=event_id, key=key, fmt=fmt))
+        if listener.stopping.is_set():
+            return
+        listener.until_done(lambda: client.acknowledge([event_id]))
+        with self._telling:
+            self._on_handled(Handled(message, ending))
+
+    # --- the program
+
+    def _invoke(self, conversation: str, message: dict[str, Json]) -> Ending:
+        session = session_of(self._name, conversation)
+        began = time.monotonic()
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as errors:
+            given.write(message["body"].encode() + b"\n")
+            given.seek(0)
+            failure = ""
+            try:
+                process = subprocess.Popen(
+                    self._program.arguments(session),
+                    stdin=given,
+                    stdout=printed,
+                    stderr=errors,
+                    env=environment_of(self._name, self._token, session, message),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                return Ending("", f"it could not be started: {error.strerror}", "", 0.0)
+            with process:
+                failure = self._wait(process)
+            printed.seek(0)
+            errors.seek(0)
+            answer = _clean(printed.read())
+            if not failure and not answer:
+                failure = "it printed nothing"
+            return Ending(answer, failure, _clean(errors.read()), time.monotonic() - began)
+
+    def _wait(self, process: "subprocess.Popen[bytes]") -> str:
+        """Wait for a program, typing meanwhile; return what went wrong, or ""."""
+        with self._lock:
+            self._running.add(process)
+        deadline = time.monotonic() + self._program.timeout_s
+        try:
+            while not self._listener.stopping.is_set():
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    return f"it took longer than {self._program.timeout_s:g} s"
+                self._type(_TYPING_S)
+                with suppress(subprocess.TimeoutExpired):
+                    code = process.wait(min(left_s, _TYPING_S / 2))
+                    return f"it ended with exit code {code}" if code > 0 else _signal(code) if code else ""
+            return "it was interrupted"
+        finally:
+            if process.returncode is None:
+                _end([process])
+            with self._lock:
+                self._running.discard(process)
+                is_last = not self._running
+            if is_last:
+                self._type(0.0)
+
+    def _type(self, seconds: float) -> None:
+        with suppress(AiAgentChatError):  # it is for show
+            self._client.set_status(typing_s=seconds)
+
+    def _end_programs(self) -> None:
+        with self._lock:
+            running = list(self._running)
+        _end(running)
+
+
+def _signal(code: int) -> str:
+    try:
+        return f"it was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"it was ended by signal {-code}"
+
+
+def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
+    """End programs and all that they started in their process groups: asked first, then killed."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + _GRACE_S
+        for process in processes:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, number)
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+
+
+def wants_run(name: str, message: dict[str, Json]) -> bool:
+    """Whether the program runs: not for an agent's answer, and of what is for all, for what names the agent."""
+    return not is_answer_of_agent(message) and (not message["broadcast"] or is_called(name, message))
+
+
+def conversation_of(message: dict[str, Json]) -> str:
+    """Return what tells conversations apart: a thread; else an agent, or the room where people write."""
+    if message["thread"] is not None:
+        return f"{message['room_id']} {message['thread']}"
+    sender = message["sender"]
+    return str(message["room_id"] if sender["kind"] == "person" else sender["user_id"])
+
+
+def session_of(name: str, conversation: str) -> str:
+    """Return a conversation's id, the same each time: a UUID, which is what programs take that keep sessions."""
+    return str(uuid.uuid5(_SESSIONS, f"{name} {conversation}"))
+
+
+def environment_of(name: str, token: str, session: str, message: dict[str, Json]) -> dict[str, str]:
+    """Return a program's environment: ours, what it is to answer, and a credential with which `cchat` is the agent."""
+    sender: Mapping[str, str] = message["sender"]
+    return os.environ | {
+        "AIAGENTCHAT_TOKEN": token,
+        "CCHAT_AGENT": name,
+        "CCHAT_SENDER": sender["user_id"],
+        "CCHAT_SENDER_NAME": sender["name"],
+        "CCHAT_SENDER_KIND": sender["kind"],
+        "CCHAT_ROOM": message["room_id"],
+        "CCHAT_EVENT": message["event_id"],
+        "CCHAT_THREAD": message["thread"] or "",
+        "CCHAT_BROADCAST": "1" if message["broadcast"] else "",
+        "CCHAT_LATE": "1" if message["late"] else "",
+        "CCHAT_SESSION": session,
+    }
+
+
+def answer_body(ending: Ending, message: dict[str, Json]) -> str:
+    """Return what to send: the answer, or one line on why there is none, for a person with what it said last."""
+    if not ending.failure:
+        return ending.answer
+    last = ending.errors.rpartition("\n")[2][:200] if message["sender"]["kind"] == "person" else ""
+    return f"✗ no answer: {ending.failure}" + (f" ({last})" if last else "")
+
+
+def shortened(body: str) -> str:
+    """Return the beginning of an answer that is too long to send."""
+    kept = body.encode()[:_ANSWER_BYTES].decode(errors="ignore")
+    return f"{kept}\n\n[the first {len(kept):,} of {len(body):,} characters]"
+
+
+def _clean(printed: bytes) -> str:
+    """Return what was printed as text, less colours and the white space around it."""
+    text = _ESCAPES.sub("", printed.decode(errors="replace")).replace("\r\n", "\n")
+    return visible(text.strip())

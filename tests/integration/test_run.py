@@ -1,0 +1,286 @@
+"""`cchat run`: real programs answer people and agents. It talks to the gateway alone, so one mode is enough."""
+
+import json
+import re
+import signal
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.integration.processes import Agent, Running, System, wait_until
+from tests.integration.systems import APPSERVICE_ALONE, fresh_name
+
+pytestmark = APPSERVICE_ALONE
+
+WAIT_S = 30.0
+SAY = "import os, sys; "
+
+
+@pytest.fixture(scope="module")
+def system(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    system = System(tmp_path_factory.mktemp("run"))
+    system.up("--no-echo")
+    yield system
+    system.down()
+
+
+@pytest.fixture(scope="module")
+def writer(system: System) -> Agent:
+    return system.join("writer")
+
+
+def started(running: Running) -> Running:
+    running.line(": online (room: ")
+    return running
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code)
+
+
+def ask(system: System, name: str, text: str, *, of: Agent | None = None, code: int = 0) -> str:
+    """Return the answer to the operator, or to an agent."""
+    arguments = ("ask", "--timeout", f"{WAIT_S:g}", name, text)
+    done = system.cchat(*arguments, code=code) if of is None else of.cchat(*arguments, code=code)
+    return done.out.removesuffix("\n")
+
+
+def answers(system: System, name: str) -> list[str | None]:
+    """Return what answered the operator's messages to an agent, the latest first."""
+    sent = system.cchat("sent", "--to", name, "--json").data
+    return [item["answer"] and item["answer"]["body"] for item in sent]
+
+
+def matrix(system: System, path: str) -> Any:
+    """Ask the homeserver as the operator's client."""
+    device = json.loads(system.paths.operator_device.read_text())
+    request = urllib.request.Request(
+        f"{system.status()['homeserver_url']}/_matrix/client/v3/{path}",
+        headers={"Authorization": f"Bearer {device['access_token']}"},
+    )
+    with urllib.request.urlopen(request, timeout=WAIT_S) as response:
+        return json.load(response)
+
+
+def test_a_program_answers_people_and_agents_with_what_it_prints(system: System, writer: Agent) -> None:
+    name = fresh_name("upper")
+    with system.running("run", name, "--", "tr", "a-zé", "A-ZÉ") as running:
+        started(running)
+        assert ask(system, name, "two\nlines") == "TWO\nLINES"
+        assert ask(system, name, "of an agent", of=writer) == "OF AN AGENT"
+        assert system.who()[name]["reach"] == "push"
+        assert running.line("alice: two").endswith("alice: two")
+        assert re.fullmatch(r"  answered, after \d+\.\d s", running.line("answered"))
+        assert running.end() == 0
+    assert system.who()[name]["status"] == "offline"
+    assert Agent(system, name, {}).unread() == []
+
+
+def test_the_program_knows_who_asks_and_where_and_has_a_session_for_each_conversation(
+    system: System, writer: Agent
+) -> None:
+    name = fresh_name("knows")
+    code = "import json, os, sys; print(json.dumps([dict(os.environ), sys.argv[1]]))"
+    found = []
+    for _ in range(2):  # the second time it is another process that runs it
+        with system.running("run", name, "--", *python(code), "{session}") as running:
+            started(running)
+            found += [json.loads(ask(system, name, "who am I?", of=of)) for of in (None, writer)]
+            running.end()
+    environments, sessions = zip(*found, strict=True)
+    assert sessions[0] == sessions[2] != sessions[1] == sessions[3]
+    assert tuple(each["CCHAT_SESSION"] for each in environments) == sessions
+    person, agent = environments[:2]
+    assert (person["CCHAT_SENDER"], person["CCHAT_SENDER_NAME"], person["CCHAT_SENDER_KIND"]) == (
+        f"@alice:{system.status()['server_name']}",
+        "alice",
+        "person",
+    )
+    assert (agent["CCHAT_SENDER_NAME"], agent["CCHAT_SENDER_KIND"]) == (writer.name, "agent")
+    for each in environments:
+        assert (each["CCHAT_AGENT"], each["CCHAT_THREAD"], each["CCHAT_BROADCAST"]) == (name, "", "")
+        assert each["CCHAT_ROOM"] == system.who()[name]["room_id"]
+        assert each["CCHAT_EVENT"].startswith("$")
+
+
+def test_in_the_program_cchat_speaks_as_the_agent(system: System, writer: Agent) -> None:
+    name = fresh_name("speaker")
+    command = f"{sys.executable} -m aiagentchat send --to {writer.name} I-was-asked"
+    with system.running("run", name, "--shell", "--", command) as running:
+        started(running)
+        assert ask(system, name, "tell the writer").startswith("stored $")
+        running.end()
+    [message] = writer.cchat("read", "--json").data
+    assert (message["sender"]["name"], message["body"]) == (name, "I-was-asked")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("print('half'); sys.stderr.write('first\\nno key\\n'); sys.exit(3)", "it ended with exit code 3 (no key)"),
+        ("os.kill(os.getpid(), 9)", "it was ended by SIGKILL"),
+        ("print('  ')", "it printed nothing"),
+        ("import time; time.sleep(60)", "it took longer than 1 s"),
+    ],
+)
+def test_why_there_is_no_answer_is_said_in_the_room_in_one_line_and_to_the_operator_in_full(
+    code: str, reason: str, system: System, writer: Agent
+) -> None:
+    name = fresh_name("fails")
+    with system.running("run", name, "--timeout", "1", "--", *python(SAY + code)) as running:
+        started(running)
+        assert ask(system, name, "hello") == f"✗ no answer: {reason}"
+        assert "no key" not in ask(system, name, "hello", of=writer), "which is the operator's alone"
+        assert running.line("no answer: ").startswith(f"  no answer: {reason.partition(' (')[0]}, after ")
+        if "no key" in code:
+            assert running.line("first", of="err")
+            assert running.line("no key", of="err")
+        running.end()
+
+
+def test_a_program_that_is_not_there_is_said_before_anything_is_done(system: System) -> None:
+    name = fresh_name("none")
+    done = system.cchat("run", name, "--", "no-such-program", code=2)
+    assert "there is no program 'no-such-program'" in done.err
+    assert "required: CMD" in system.cchat("run", name, "--", code=2).err
+    assert name not in system.who()
+
+
+def test_one_runs_at_a_time_in_a_conversation_and_others_meanwhile(
+    system: System, writer: Agent, tmp_path: Path
+) -> None:
+    name, log = fresh_name("slow"), tmp_path / "log"
+    code = (
+        f"import time; log = open({str(log)!r}, 'a', buffering=1); text = sys.stdin.read().strip(); "
+        "log.write(f'begin {text}\\n'); time.sleep(1.0); log.write(f'end {text}\\n'); print(text)"
+    )
+    with system.running("run", name, "--", *python(SAY + code)) as running:
+        started(running)
+        for text in ("one", "two"):
+            system.cchat("send", "--to", name, text)
+        assert ask(system, name, "other", of=writer) == "other"
+        wait_until(lambda: answers(system, name) == ["two", "one"])
+        running.end()
+    lines = log.read_text().split("\n")
+    assert lines.index("end one") < lines.index("begin two")
+    assert lines.index("begin other") < lines.index("end two")
+
+
+def test_killed_in_the_middle_the_program_runs_again_and_there_is_one_answer(system: System, tmp_path: Path) -> None:
+    name, log = fresh_name("killed"), tmp_path / "log"
+    code = f"import time; open({str(log)!r}, 'a').write('x'); time.sleep(1.0); print('done')"
+    command = ("run", name, "--", *python(code))
+    with system.running(*command) as running:
+        started(running)
+        system.cchat("send", "--to", name, "do it")
+        wait_until(log.exists)
+        running.end(signal.SIGKILL)
+    assert Agent(system, name, {}).unread() == ["do it"]
+    with system.running(*command) as running:
+        started(running)
+        wait_until(lambda: answers(system, name) == ["done"])
+        running.end()
+    assert log.read_text() == "xx"
+    assert Agent(system, name, {}).unread() == []
+    room = quote(system.who()[name]["room_id"], safe="")
+    events = matrix(system, f"rooms/{room}/messages?dir=b&limit=50")["chunk"]
+    assert [event["content"]["body"] for event in events if event["type"] == "m.room.message"] == ["done", "do it"]
+
+
+def test_interrupted_it_ends_what_runs_and_the_message_comes_again(system: System, tmp_path: Path) -> None:
+    name, log = fresh_name("interrupted"), tmp_path / "log"
+    code = f"import time; open({str(log)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    with system.running("run", name, "--", *python(SAY + code)) as running:
+        started(running)
+        system.cchat("send", "--to", name, "do it")
+        wait_until(lambda: log.exists() and bool(log.read_text()))
+        began = time.monotonic()
+        assert running.end(signal.SIGINT) == 0
+        assert time.monotonic() - began < 10
+    assert not Path(f"/proc/{log.read_text()}").exists()
+    assert Agent(system, name, {}).unread() == ["do it"]
+    assert answers(system, name) == [None]
+
+
+def test_it_goes_on_when_the_daemon_was_restarted(system: System) -> None:
+    name = fresh_name("survivor")
+    with system.running("run", name, "--", "cat") as running:
+        started(running)
+        system.kill(system.daemon_pid)
+        running.line("the daemon", of="err")
+        system.up("--no-echo")
+        assert ask(system, name, "still there?") == "still there?"
+        running.end()
+
+
+def test_when_somebody_has_the_agent_leave_it_ends(system: System) -> None:
+    name = fresh_name("leaver")
+    with system.running("run", name, "--", "cat") as running:
+        started(running)
+        system.cchat("leave", name)
+        assert running.wait() == 0
+        assert f"somebody called 'cchat leave {name}'" in running.rest(of="err")
+
+
+def test_an_ephemeral_one_is_off_the_list_when_it_ended(system: System) -> None:
+    name = fresh_name("passing")
+    with system.running("run", "--ephemeral", name, "--", "cat") as running:
+        started(running)
+        assert system.who()[name]["kind"] == "ephemeral"
+        running.end()
+    assert name not in system.who()
+
+
+def test_what_is_for_all_starts_it_only_when_it_names_the_agent(system: System) -> None:
+    name = fresh_name("all")
+    with system.running("run", "--json", name, "--", "cat") as running:
+        wait_until(lambda: system.who().get(name, {}).get("status") == "online")
+        system.cchat("send", f"not for {name}-other")
+        named = system.cchat("send", "--json", f"This is for {name}: hello").data[0]["event_id"]
+        handled = json.loads(running.line("event_id"))
+        assert (handled["event_id"], handled["failure"]) == (named, "")
+        running.end()
+    [answer] = [item["answer"] for item in system.cchat("sent", "--json").data if item["message"]["event_id"] == named]
+    assert (answer["sender"]["name"], answer["broadcast"]) == (name, True)
+
+
+def test_an_answer_that_is_too_long_is_cut_and_says_so(system: System, writer: Agent) -> None:
+    name = fresh_name("long")
+    with system.running("run", "--markdown", name, "--", *python("print('<é>' * 30_000)")) as running:
+        started(running)
+        for of in (None, writer):
+            answer = ask(system, name, "go on & on" * 100, of=of)
+            assert answer.startswith("<é><é>")
+            assert re.search(r"\[the first [\d,]+ of 90,000 characters\]$", answer)
+        running.end()
+
+
+def test_a_person_sees_it_typing_while_the_program_runs(system: System) -> None:
+    name = fresh_name("typist")
+
+    since = matrix(system, "sync?timeout=0")["next_batch"]
+    seen: list[list[str]] = []
+
+    def typing() -> list[list[str]]:
+        """Return who was typing in its room, each time that this changed."""
+        nonlocal since
+        news = matrix(system, f"sync?timeout=0&since={since}")
+        since = news["next_batch"]
+        room = news.get("rooms", {}).get("join", {}).get(system.who()[name]["room_id"], {})
+        events = room.get("ephemeral", {}).get("events", [])
+        seen.extend(event["content"]["user_ids"] for event in events if event["type"] == "m.typing")
+        return seen
+
+    with system.running("run", name, "--", *python("import time; time.sleep(4); print('there')")) as running:
+        started(running)
+        system.cchat("send", "--to", name, "hello")
+        wait_until(lambda: typing() == [[system.who()[name]["user_id"]]])
+        wait_until(lambda: answers(system, name) == ["there"])
+        wait_until(lambda: typing()[1:] == [[]])
+        running.end()
