@@ -16,12 +16,14 @@ from pydantic.json_schema import GenerateJsonSchema
 from aiagentchat.agents.messages import MOST_HOPS
 from aiagentchat.space.content import (
     CARD,
+    CHAIN,
     CURSOR,
     HOPS,
     IN_REPLY_TO,
     LEASE,
     ROSTER,
     Card,
+    Chain,
     Cursor,
     InReplyTo,
     Lease,
@@ -37,6 +39,7 @@ MODELS: dict[str, type[BaseModel]] = {
     LEASE: Lease,
     "m.space.child": SpaceChild,
     IN_REPLY_TO: InReplyTo,
+    CHAIN: Chain,
     CURSOR: Cursor,
 }
 Hops = Annotated[

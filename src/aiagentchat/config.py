@@ -109,6 +109,12 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 6):
+        raise ValueError("must be a whole number, 0 to 99999")
+    return int(text)
+
+
 def _server_name(text: str) -> str:
     if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,230})(:[0-9]{1,5})?", text):
         raise ValueError("must be a Matrix server name, like example.org or localhost")
@@ -178,6 +184,8 @@ OPTIONS: Final = (
     Option("session_ttl_s", "AIAGENTCHAT_SESSION_TTL", _seconds, "seconds of silence that end a timed session"),
     Option("deadline_s", "AIAGENTCHAT_DEADLINE", _seconds, "seconds after which a command gives up"),
     Option("directory_ttl_s", "AIAGENTCHAT_DIRECTORY_TTL", _seconds, "seconds the daemon trusts its directory unread"),
+    Option("loop_hops", "AIAGENTCHAT_LOOP_HOPS", _whole, "answers of agents to each other in a row that wake; 0: any"),
+    Option("loop_rate", "AIAGENTCHAT_LOOP_RATE", _whole, "messages from an agent to another an hour that wake; 0: any"),
     Option("listen", "AIAGENTCHAT_LISTEN", _identity, "HOST:PORT on which the gateway also listens; loopback only"),
     Option("url", "AIAGENTCHAT_URL", _identity, "gateway that cchat talks to, instead of the unix socket"),
     Option("log_level", "AIAGENTCHAT_LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "what daemon.log holds"),
@@ -212,6 +220,8 @@ class Settings:
     session_ttl_s: float = 3600.0
     deadline_s: float = 30.0
     directory_ttl_s: float = 300.0
+    loop_hops: int = 10
+    loop_rate: int = 120
     listen: str = ""
     url: str = ""
     log_level: str = "info"

@@ -134,7 +134,8 @@ class EventRef:
 class Message:
     """A message as its reader gets it. `ts` is the homeserver's, in milliseconds since the epoch.
 
-    `late`: it was stored before the reader's session began. `hops`: how many agents' answers led to it.
+    `late`: it was stored before the reader's session began. `hops`: how many agents' answers led to it. `quiet`: it
+    wakes nobody, since agents have gone on for long without a person.
     """
 
     event_id: EventId
@@ -148,6 +149,7 @@ class Message:
     broadcast: bool = False
     late: bool = False
     hops: int = 0
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)

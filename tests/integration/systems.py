@@ -71,6 +71,7 @@ class Synapse:
             "AIAGENTCHAT_HOMESERVER_URL": self.config.base_url,
             "AIAGENTCHAT_OPERATOR": OPERATOR,
             "SERVER_NAME": self.config.server_name,
+            "AIAGENTCHAT_LOOP_RATE": "0",  # tests write more than agents do
         }
         settings = load_settings(env | environment)
         device = read_private(self.paths.operator_device)

@@ -31,6 +31,7 @@ MESSAGE_KEYS = {
     "broadcast",
     "late",
     "hops",
+    "quiet",
 }
 STATUS_KEYS = {
     "homeserver_url",

@@ -40,6 +40,8 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "session_ttl_s": ("1", "2", "3"),
     "deadline_s": ("1", "2", "3"),
     "directory_ttl_s": ("1", "2", "3"),
+    "loop_hops": ("1", "2", "3"),
+    "loop_rate": ("1", "2", "3"),
     "listen": ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"),
     "url": ("http://flag.test", "http://env.test", "http://file.test"),
     "log_level": ("debug", "warning", "error"),
@@ -72,6 +74,9 @@ BAD = [
     ("deadline_s", "soon"),
     ("directory_ttl_s", ""),
     ("log_level", "LOUD"),
+    ("loop_hops", "-1"),
+    ("loop_rate", "100000"),
+    ("loop_rate", "many"),
 ]
 
 

@@ -15,11 +15,13 @@ from aiagentchat.model import EventId, EventRef, RoomId, UserId
 from aiagentchat.space.content import (
     ACKED_LIMIT,
     CARD,
+    CHAIN,
     CURSOR,
     HOPS,
     IN_REPLY_TO,
     LEASE,
     ROSTER,
+    VISITED_LIMIT,
     parse_content,
     to_content,
 )
@@ -62,6 +64,11 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     LEASE: {"refreshed": st.integers(0, 2**53 - 1)},
     CURSOR: {"anchor": EVENT_IDS, "acked": st.lists(EVENT_IDS, max_size=ACKED_LIMIT)},
     IN_REPLY_TO: {"room_id": ROOM_IDS, "event_id": EVENT_IDS},
+    CHAIN: {
+        "origin": USER_IDS,
+        "visited": st.lists(USER_IDS, max_size=VISITED_LIMIT),
+        "quiet": st.booleans(),
+    },
     "m.space.child": {"via": st.lists(st.text(LINE), min_size=1)},
 }
 GOOD: dict[str, dict[str, Any]] = {
@@ -70,6 +77,7 @@ GOOD: dict[str, dict[str, Any]] = {
     LEASE: {"refreshed": 1},
     CURSOR: {"anchor": "$e"},
     IN_REPLY_TO: {"room_id": "!r", "event_id": "$e"},
+    CHAIN: {"origin": "@a:b"},
     "m.space.child": {"via": ["b"]},
 }
 
@@ -116,6 +124,9 @@ def test_an_example_in_the_page_fits_its_schema(name: str, example: object) -> N
         (CURSOR, {"anchor": None}),
         (CURSOR, {"acked": ["$event"] * (ACKED_LIMIT + 1)}),
         (IN_REPLY_TO, {"event_id": "event"}),
+        (CHAIN, {"origin": "alice"}),
+        (CHAIN, {"visited": ["@a:b"] * (VISITED_LIMIT + 1)}),
+        (CHAIN, {"quiet": 1}),
         ("m.space.child", {"via": []}),
     ],
 )

@@ -98,7 +98,7 @@ async def test_where_requests_keep_ending_unanswered_not_every_look_has_all_inbo
     monkeypatch.setattr(watch, "_SETTLE_S", 0.1)
     world = World(tmp_path / "landmarks.json", landmark(DAEMON, "space"))
     world.breaks_always = True
-    await world.run(0.5)
+    await world.run(2.0)  # on a busy machine a look may take as long as several should
     assert len(world.returns) > 1
     assert all(later - earlier >= 0.1 for earlier, later in pairwise(world.returns))
 

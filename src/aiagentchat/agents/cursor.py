@@ -5,6 +5,7 @@ acknowledged messages and never passes one that is not, because room order is no
 """
 
 from dataclasses import dataclass
+from itertools import dropwhile
 
 from aiagentchat.errors import AckWindowFullError
 from aiagentchat.model import EventId, Message
@@ -72,6 +73,11 @@ class AckWindow:
     def unread(self) -> list[Message]:
         """Return what is not acknowledged, in order."""
         return [message for message in self._entries.values() if message is not None]
+
+    def acknowledged_beyond(self) -> int:
+        """Return how many are acknowledged that stand after one that is not."""
+        after = dropwhile(lambda message: message is None, self._entries.values())
+        return sum(message is None for message in after)
 
     def plan(self, event_ids: frozenset[EventId]) -> AckPlan | None:
         """Return what acknowledging these would change; None: nothing.

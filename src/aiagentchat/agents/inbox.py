@@ -5,14 +5,14 @@ for, extended by live events, and dropped with the agent. The host of the agent 
 """
 
 import asyncio
+import contextlib
 import heapq
 import logging
 from collections.abc import AsyncGenerator, Callable
-from itertools import islice
 
-from aiagentchat.agents.room_inbox import RoomInbox
+from aiagentchat.agents.room_inbox import UNREAD_WINDOW, RoomInbox
 from aiagentchat.errors import MatrixError
-from aiagentchat.model import EventId, Message
+from aiagentchat.model import EventId, Message, UserId
 
 log = logging.getLogger(__name__)
 
@@ -98,30 +98,32 @@ class Inbox:
                         raise
                     log.warning("the broadcast room cannot be read: %s", error.message)
 
-    async def unread(self, limit: int | None = None) -> list[Message]:
-        """Return up to `limit` unread messages: each room in its order, the two merged by time."""
+    async def unread(self) -> list[Message]:
+        """Return the unread messages of the window: each room in its order, the two merged by time."""
         async with self._busy:
             await self._read_on()
-        merged = heapq.merge(*(room.unread() for room in self._rooms), key=lambda message: message.ts)
-        return list(islice(merged, limit))
+        return list(heapq.merge(*(room.unread() for room in self._rooms), key=lambda message: message.ts))
 
     async def wait_unread(self, limit: int, wait_s: float) -> list[Message]:
-        """Return up to `limit` unread messages as soon as there is one, or none after `wait_s` seconds."""
+        """Return up to `limit` unread messages as soon as one wakes, or all that there are after `wait_s` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         while True:
             news = self._news
-            messages = await self.unread(limit)
-            if messages or self._closed or loop.time() >= deadline:
-                return messages
-            try:
+            unread = await self.unread()
+            is_over = self._closed or loop.time() >= deadline
+            if due := unread if is_over else self._due(unread):
+                return due[:limit]
+            if is_over:
+                return []
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     await news.wait()
-            except TimeoutError:
-                return []
 
     async def follow(self) -> AsyncGenerator[Message, None]:
         """Yield every unread message once, then each new one as it comes, until the inbox is closed.
+
+        Quiet ones wait: see `_due`.
 
         No more are handed out ahead than the window holds: who never acknowledges gets no further.
         """
@@ -130,12 +132,29 @@ class Inbox:
             news = self._news
             unread = await self.unread()
             handed &= {message.event_id for message in unread}
-            fresh = [message for message in unread if message.event_id not in handed]
+            fresh = [message for message in self._due(unread) if message.event_id not in handed]
             for message in fresh:
                 handed.add(message.event_id)
                 yield message
             if not fresh:
                 await news.wait()
+
+    def _due(self, unread: list[Message]) -> list[Message]:
+        """Return what is to be handed out by itself: not what is quiet, unless a person or its sender wrote after it.
+
+        All of it is where what waits would keep the window, or the cursor, from going on.
+        """
+        if len(unread) >= UNREAD_WINDOW or any(message.sender.kind == "person" for message in unread):
+            return unread
+        if not any(message.quiet for message in unread) or any(room.is_held_up for room in self._rooms):
+            return unread
+        due: list[Message] = []
+        went_on: set[UserId] = set()
+        for message in reversed(unread):
+            if not message.quiet or message.sender.user_id in went_on:
+                went_on.add(message.sender.user_id)
+                due.append(message)
+        return due[::-1]
 
     async def acknowledge(self, event_ids: frozenset[EventId]) -> frozenset[EventId]:
         """Move the cursors; return the ids that were in an inbox. Others were acknowledged before, or never here.

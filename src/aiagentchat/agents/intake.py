@@ -6,15 +6,16 @@ Each event is taken once, by its event id. Events of rooms that are neither ours
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from aiagentchat.agents.host import AgentHost
+from aiagentchat.agents.inbox import Inbox
 from aiagentchat.agents.messages import parse_message
 from aiagentchat.errors import AiAgentChatError, MatrixError, MatrixNotFoundError
 from aiagentchat.matrix.events import EventBatch, RoomEvent
-from aiagentchat.model import AgentName, EventId, RoomId, UserId
+from aiagentchat.model import AgentName, EventId, Message, RoomId, UserId
 from aiagentchat.space.content import CARD
 
 log = logging.getLogger(__name__)
@@ -35,10 +36,16 @@ class Landmark:
 
 
 class Intake:
-    """What arrives, sorted. `landmarks`: the latest event of the Space, the broadcast room, and agents' rooms."""
+    """What arrives, sorted. `landmarks`: the latest event of the Space, the broadcast room, and agents' rooms.
 
-    def __init__(self, host: AgentHost) -> None:
+    `on_person` is told of the room of each message of a person, and whose that is; None: everybody's.
+    """
+
+    def __init__(
+        self, host: AgentHost, *, on_person: Callable[[RoomId, AgentName | None], None] = lambda _room, _owner: None
+    ) -> None:
         self._host = host
+        self._on_person = on_person
         self._manager = host.manager
         self._names = host.names
         self._seen: dict[EventId, None] = {}
@@ -102,9 +109,14 @@ class Intake:
             for inbox in inboxes:
                 inbox.withdraw(EventId(str(event.content.get("redacts"))))
         elif message is not None:
-            self._host.answers.note(message)
-            for inbox in inboxes:
-                inbox.offer(message)
+            self._take_message(message, agent, inboxes)
+
+    def _take_message(self, message: Message, owner: AgentName | None, inboxes: Iterable[Inbox]) -> None:
+        self._host.answers.note(message)
+        if message.sender.kind == "person":
+            self._on_person(message.room_id, owner)
+        for inbox in inboxes:
+            inbox.offer(message)
 
     def _note(self, place: str, user_id: UserId, event: RoomEvent) -> None:
         self.landmarks[place] = Landmark(user_id, event.room_id, event.event_id, event.ts)

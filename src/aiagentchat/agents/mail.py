@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from aiagentchat.agents.host import AgentHost
-from aiagentchat.agents.messages import add_answer, add_reply, check_size, render_message, transaction_id
+from aiagentchat.agents.loops import Loops
+from aiagentchat.agents.messages import (
+    add_answer,
+    add_chain,
+    add_quiet,
+    add_reply,
+    check_size,
+    render_message,
+    render_notice,
+    transaction_id,
+)
 from aiagentchat.agents.past import Past, Speaker
 from aiagentchat.errors import (
     AiAgentChatError,
@@ -23,7 +33,8 @@ from aiagentchat.errors import (
     NotFoundError,
     RefusedError,
 )
-from aiagentchat.model import AgentName, EventId, RoomAlias, RoomId, UserId
+from aiagentchat.model import AgentName, EventId, Message, RoomAlias, RoomId, UserId
+from aiagentchat.space.content import CHAIN, HOPS
 from aiagentchat.space.directory import Listed
 
 
@@ -38,6 +49,15 @@ class Draft:
     format: Literal["plain", "markdown"] = "plain"
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A message that the homeserver has. `quiet`: why it wakes nobody, "": it does."""
+
+    event_id: EventId
+    room_id: RoomId
+    quiet: str = ""
+
+
 class Mail:
     """Sends.
 
@@ -45,8 +65,9 @@ class Mail:
         operator: who the operator is, with a client that acts as them; None: there is none.
     """
 
-    def __init__(self, host: AgentHost, past: Past, operator: Speaker | None) -> None:
+    def __init__(self, host: AgentHost, past: Past, operator: Speaker | None, loops: Loops) -> None:
         self._host = host
+        self._loops = loops
         self._past = past
         self._operator = operator
         self._invited: defaultdict[AgentName, set[UserId]] = defaultdict(set)
@@ -65,7 +86,7 @@ class Mail:
 
     # --- sending
 
-    async def send(self, speaker: Speaker, draft: Draft) -> tuple[EventId, RoomId]:
+    async def send(self, speaker: Speaker, draft: Draft) -> Stored:
         """Send, and return what the homeserver stored, where.
 
         Raises:
@@ -83,23 +104,23 @@ class Mail:
                 hint="stop the daemon and start it with 'cchat up', which logs it in again",
             ) from None
 
-    async def _send(self, speaker: Speaker, draft: Draft) -> tuple[EventId, RoomId]:
+    async def _send(self, speaker: Speaker, draft: Draft) -> Stored:
         content = render_message(draft.body, draft.format)
         check_size(content)
         if speaker.agent is not None:
             await self._host.ready(speaker.agent)
-        if draft.reply_to is not None:
-            return await self._answer(speaker, draft, draft.reply_to, content)
+        answers = None if draft.reply_to is None else await self._past.find(speaker, draft.reply_to)
+        if speaker.agent is not None:
+            content = add_chain(content, speaker.user_id, answers)
+        if answers is not None:
+            return await self._answer(speaker, draft, answers[0], content)
         if draft.to is None:
             return await self._send_to_all(speaker, draft, content)
         if draft.to == speaker.agent:
             raise InvalidRequestError(f"{draft.to} is you; a message to yourself would never be read")
         return await self._send_to_agent(speaker, draft, draft.to, content)
 
-    async def _answer(
-        self, speaker: Speaker, draft: Draft, event_id: EventId, content: dict[str, Any]
-    ) -> tuple[EventId, RoomId]:
-        parent = await self._past.find(speaker, event_id)
+    async def _answer(self, speaker: Speaker, draft: Draft, parent: Message, content: dict[str, Any]) -> Stored:
         asker = AgentName(parent.sender.name) if parent.sender.kind == "agent" else None
         if asker is not None and asker != speaker.agent:
             return await self._send_to_agent(speaker, draft, asker, add_answer(content, parent))
@@ -108,12 +129,12 @@ class Mail:
             return await self._send_to_all(speaker, draft, content)
         owner = self._host.owner_of(parent.room_id)
         if owner is None:
-            raise NotFoundError(f"{event_id} stands in a room of no agent")
+            raise NotFoundError(f"{parent.event_id} stands in a room of no agent")
         return await self._send_to_agent(speaker, draft, owner, content)
 
     async def _send_to_agent(
         self, speaker: Speaker, draft: Draft, target: AgentName, content: dict[str, Any]
-    ) -> tuple[EventId, RoomId]:
+    ) -> Stored:
         other = None if self._host.is_known(target) else await self._host.manager.find_agent(target)
         if other is not None:
             return await self._send_to_other(speaker, draft, other, content)
@@ -128,9 +149,7 @@ class Mail:
             self._host.lose_room(target, f"its room takes nothing any more: {error.error}")
         return await self._send_to_own(speaker, draft, target, content)
 
-    async def _send_to_own(
-        self, speaker: Speaker, draft: Draft, target: AgentName, content: dict[str, Any]
-    ) -> tuple[EventId, RoomId]:
+    async def _send_to_own(self, speaker: Speaker, draft: Draft, target: AgentName, content: dict[str, Any]) -> Stored:
         """Send to an agent of this daemon, which can let others into its room."""
         host = self._host
         room_id = await host.ready(target)  # which tells whether it is encrypted
@@ -142,14 +161,12 @@ class Mail:
                     await host.manager.client_of(target).invite(room_id, speaker.user_id)
             await speaker.client.join_room(room_id)
 
-        event_id = await self._put(speaker, draft, room_id, content, admit)
+        stored = await self._put(speaker, draft, room_id, content, admit)
         if is_open and target != speaker.agent:
             host.visits.note(speaker.client, speaker.user_id, room_id)
-        return event_id, room_id
+        return stored
 
-    async def _send_to_other(
-        self, speaker: Speaker, draft: Draft, target: Listed, content: dict[str, Any]
-    ) -> tuple[EventId, RoomId]:
+    async def _send_to_other(self, speaker: Speaker, draft: Draft, target: Listed, content: dict[str, Any]) -> Stored:
         """Send to somebody else's agent: by joining its room, which is its own to let others into."""
         host, manager = self._host, self._host.manager
         if target.card.encrypted:
@@ -162,7 +179,7 @@ class Mail:
         try:
             if not manager.others.is_proven(target.claim):  # though the speaker may be in that room already
                 await self._enter(speaker, target)
-            event_id = await self._put(speaker, draft, target.room_id, content, admit)
+            stored = await self._put(speaker, draft, target.room_id, content, admit)
         except MatrixForbiddenError as error:
             raise RefusedError(
                 f"the room of {target.name} takes nothing from {speaker.user_id}: {error.error}",
@@ -176,7 +193,7 @@ class Mail:
                 with contextlib.suppress(AiAgentChatError):  # the message is stored, whatever becomes of this
                     await speaker.client.invite(await host.ready(speaker.agent), target.user_id)
                 self._invited[speaker.agent].add(target.user_id)
-        return event_id, target.room_id
+        return stored
 
     async def _enter(self, speaker: Speaker, target: Listed) -> None:
         """Join the room of somebody else's agent, through its alias, which leads there from another server too.
@@ -203,7 +220,7 @@ class Mail:
                 await speaker.client.leave_room(room_id)
             raise
 
-    async def _send_to_all(self, speaker: Speaker, draft: Draft, content: dict[str, Any]) -> tuple[EventId, RoomId]:
+    async def _send_to_all(self, speaker: Speaker, draft: Draft, content: dict[str, Any]) -> Stored:
         room_id = self._host.manager.broadcast_id
         if room_id is None:
             raise HomeserverUnavailableError(
@@ -214,7 +231,7 @@ class Mail:
         async def admit() -> None:
             await speaker.client.join_room(room_id)
 
-        return await self._put(speaker, draft, room_id, content, admit), room_id
+        return await self._put(speaker, draft, room_id, content, admit)
 
     async def _put(
         self,
@@ -223,16 +240,34 @@ class Mail:
         room_id: RoomId,
         content: dict[str, Any],
         admit: Callable[[], Awaitable[None]],
-    ) -> EventId:
+    ) -> Stored:
         """Send; a 403 may mean that the speaker is not in the room yet: then it is let in, and sends again."""
-        check_size(content)
         self._host.require_clear(room_id)
+        quiet = "" if speaker.agent is None else self._loops.judge(speaker.agent, room_id, content[HOPS])
+        if quiet:
+            content = add_quiet(content)
+        check_size(content)
         txn_id = transaction_id(speaker.user_id, draft.key)
         try:
-            return await speaker.client.send(room_id, "m.room.message", content, txn_id)
+            event_id = await speaker.client.send(room_id, "m.room.message", content, txn_id)
         except MatrixForbiddenError as refused:
             try:
                 await admit()
             except MatrixForbiddenError:
                 raise refused from None
-        return await speaker.client.send(room_id, "m.room.message", content, txn_id)
+            event_id = await speaker.client.send(room_id, "m.room.message", content, txn_id)
+        if quiet and speaker.agent is not None and self._loops.is_news(speaker.agent, room_id):
+            await self._ask_people(speaker, draft, room_id, event_id, content, quiet)
+        return Stored(event_id, room_id, quiet)
+
+    async def _ask_people(
+        self, speaker: Speaker, draft: Draft, room_id: RoomId, event_id: EventId, content: dict[str, Any], reason: str
+    ) -> None:
+        """Say in the room, once, that agents wait there for a person."""
+        people = self._host.manager.people
+        notice = render_notice(
+            f"{reason}. What {speaker.agent} writes here waits until a person writes.", event_id, people
+        )
+        txn_id = transaction_id(speaker.user_id, f"{draft.key} waits")
+        with contextlib.suppress(AiAgentChatError):  # the message is stored, whatever becomes of this
+            await speaker.client.send(room_id, "m.room.message", notice | {CHAIN: content[CHAIN]}, txn_id)

@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -12,7 +12,15 @@ from markdown_it import MarkdownIt
 from aiagentchat.errors import BodyTooLargeError, InvalidRequestError
 from aiagentchat.matrix.events import RoomEvent
 from aiagentchat.model import CONTENT_LIMIT_BYTES, EventId, EventRef, Message, RoomId, Sender, UserId, parse_text
-from aiagentchat.space.content import HOPS, IN_REPLY_TO, InReplyTo, parse_content
+from aiagentchat.space.content import (
+    CHAIN,
+    HOPS,
+    IN_REPLY_TO,
+    VISITED_LIMIT,
+    Chain,
+    InReplyTo,
+    parse_content,
+)
 
 MESSAGE_TYPES = ("m.room.message", "m.sticker")
 """Event types that are messages to an agent."""
@@ -37,11 +45,12 @@ def parse_message(event: RoomEvent, sender_of: SenderOf, broadcast: RoomId | Non
     relation = relation if isinstance(relation, dict) else {}
     is_thread = relation.get("rel_type") == "m.thread" and isinstance(relation.get("event_id"), str)
     hops = content.get(HOPS)
+    sender, chain = sender_of(event.sender), parse_content(Chain, content.get(CHAIN))
     is_html = content.get("format") == "org.matrix.custom.html" and isinstance(content.get("formatted_body"), str)
     return Message(
         event_id=event.event_id,
         room_id=event.room_id,
-        sender=sender_of(event.sender),
+        sender=sender,
         ts=event.ts,
         body=_text(_parse_body(event, relation)),
         format="html" if is_html else "plain",
@@ -49,6 +58,7 @@ def parse_message(event: RoomEvent, sender_of: SenderOf, broadcast: RoomId | Non
         thread=EventId(_text(relation["event_id"])) if is_thread else None,
         broadcast=event.room_id == broadcast,
         hops=hops if isinstance(hops, int) and not isinstance(hops, bool) and 0 <= hops <= MOST_HOPS else 0,
+        quiet=sender.kind == "agent" and chain is not None and chain.quiet,
     )
 
 
@@ -118,6 +128,33 @@ def add_answer(content: dict[str, Any], parent: Message) -> dict[str, Any]:
         "format": "org.matrix.custom.html",
         "formatted_body": f"<blockquote>{quote}</blockquote>{own}",
     }
+
+
+def add_chain(content: dict[str, Any], agent: UserId, answers: tuple[Message, RoomEvent] | None) -> dict[str, Any]:
+    """Return an agent's content with what led to it: what it `answers` (None: nothing), and what led to that."""
+    chain: dict[str, Any] = {"origin": agent}
+    if answers is not None:
+        parent, event = answers
+        passed = [parent.sender.user_id] if parent.sender.kind == "agent" else []
+        before = parse_content(Chain, event.content.get(CHAIN)) if passed else None
+        origin, visited = (parent.sender.user_id, []) if before is None else (before.origin, before.visited)
+        chain = {"origin": origin, "visited": [*visited, *passed][-VISITED_LIMIT:]}
+    return {HOPS: 0} | content | {CHAIN: chain}
+
+
+def render_notice(body: str, about: EventId, people: Iterable[UserId]) -> dict[str, Any]:
+    """Return the content of a notice about a message, which its people are told of."""
+    return {
+        "msgtype": "m.notice",
+        "body": body,
+        "m.relates_to": {"m.in_reply_to": {"event_id": about}},
+        "m.mentions": {"user_ids": sorted(people)},
+    }
+
+
+def add_quiet(content: dict[str, Any]) -> dict[str, Any]:
+    """Return an agent's content that wakes nobody."""
+    return content | {CHAIN: content[CHAIN] | {"quiet": True}}
 
 
 def next_hops(parent: Message) -> int:

@@ -11,7 +11,7 @@ from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.messages import MESSAGE_TYPES, parse_message
 from aiagentchat.errors import MatrixForbiddenError, MatrixNotFoundError, NotFoundError
 from aiagentchat.matrix.client import MatrixClient
-from aiagentchat.matrix.events import parse_event, parse_events
+from aiagentchat.matrix.events import RoomEvent, parse_event, parse_events
 from aiagentchat.model import AgentName, EventId, Message, RoomId, UserId
 
 MOST_LOOKED_AT = 500
@@ -43,16 +43,16 @@ class Past:
     def __init__(self, host: AgentHost) -> None:
         self._host = host
 
-    async def find(self, speaker: Speaker, event_id: EventId) -> Message:
-        """Return a message by its id, from a room that the speaker may read.
+    async def find(self, speaker: Speaker, event_id: EventId) -> tuple[Message, RoomEvent]:
+        """Return a message by its id, and its event, from a room that the speaker may read.
 
         Raises:
             NotFoundError: in none of them.
         """
         for room_id in await self.rooms_of(speaker):
-            message = await self.message_in(speaker, room_id, event_id)
-            if message is not None:
-                return message
+            found = await self._look(speaker, room_id, event_id)
+            if found is not None:
+                return found
         self._host.manager.require_looked_up()
         raise NotFoundError(
             f"there is no message {event_id} that you may read", hint="'cchat read --json' shows the ids of yours"
@@ -60,11 +60,18 @@ class Past:
 
     async def message_in(self, speaker: Speaker, room_id: RoomId, event_id: EventId) -> Message | None:
         """Return the message of an id in one room; None: there is none that the speaker may read."""
+        found = await self._look(speaker, room_id, event_id)
+        return None if found is None else found[0]
+
+    async def _look(self, speaker: Speaker, room_id: RoomId, event_id: EventId) -> tuple[Message, RoomEvent] | None:
         try:
             event = parse_event(await speaker.client.get_event(room_id, event_id), room_id)
         except (MatrixNotFoundError, MatrixForbiddenError):
             return None
-        return None if event is None else parse_message(event, self._host.sender_of, self._host.manager.broadcast_id)
+        if event is None:
+            return None
+        message = parse_message(event, self._host.sender_of, self._host.manager.broadcast_id)
+        return None if message is None else (message, event)
 
     async def rooms_of(self, speaker: Speaker) -> list[RoomId]:
         """Return an agent's own room and the broadcast room; for the operator all rooms of agents."""

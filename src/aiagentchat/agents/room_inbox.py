@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from aiagentchat.agents.cursor import AckPlan, AckWindow
+from aiagentchat.agents.cursor import TRAILING, AckPlan, AckWindow
 from aiagentchat.agents.messages import MESSAGE_TYPES, SenderOf, parse_message
 from aiagentchat.errors import AiAgentChatError, MatrixError, MatrixForbiddenError, MatrixNotFoundError
 from aiagentchat.matrix.client import MatrixClient, MessagesPage
@@ -77,6 +77,11 @@ class RoomInbox:
     def needs_reading(self) -> bool:
         """Whether there may be messages on the homeserver that fit the window and are not in it."""
         return self._window is None or (not self._at_end and self._window.unread_count < UNREAD_WINDOW)
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether much is acknowledged beyond a message that is not: the cursor can name only so much."""
+        return self._window is not None and self._window.acknowledged_beyond() >= TRAILING
 
     @property
     def _may_lack(self) -> bool:

@@ -13,12 +13,12 @@ from aiagentchat.agents.heartbeat import check_roster_has_room
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.hosted import Attached, Wish
 from aiagentchat.agents.inbox import Inbox
-from aiagentchat.agents.mail import Draft, Mail
+from aiagentchat.agents.mail import Draft, Mail, Stored
 from aiagentchat.agents.messages import mark_late
 from aiagentchat.agents.past import Past
 from aiagentchat.agents.readers import Readers
 from aiagentchat.errors import InvalidRequestError, NotFoundError
-from aiagentchat.model import AgentKind, AgentName, EventId, Message, RoomId, parse_text
+from aiagentchat.model import AgentKind, AgentName, EventId, Message, parse_text
 from aiagentchat.space.directory import DirectoryView
 
 LAST_READ = "last"
@@ -60,7 +60,7 @@ class AgentService:
         """Return the directory."""
         return await self._host.who()
 
-    async def send(self, agent: AgentName | None, draft: Draft) -> tuple[EventId, RoomId]:
+    async def send(self, agent: AgentName | None, draft: Draft) -> Stored:
         """Send a message; see `Mail.send`."""
         if draft.reply_to == LAST_READ:
             if agent is None:

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from aiagentchat.cli.invocation import Invocation, read_text
+from aiagentchat.cli.output import one_line
 from aiagentchat.client import LONGEST_WAIT_S, GatewayClient
 from aiagentchat.errors import AiAgentChatError, DaemonNotRunningError, InvalidRequestError, WaitedInVainError
 from aiagentchat.model import visible
@@ -56,6 +57,8 @@ def reply(call: Invocation) -> None:
 
 def _show_stored(call: Invocation, answer: dict[str, Json]) -> None:
     call.out.result(answer, f"stored {answer['event_id']}")
+    if answer["quiet"]:
+        call.out.note(f"it wakes nobody until a person writes there: {one_line(answer['quiet'])}")
 
 
 def ask(call: Invocation) -> None:

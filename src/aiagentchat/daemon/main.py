@@ -16,6 +16,7 @@ import aiohttp
 from aiagentchat.agents.heartbeat import Heartbeat
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.intake import Intake
+from aiagentchat.agents.loops import LoopLimits, Loops
 from aiagentchat.agents.mail import Mail
 from aiagentchat.agents.past import Past, Speaker
 from aiagentchat.agents.service import AgentService
@@ -226,7 +227,8 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         sessions = Sessions(ttl_s=settings.session_ttl_s, server_now_ms=client.server_now_ms)
         host = AgentHost(manager, sessions)
         heartbeat = Heartbeat(manager, sessions)
-        intake = Intake(host)
+        loops = Loops(LoopLimits(settings.loop_hops, settings.loop_rate))
+        intake = Intake(host, on_person=loops.note_person)
         transport: Transport
         if registration is None:
             transport = PollTransport(host, access.operator, patience_s=request_s)
@@ -263,7 +265,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         speaker = None if operator_id is None or operator is None else Speaker(operator_id, operator, None)
         past = Past(host)
         gateway = Gateway(
-            AgentService(host, Mail(host, past, speaker), past),
+            AgentService(host, Mail(host, past, speaker, loops), past),
             Credentials(settings.paths),
             server_name=homeserver.server_name,
             health=health.report,

@@ -51,8 +51,8 @@ async def _send(call: Call) -> SendAnswer:
         reply_to=EventId(body.reply_to) if body.reply_to is not None else None,
         format=body.format,
     )
-    event_id, room_id = await call.gateway.service.send(call.caller.agent, draft)
-    return SendAnswer(event_id=event_id, room_id=room_id, state="stored")
+    stored = await call.gateway.service.send(call.caller.agent, draft)
+    return SendAnswer(event_id=stored.event_id, room_id=stored.room_id, state="stored", quiet=stored.quiet)
 
 
 async def _read(call: Call) -> ReadAnswer:

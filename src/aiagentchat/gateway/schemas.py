@@ -114,6 +114,7 @@ class SendAnswer(_Strict):
     event_id: str
     room_id: str
     state: Literal["stored"]
+    quiet: str = Field("", description="Why it wakes nobody: agents have gone on for long without a person.")
 
 
 class ReadAnswer(_Strict):

@@ -16,9 +16,11 @@ LEASE = "io.aiagentchat.lease"
 CURSOR = "io.aiagentchat.cursor"
 IN_REPLY_TO = "io.aiagentchat.in_reply_to"
 HOPS = "io.aiagentchat.hops"
+CHAIN = "io.aiagentchat.chain"
 
 ROSTER_LIMIT_BYTES = 55_000
 ACKED_LIMIT = 128
+VISITED_LIMIT = 16
 
 Name = Annotated[AgentName, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 _UserId = Annotated[str, StringConstraints(pattern=r"^@[^:]*:.+$", max_length=255)]
@@ -76,6 +78,20 @@ class InReplyTo(_Content):
 
     room_id: _RoomId
     event_id: _EventId
+
+
+class Chain(_Content):
+    """Field `io.aiagentchat.chain` of an agent's message: what led to it, and whether it is to wake anybody."""
+
+    origin: _UserId = Field(description="Who wrote the message that all this began with.")
+    visited: list[_UserId] = Field(
+        default_factory=list,
+        max_length=VISITED_LIMIT,
+        description="The agents whose messages led from that one to this, the latest last.",
+    )
+    quiet: bool = Field(
+        False, description="Agents have gone on for long without a person: it is unread, and wakes nobody."
+    )
 
 
 class SpaceChild(_Content):

@@ -1,0 +1,131 @@
+"""When agents that go on without a person are to wait, and which of their messages are handed out."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import pytest
+
+from aiagentchat.agents import loops
+from aiagentchat.agents.inbox import Inbox
+from aiagentchat.agents.loops import HOUR_S, LoopLimits, Loops
+from aiagentchat.agents.room_inbox import UNREAD_WINDOW
+from aiagentchat.model import AgentName, EventId, Message, RoomId, Sender, UserId
+
+A, B, C = AgentName("a"), AgentName("b"), AgentName("c")
+ROOM_A, ROOM_B, ALL = RoomId("!a"), RoomId("!b"), RoomId("!all")
+
+
+@dataclass
+class Clock:
+    now_s: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def counted(limits: LoopLimits, clock: Clock | None = None) -> Loops:
+    return Loops(limits, clock or Clock())
+
+
+def test_answers_past_the_limit_wait_and_say_why() -> None:
+    guard = counted(LoopLimits(hops=3))
+    assert [bool(guard.judge(A, ROOM_B, hops)) for hops in (0, 3, 4)] == [False, False, True]
+    assert guard.judge(A, ROOM_B, 4) == "agents have answered each other 4 times without a person"
+
+
+def test_without_limits_nothing_waits() -> None:
+    guard = counted(LoopLimits())
+    assert not any(guard.judge(A, ROOM_B, 1000) for _ in range(1000))
+
+
+def test_messages_are_counted_by_writer_and_room_within_an_hour() -> None:
+    clock = Clock()
+    guard = counted(LoopLimits(hourly=2), clock)
+    assert not guard.judge(A, ROOM_B, 0)
+    clock.now_s = 10.0
+    assert not guard.judge(A, ROOM_B, 0)
+    assert "a has written 2 messages there within an hour" in guard.judge(A, ROOM_B, 0)
+    assert not guard.judge(A, ALL, 0)
+    assert not guard.judge(C, ROOM_B, 0)
+    clock.now_s = HOUR_S + 1.0  # the first of them is older than an hour
+    assert not guard.judge(A, ROOM_B, 0)
+    assert guard.judge(A, ROOM_B, 0)
+
+
+@pytest.mark.parametrize(
+    ("room", "owner", "pairs"),
+    [(ROOM_B, B, [(A, ROOM_B), (B, ROOM_A)]), (ALL, None, [(A, ROOM_B), (B, ROOM_A), (C, ROOM_A)])],
+)
+def test_a_person_starts_the_count_anew_of_who_writes_there_and_of_the_rooms_own_agent(
+    room: RoomId, owner: AgentName | None, pairs: list[tuple[AgentName, RoomId]]
+) -> None:
+    guard = counted(LoopLimits(hourly=1))
+    everybody = [(A, ROOM_B), (B, ROOM_A), (C, ROOM_A)]
+    for pair in everybody:
+        guard.judge(*pair, 0)
+        assert guard.judge(*pair, 0)
+        assert guard.is_news(*pair)
+        assert not guard.is_news(*pair)
+    guard.note_person(room, owner)
+    assert [pair for pair in everybody if guard.is_news(*pair)] == pairs
+    assert [pair for pair in everybody if not guard.judge(*pair, 0)] == pairs
+
+
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "_MOST_PAIRS", 10)
+    guard = counted(LoopLimits(hourly=1))
+    for number in range(100):
+        guard.judge(A, RoomId(f"!{number}"), 0)
+        guard.is_news(A, RoomId(f"!{number}"))
+    assert (len(guard._sent), len(guard._told)) == (10, 10)
+
+
+@dataclass
+class Room:
+    """As much of a room's inbox as the inbox asks of it."""
+
+    messages: list[Message] = field(default_factory=list)
+    is_held_up: bool = False
+    needs_reading: bool = False
+
+    def unread(self) -> list[Message]:
+        return self.messages
+
+
+def written(text: str) -> list[Message]:
+    """Return messages: `a1` of an agent, in capitals a quiet one, `!` of a person."""
+    found = []
+    for number, word in enumerate(text.split()):
+        name = word[0].lower()
+        sender = Sender(UserId(f"@{name}:x"), name, "person" if name == "!" else "agent")
+        message = Message(EventId(word), ROOM_A, sender, number, word, quiet=word[0].isupper())
+        found.append(message)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("unread", "due"),
+    [
+        ("", ""),
+        ("a1 b1", "a1 b1"),
+        ("A1", ""),
+        ("A1 b1", "b1"),  # what others write does not have a loop go on
+        ("A1 b1 A2 !1", "A1 b1 A2 !1"),
+        ("!1 A1", "!1 A1"),
+        ("A1 b1 a2 A3", "A1 b1 a2"),  # in the order of its sender
+    ],
+)
+async def test_what_is_quiet_waits_for_a_person_or_for_its_sender_to_go_on(unread: str, due: str) -> None:
+    room = Room(written(unread))
+    inbox = Inbox(cast("Any", room), on_acknowledged=lambda: None)
+    assert [message.body for message in inbox._due(await inbox.unread())] == due.split()
+
+
+async def test_what_is_quiet_holds_up_neither_window_nor_cursor() -> None:
+    room = Room(written("A1"))
+    inbox = Inbox(cast("Any", room), on_acknowledged=lambda: None)
+    room.is_held_up = True
+    assert inbox._due(room.messages) == room.messages
+    room.is_held_up = False
+    full = [replace(room.messages[0], event_id=EventId(f"${number}")) for number in range(UNREAD_WINDOW)]
+    assert inbox._due(full) == full
