@@ -162,6 +162,7 @@ class Reader:
             self._handed.notify_all()
 
     async def _acknowledge(self, event_ids: list[str]) -> bool:
+        self._ledger.note_tried(self.agent.name, event_ids)
         answer = await self.agent.api.call("POST", "/ack", {"event_ids": event_ids})
         if answer.status == 200:
             self._ledger.note_acknowledged(self.agent.name, event_ids, time.monotonic())

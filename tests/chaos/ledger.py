@@ -1,6 +1,7 @@
 """What was sent, stored, handed out and acknowledged, and what of it is wrong. Pure.
 
-Lost: stored, still on the homeserver, and never handed to its agent; or told to be stored, and not there.
+Lost: stored, still on the homeserver, and never handed to a reader of its agent that lived to acknowledge it; or told
+to be stored, and not there.
 Doubled: two events of one key, or handed out on a request from after the answer to its acknowledgement.
 Reordered: two messages of one sender in one room, first handed to an agent in another order than they stand there.
 """
@@ -61,19 +62,24 @@ class Ledger:
 
     Attributes:
         stored: the events that senders were told, of each key. refused: why a key's sending was given up.
-        began: on the clock of all other times. handed: in order. acknowledged_at: when the answer came.
+        began: on the clock of all other times. handed: in order. tried: what a reader asked to acknowledge, which may
+            have taken effect without an answer. acknowledged_at: when the answer came.
     """
 
     began: float = 0.0
     stored: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     refused: dict[str, str] = field(default_factory=dict)
     handed: list[HandOut] = field(default_factory=list)
+    tried: set[tuple[str, str]] = field(default_factory=set)
     acknowledged_at: dict[tuple[str, str], float] = field(default_factory=dict)
     _known: set[tuple[str, str]] = field(default_factory=set)
 
     def note_handed(self, hand_out: HandOut) -> None:
         self.handed.append(hand_out)
         self._known.add((hand_out.agent, hand_out.event_id))
+
+    def note_tried(self, agent: str, event_ids: Iterable[str]) -> None:
+        self.tried |= {(agent, event_id) for event_id in event_ids}
 
     def note_acknowledged(self, agent: str, event_ids: Iterable[str], at: float) -> None:
         for event_id in event_ids:
@@ -83,13 +89,13 @@ class Ledger:
         return (agent, event_id) in self._known
 
     def unread(self, rooms: Iterable[Room]) -> list[str]:
-        """Return what stands in the rooms and was not handed to whom it is for."""
+        """Return what stands in the rooms and came to nobody for whom it is that lived to acknowledge it."""
         return [
             f"{message.key} ({message.event_id}) in {room.name}, for {agent}"
             for room in rooms
             for message in room.messages
             for agent in sorted(room.readers - {message.sender})
-            if not self.was_handed(agent, message.event_id)
+            if (agent, message.event_id) not in self.tried
         ]
 
     def settle(self, rooms: Sequence[Room]) -> Verdict:

@@ -5,7 +5,7 @@ import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -29,7 +29,7 @@ class Load:
     """Agents that write to each other, read, look around, come and go; and a person who writes.
 
     Args:
-        rate: messages of the agents in a second. visitors: names that those who come and go take in turn; none of
+        rate: messages of the agents in a second, now. visitors: names that those who come and go take in turn; none of
             them: each has a new one. counts: what was done, by kind.
     """
 
@@ -41,7 +41,7 @@ class Load:
         person: Person,
         *,
         broadcast_id: str,
-        rate: float,
+        rate: Callable[[], float],
         seed: int,
     ) -> None:
         self._operator = operator
@@ -78,7 +78,7 @@ class Load:
 
     async def _keep_sending(self, sender: int) -> None:
         random = self._random(f"sender {sender}")
-        async for number in _now_and_then(random, _SENDERS / self._rate):
+        async for number in _now_and_then(random, lambda: _SENDERS / self._rate()):
             agent, other = random.sample(self._agents, 2)
             to = None if random.random() < _BROADCASTS else other.name
             key = f"{sender} {number}"
@@ -86,7 +86,7 @@ class Load:
 
     async def _keep_saying(self) -> None:
         random = self._random("person")
-        async for number in _now_and_then(random, _PERSON_EVERY_S):
+        async for number in _now_and_then(random, lambda: _PERSON_EVERY_S):
             await self._person.say(self.ledger, f"person {number}", self._some_room(random))
 
     def _some_room(self, random: Random) -> str:
@@ -96,7 +96,7 @@ class Load:
     async def _keep_looking(self) -> None:
         """Ask for what `cchat who`, `status` and `sent` show, look into an inbox, say what one does."""
         random = self._random("onlooker")
-        async for number in _now_and_then(random, _LOOKS_EVERY_S):
+        async for number in _now_and_then(random, lambda: _LOOKS_EVERY_S):
             api = random.choice(self._agents).api
             method, path, query = random.choice(
                 (
@@ -114,7 +114,7 @@ class Load:
 
     async def _keep_visiting(self) -> None:
         random = self._random("visitor")
-        async for number in _now_and_then(random, _VISITS_EVERY_S):
+        async for number in _now_and_then(random, lambda: _VISITS_EVERY_S):
             named = {"name": self._visitors[number % len(self._visitors)]} if self._visitors else {}
             with contextlib.suppress(*BROKEN):
                 await self._visit(random, named)
@@ -171,10 +171,10 @@ def _body(random: Random, key: str) -> str:
     return key.ljust(random.randrange(_LONGEST), ".")
 
 
-async def _now_and_then(random: Random, mean_s: float) -> AsyncIterator[int]:
-    """Count on, for ever, at random times."""
+async def _now_and_then(random: Random, mean_s: Callable[[], float]) -> AsyncIterator[int]:
+    """Count on, for ever, at random times, which are so far apart on average."""
     number = 0
     while True:
-        await asyncio.sleep(random.expovariate(1 / mean_s))
+        await asyncio.sleep(random.expovariate(1 / mean_s()))
         yield number
         number += 1

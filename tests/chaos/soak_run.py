@@ -23,13 +23,17 @@ _DOWN_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class SoakWish:
-    """How long a soak is, in seconds, and how hard: messages in a second, restarts of the homeserver."""
+    """How long a soak is, in seconds, and how hard: messages in a second, restarts of the homeserver.
+
+    `rush`: how many times as many messages come while it warms up, so that what is bounded is full after that.
+    """
 
     mode: str
     seed: int
     seconds: float
-    agents: int = 20
+    agents: int = 10
     rate: float = 4.0
+    rush: float = 3.0
     restarts: int = 5
     sample_every_s: float = 10.0
 
@@ -63,14 +67,14 @@ async def soak(wish: SoakWish, home: Path, tell: Callable[[str], None] = print) 
     async with running_system(home, wish.mode, names + visitors) as battered, aiohttp.ClientSession() as session:
         api = await battered.daemon.wait_up()
         agents = [await attach(api, name) for name in names]
-        synapse = battered.synapse
+        synapse, began = battered.synapse, time.monotonic()
         load = Load(
             api,
             agents,
             visitors,
             Person(synapse.config.base_url, synapse.operator.access_token, session),
             broadcast_id=(await api.get("/health"))["system"]["broadcast_id"],
-            rate=wish.rate,
+            rate=lambda: wish.rate * (wish.rush if time.monotonic() < began + wish.warm_up_s else 1.0),
             seed=wish.seed,
         )
         tell(f"{wish.mode}, seed {wish.seed}: {len(agents)} agents are up")

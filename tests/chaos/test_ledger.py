@@ -9,6 +9,7 @@ BOTH = Room("the room of bob", frozenset({"bob"}), (ONE, TWO))
 def hand(ledger: Ledger, *event_ids: str, agent: str = "bob", asked_at: float = 1.0) -> None:
     for event_id in event_ids:
         ledger.note_handed(HandOut(agent, event_id, asked_at, asked_at + 0.1))
+    ledger.note_tried(agent, event_ids)
 
 
 def well_kept() -> Ledger:
@@ -36,6 +37,13 @@ def test_a_stored_message_that_was_never_handed_out_is_lost() -> None:
     verdict = ledger.settle([BOTH])
     assert verdict.figures == (1, 0, 0)
     assert "ann 2 ($2) in the room of bob, for bob" in str(verdict)
+
+
+def test_a_message_whose_only_reader_died_before_it_could_acknowledge_is_lost() -> None:
+    ledger = Ledger()
+    hand(ledger, "$1")
+    ledger.note_handed(HandOut("bob", "$2", 1.0, 1.1))
+    assert ledger.settle([BOTH]).lost == ("ann 2 ($2) in the room of bob, for bob",)
 
 
 def test_a_message_whose_sender_was_not_told_counts_as_soon_as_it_is_there() -> None:

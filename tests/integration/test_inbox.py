@@ -17,6 +17,7 @@ from aiagentchat.daemon import transports
 from aiagentchat.matrix import appservice, wire
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventBatch, parse_events
+from aiagentchat.space.content import CURSOR
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import (
     Hosted,
@@ -314,18 +315,20 @@ async def test_a_message_that_was_taken_back_before_it_was_read_is_not_handed_ou
 
 
 async def test_a_cursor_whose_event_was_taken_back_still_holds(
-    synapse: Synapse, start_daemon: StartDaemon, alice: MatrixClient, tmp_path: Path
+    synapse: Synapse, start_daemon: StartDaemon, alice: MatrixClient, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     daemon = await start_daemon(synapse, synapse.settings(tmp_path / "first"))
     agent = await attach(daemon)
-    await say_all(alice, agent.room_id, numbered(81))
-    messages = await agent.unread()
-    await agent.acknowledge(messages[:80])
+    await say_all(alice, agent.room_id, numbered(141))
+    messages = await agent.unread(limit="200")
+    await agent.acknowledge(messages[:140])
+    cursor = await synapse.agent_client(http, agent.name).get_room_account_data(agent.user_id, agent.room_id, CURSOR)
+    [place] = [place for place, message in enumerate(messages) if message["event_id"] == cursor["anchor"]]
     await daemon.kill()
-    for message in messages[:20]:  # the anchor is the sixteenth
+    for message in messages[place - 2 : place + 3]:
         await redact(synapse, agent.room_id, message["event_id"])
     again = agent.on(await start_daemon(synapse, synapse.settings(tmp_path / "second")))
-    assert await again.bodies() == ["message 80"]
+    assert await again.bodies() == ["message 140"]
 
 
 @pytest.mark.parametrize("acked", [80, 140])  # the anchor is the join, which a purge keeps as state; a message

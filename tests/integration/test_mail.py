@@ -1,11 +1,13 @@
 """Sending and answering over the gateway and a real Synapse: where a message goes, once, and what is said of it."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from aiagentchat.agents.messages import add_chain
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import CONTENT_LIMIT_BYTES, EventId, RoomId
 from aiagentchat.space.content import HOPS, IN_REPLY_TO
@@ -287,7 +289,8 @@ async def test_the_largest_message_arrives_whole_and_an_answer_that_grows_past_t
     pair: tuple[Hosted, Hosted],
 ) -> None:
     asker, answerer = pair
-    body = "y" * (CONTENT_LIMIT_BYTES - len('{"msgtype":"m.text","body":"","m.mentions":{}}'))
+    empty = add_chain({"msgtype": "m.text", "body": "", "m.mentions": {}}, asker.user_id, None)
+    body = "y" * (CONTENT_LIMIT_BYTES - len(json.dumps(empty, separators=(",", ":"))))
     asked = await asker.send(body, to=answerer.name)
     assert await answerer.bodies() == [body]
     refused = await answerer.api.call("POST", "/send", {"body": "z" * 40_000, "reply_to": asked["event_id"]})

@@ -193,7 +193,10 @@ def test_killed_in_the_middle_the_program_runs_again_and_there_is_one_answer(sys
     assert [event["content"]["body"] for event in events if event["type"] == "m.room.message"] == ["done", "do it"]
 
 
-def test_interrupted_it_ends_what_runs_and_the_message_comes_again(system: System, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_interrupted_it_ends_what_runs_and_the_message_comes_again(
+    number: signal.Signals, system: System, tmp_path: Path
+) -> None:
     name, log = fresh_name("interrupted"), tmp_path / "log"
     code = f"import time; open({str(log)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     with system.running("run", name, "--", *python(SAY + code)) as running:
@@ -201,7 +204,7 @@ def test_interrupted_it_ends_what_runs_and_the_message_comes_again(system: Syste
         system.cchat("send", "--to", name, "do it")
         wait_until(lambda: log.exists() and bool(log.read_text()))
         began = time.monotonic()
-        assert running.end(signal.SIGINT) == 0
+        assert running.end(number) == 0
         assert time.monotonic() - began < 10
     assert not Path(f"/proc/{log.read_text()}").exists()
     assert Agent(system, name, {}).unread() == ["do it"]

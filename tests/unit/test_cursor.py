@@ -178,3 +178,15 @@ def test_a_message_taken_back_while_it_is_acknowledged_is_no_fault() -> None:
     window.commit(plan)
     assert [each.event_id for each in window.unread()] == ["$2"]
     assert window.unread_count == 1
+
+
+def test_a_message_that_is_taken_back_while_the_cursor_is_written_changes_nothing_else() -> None:
+    window = window_of(ACKED_LIMIT + TRAILING)
+    plan = window.plan(ids(*range(ACKED_LIMIT + TRAILING)))
+    assert plan is not None
+    gone = plan.passed[3]
+    window.withdraw(gone)
+    window.commit(plan)
+    assert (window.unread(), window.anchor) == ([], plan.cursor.anchor)
+    window.add(message(1000))
+    assert acknowledge(window, ids(1000)).acked == [*plan.cursor.acked[-TRAILING:], "$1000"]

@@ -1,4 +1,4 @@
-"""When agents that go on without a person are to wait, and which of their messages are handed out."""
+"""When agents that go on without a person are to wait, and which of their messages an inbox hands out."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, cast

@@ -18,7 +18,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from aiagentchat.agents import cursor, room_inbox
 from aiagentchat.agents.messages import parse_message
 from aiagentchat.agents.room_inbox import Reader, RoomInbox
-from aiagentchat.errors import AckWindowFullError, MatrixForbiddenError, MatrixNotFoundError
+from aiagentchat.errors import (
+    AckWindowFullError,
+    HomeserverUnavailableError,
+    MatrixForbiddenError,
+    MatrixNotFoundError,
+)
 from aiagentchat.matrix.client import MatrixClient, MessagesPage
 from aiagentchat.matrix.events import parse_event
 from aiagentchat.model import EventId, Message, RoomId, UserId
@@ -452,6 +457,34 @@ def test_what_was_handed_out_is_acknowledged_all_of_it_though_a_gap_is_filled_me
     inbox.offer(as_message(room.add("$next", afar)))
     acknowledge(inbox, handed)
     assert read_all(inbox) == ["$next"]
+
+
+def test_what_was_handed_out_is_looked_for_until_it_is_found_again_though_a_request_fails_meanwhile() -> None:
+    class Failing(FakeRoom):
+        fails_once = False
+
+        async def get_messages(self, room_id: RoomId, **query: Any) -> MessagesPage:
+            if self.fails_once and len(inbox.unread()) >= WINDOW:
+                self.fails_once = False
+                raise HomeserverUnavailableError("away")
+            return await super().get_messages(room_id, **query)
+
+    room, afar = Failing(), "@bob:elsewhere.org"
+    inbox = inbox_on(room)
+    for number in range(WINDOW):
+        room.add(f"${number}")
+    done(inbox.read_on())
+    handed = {message.event_id for message in inbox.unread()}
+    for number in range(WINDOW):
+        room.add(f"$early {number}", afar, before_end=WINDOW)
+    inbox.offer(as_message(room.add("$sent", afar)))
+    done(inbox._open())
+    room.fails_once = True  # the window is full then, of the early ones
+    with pytest.raises(HomeserverUnavailableError):
+        done(inbox.read_on())
+    assert inbox.needs_reading
+    done(inbox.read_on())
+    assert handed <= {message.event_id for message in inbox.unread()}
 
 
 def test_who_writes_from_another_homeserver_without_a_pause_keeps_no_reader_waiting() -> None:

@@ -44,11 +44,10 @@ class Echo:
             self._take(message["event_id"], message)
 
     def _take(self, event_id: str, message: dict[str, Json]) -> None:
-        listener, client = self._listener, self._client
+        error = None
         if wants_answer(message):
-            listener.until_done(lambda: client.send(message["body"], reply_to=event_id, key=f"echo {event_id}"))
-        if not listener.stopping.is_set():
-            listener.until_done(lambda: client.acknowledge([event_id]))
+            error = self._listener.answer(message, message["body"], key=f"echo {event_id}")
+        self._listener.finish(message, error)
 
 
 def _tell(error: AiAgentChatError) -> None:

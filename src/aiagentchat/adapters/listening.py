@@ -11,6 +11,12 @@ RETRY_S = 2.0
 """How long to wait after something failed that may work later."""
 
 
+_FINAL = ("bad_request", "agent_not_found", "room_encrypted", "body_too_large")
+"""Why no answer to a message can ever be stored: its asker left, say. Anything else may be mended."""
+_HELD_UP = "ack_window_full"
+"""So much is acknowledged beyond a message still in hand that no more can be, until that one is."""
+
+
 class Listener:
     """Yields an agent's messages: those that are unread, then those that come.
 
@@ -48,8 +54,18 @@ class Listener:
                 self._told = error.message
                 self.stopping.wait(RETRY_S)
 
+    def answer(self, message: dict[str, Json], body: str, **send: str) -> AiAgentChatError | None:
+        """Answer a message, once, whatever fails meanwhile; return why it is not stored, or None."""
+        event_id = message["event_id"]
+        return self.until_done(lambda: self._client.send(body, reply_to=event_id, **send))
+
+    def finish(self, message: dict[str, Json], error: AiAgentChatError | None) -> None:
+        """Acknowledge a message that was answered, or to which no answer can ever be: any other comes again."""
+        if (error is None or error.code in _FINAL) and not self.stopping.is_set():
+            self.until_done(lambda: self._client.acknowledge([message["event_id"]]))
+
     def until_done(self, work: Callable[[], object]) -> AiAgentChatError | None:
-        """Do it until it succeeds (None), is refused for good (why), or `stopping` is set."""
+        """Do it until it succeeds (None), is refused for good (why), or `stopping` is set (why not yet)."""
         told = ""
         while True:
             try:
@@ -58,7 +74,7 @@ class Listener:
                 if error.message != told:
                     self._tell(error)
                 told = error.message
-                if not error.retryable or self.stopping.is_set():
+                if self.stopping.is_set() or not (error.retryable or error.code == _HELD_UP):
                     return error
                 self.stopping.wait(RETRY_S)
             else:

@@ -4,7 +4,6 @@ A message is acknowledged once its answer is stored, under a key made of the mes
 may run again, and there is one answer all the same.
 """
 
-import _thread
 import os
 import re
 import signal
@@ -17,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiagentchat.adapters.listening import Listener, is_answer_of_agent, is_called
 from aiagentchat.client import GatewayClient, Json
@@ -135,7 +134,10 @@ class Runner:
         """Have what went wrong in a thread end the command, as it would in the main one."""
         if not work.cancelled() and (fault := work.exception()) is not None:
             self._fault = fault
-            _thread.interrupt_main()
+            self._listener.stopping.set()
+            main = threading.main_thread().ident
+            assert main is not None
+            signal.pthread_kill(main, signal.SIGINT)  # which may wait for the daemon to say something
 
     def _work_off(self, conversation: str) -> None:
         """Take the messages of a conversation one after the other, until there are no more."""
@@ -152,22 +154,21 @@ class Runner:
                     return
 
     def _take(self, conversation: str, message: dict[str, Json]) -> None:
-        event_id, listener, client = message["event_id"], self._listener, self._client
-        ending: Ending | None = None
+        listener, ending, error = self._listener, None, None
         if wants_run(self._name, message):
             ending = self._invoke(conversation, message)
             if listener.stopping.is_set():
                 return
-            body = answer_body(ending, message)
-            fmt = "plain" if ending.failure else self._program.format
-            key = f"run {event_id}"
-            error = listener.until_done(lambda: client.send(body, reply_to=event_id, key=key, fmt=fmt))
+            body, how = answer_body(ending, message), {"key": f"run {message['event_id']}"}
+            how["fmt"] = "plain" if ending.failure else self._program.format
+            error = listener.answer(message, body, **how)
             if error is not None and error.code == "body_too_large":
-                body = shortened(body)
-                listener.until_done(lambda: client.send(body, reply_to=event_id, key=key, fmt=fmt))
+                error = listener.answer(message, shortened(body), **how)
+            if error is not None and not listener.stopping.is_set():
+                ending = replace(ending, failure=f"its answer was not stored: {error.message}", errors=ending.answer)
+        listener.finish(message, error)
         if listener.stopping.is_set():
             return
-        listener.until_done(lambda: client.acknowledge([event_id]))
         with self._telling:
             self._on_handled(Handled(message, ending))
 
@@ -189,8 +190,8 @@ class Runner:
                     env=environment_of(self._name, self._token, session, message),
                     start_new_session=True,
                 )
-            except OSError as error:
-                return Ending("", f"it could not be started: {error.strerror}", "", 0.0)
+            except (OSError, ValueError) as error:  # ValueError: a thread's id that no environment can hold
+                return Ending("", f"it could not be started: {error}", "", 0.0)
             with process:
                 failure = self._wait(process)
             printed.seek(0)
@@ -221,7 +222,7 @@ class Runner:
             with self._lock:
                 self._running.discard(process)
                 is_last = not self._running
-            if is_last:
+            if is_last and not self._listener.stopping.is_set():
                 self._type(0.0)
 
     def _type(self, seconds: float) -> None:

@@ -113,7 +113,7 @@ class AckWindow:
     def commit(self, plan: AckPlan) -> None:
         """Take over a plan once its cursor has been written."""
         for event_id in plan.passed:
-            self._unread -= self._entries.pop(event_id) is not None
+            self._unread -= self._entries.pop(event_id, None) is not None  # None also where it was taken back meanwhile
         self._acked = {EventId(event_id): None for event_id in plan.cursor.acked}
         for event_id in self._acked:
             if self._entries.get(event_id) is not None:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 
 from aiagentchat.agents.room_inbox import UNREAD_WINDOW, RoomInbox
-from aiagentchat.errors import MatrixError
+from aiagentchat.errors import HomeserverUnavailableError, MatrixError
 from aiagentchat.model import EventId, Message, UserId
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,9 @@ class Inbox:
         for room in self._rooms:
             room.withdraw(event_id)
 
-    async def _read_on(self) -> None:
+    async def _read_on(self) -> MatrixError | None:
+        """Read what may be new; return why the broadcast room cannot be read now, or None."""
+        failure = None
         for room in self._rooms:
             if room.needs_reading:
                 try:
@@ -97,6 +99,8 @@ class Inbox:
                     if room.is_own_room:
                         raise
                     log.warning("the broadcast room cannot be read: %s", error.message)
+                    failure = error
+        return failure
 
     async def unread(self) -> list[Message]:
         """Return the unread messages of the window: each room in its order, the two merged by time."""
@@ -163,7 +167,8 @@ class Inbox:
         the older one could stay.
 
         Raises:
-            AckWindowFullError: nothing was acknowledged; see `cursor.AckWindow.plan`.
+            AckWindowFullError: nothing was acknowledged; see `cursor.AckWindow.plan`. AiAgentChatError: nothing was,
+                since one of them may stand in the broadcast room, which cannot be read now.
         """
         task = asyncio.create_task(self._acknowledge(event_ids))
         self._acknowledging.add(task)
@@ -172,10 +177,12 @@ class Inbox:
 
     async def _acknowledge(self, event_ids: frozenset[EventId]) -> frozenset[EventId]:
         async with self._busy:
-            await self._read_on()
+            failure = await self._read_on()
             read = [message for room in self._rooms for message in room.unread() if message.event_id in event_ids]
             plans = [(room, await room.plan(event_ids)) for room in self._rooms]
             known = frozenset[EventId]().union(*(room.known(event_ids) for room in self._rooms))
+            if not event_ids <= known:
+                self._require_all_rooms(failure)
             for room, plan in plans:
                 if plan is not None:
                     await room.carry_out(plan)
@@ -184,6 +191,12 @@ class Inbox:
                 self._last = max(read, key=lambda message: message.ts).event_id
         self._tell()  # there may be room in the window for more
         return known
+
+    def _require_all_rooms(self, failure: MatrixError | None) -> None:
+        if failure is not None and failure.retryable:
+            raise failure
+        if not self.has_broadcast:
+            raise HomeserverUnavailableError("the broadcast room is not there yet, and one of them may stand in it")
 
     async def last_acknowledged(self) -> EventId | None:
         """Return the message acknowledged last; of what a daemon before this one saw, the newer of both rooms' last."""

@@ -76,7 +76,10 @@ class RoomInbox:
     @property
     def needs_reading(self) -> bool:
         """Whether there may be messages on the homeserver that fit the window and are not in it."""
-        return self._window is None or (not self._at_end and self._window.unread_count < UNREAD_WINDOW)
+        return self._window is None or (not self._at_end and self._wants_more(self._window))
+
+    def _wants_more(self, window: AckWindow) -> bool:
+        return bool(self._live or self._regained) or window.unread_count < UNREAD_WINDOW
 
     @property
     def is_held_up(self) -> bool:
@@ -131,7 +134,7 @@ class RoomInbox:
         """Read from the token on, until the end of the room or a full window."""
         window = self._window or await self._open()
         has_filled = False  # once: else who writes from afar without a pause would keep the reader waiting
-        while not self._at_end and (self._live or self._regained or window.unread_count < UNREAD_WINDOW):
+        while not self._at_end and self._wants_more(window):
             looked_for = frozenset(self._missed)
             page = await self._client.get_messages(
                 self._reader.room_id, direction="f", start=self._token, limit=_PAGE, filter_json=self._filter

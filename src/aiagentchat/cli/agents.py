@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from aiagentchat.cli.invocation import Invocation, interrupt_on_sigterm
+from aiagentchat.cli.invocation import Invocation, interrupt_on_signals
 from aiagentchat.cli.output import one_line
 from aiagentchat.errors import DaemonNotRunningError
 
@@ -38,7 +38,7 @@ def join(call: Invocation) -> None:
         attached = client.attach(args.name, kind=kind, description=args.description, take_over=args.take_over)
         _show_joined(call, attached)
         return
-    interrupt_on_sigterm()
+    interrupt_on_signals()
     try:
         with client.hold(args.name, kind=kind, description=args.description, take_over=args.take_over) as events:
             for event, data in events:

@@ -33,13 +33,15 @@ class Invocation:
         return connect(self.settings, acting_as=self.acting_as, label=f"cchat {self.args.command}")
 
 
-def interrupt_on_sigterm() -> None:
-    """Have SIGTERM end this command as Ctrl-C does, so that it lets go of what it holds."""
+def interrupt_on_signals() -> None:
+    """Have SIGTERM, and the end of its terminal, end this command as Ctrl-C does: it lets go of what it holds."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as after `nohup`
+        signal.signal(signal.SIGHUP, interrupt)
 
 
 def read_text(given: str) -> str:

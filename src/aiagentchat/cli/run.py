@@ -4,7 +4,7 @@ import shutil
 from contextlib import suppress
 
 from aiagentchat.adapters.run import Handled, Program, Runner
-from aiagentchat.cli.invocation import Invocation, interrupt_on_sigterm
+from aiagentchat.cli.invocation import Invocation, interrupt_on_signals
 from aiagentchat.cli.output import one_line
 from aiagentchat.client import connect
 from aiagentchat.errors import AiAgentChatError, InvalidRequestError
@@ -25,7 +25,7 @@ def run(call: Invocation) -> None:
 
     alias = client.attach(name, session="none", kind=kind, description=args.description)["alias"]
     runner = Runner(name, program, client, attach, tell=call.out.error, on_handled=lambda each: _show(call, each))
-    interrupt_on_sigterm()
+    interrupt_on_signals()
     if not call.out.as_json:
         call.out.line(f"{name}: online (room: {alias.split(':', 1)[0]})")
         call.out.flush()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from aiagentchat.adapters.echo import NAME as ECHO
 from aiagentchat.adapters.echo import Echo
-from aiagentchat.cli.invocation import Invocation, interrupt_on_sigterm
+from aiagentchat.cli.invocation import Invocation, interrupt_on_signals
 from aiagentchat.cli.report import FdReport, Report, TerminalReport, follow_report
 from aiagentchat.client import connect
 from aiagentchat.config import Settings, ensure_private_dir, load_settings
@@ -199,7 +199,7 @@ def _up_detached(call: Invocation) -> None:
     for flag, value in (("--port", call.args.port), ("--server-name", call.args.server_name)):
         command += [flag, value] if value is not None else []
     command += ["--no-echo"] if call.args.no_echo else []
-    interrupt_on_sigterm()
+    interrupt_on_signals()
     output = os.open(paths.daemon_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         child = subprocess.Popen(

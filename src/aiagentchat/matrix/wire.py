@@ -36,8 +36,8 @@ _DEVICE_PARAMETERS = ("device_id", "org.matrix.msc3202.device_id")  # an older S
 class ClientStats:
     """What happened on the wire, for health and metrics. Times are of the local monotonic clock.
 
-    `breaks`: connections that could not be made, or ended without an answer. `limits`: answers that asked to wait,
-    because the homeserver limits the rate.
+    `breaks`: requests that found no homeserver: no connection, one without an answer, or 502, 503 or 504. `limits`:
+    answers that asked to wait, because the homeserver limits the rate.
     """
 
     requests: int = 0
@@ -256,7 +256,10 @@ class Wire:
             answer = None
         if not isinstance(answer, call.shape) and 200 <= status < 300:
             return Transient(None, f"HTTP {status} with a malformed body"), None
-        return classify(status, answer_headers, answer, request=call.what), answer
+        verdict = classify(status, answer_headers, answer, request=call.what)
+        if isinstance(verdict, Transient) and not verdict.limited:
+            self.stats.breaks += 1  # a proxy answers for a homeserver that is away
+        return verdict, answer
 
     def _note_clock(self, headers: Mapping[str, str]) -> None:
         told = parse_http_date(headers.get("Date", ""))
