@@ -17,7 +17,7 @@ OPTIONS = (
     "--quiet",
     "--generate-hashes",
     "--allow-unsafe",
-    "--strip-extras",
+    "--no-strip-extras",  # else pip looks for another version of what is asked for with an extra, once there is one
     "--no-emit-index-url",
     "--no-emit-find-links",
     "--no-emit-trusted-host",
