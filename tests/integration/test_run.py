@@ -218,6 +218,7 @@ def test_it_goes_on_when_the_daemon_was_restarted(system: System) -> None:
         system.kill(system.daemon_pid)
         running.line("the daemon", of="err")
         system.up("--no-echo")
+        running.line(f"{name}: online again", of="err")
         assert ask(system, name, "still there?") == "still there?"
         running.end()
 

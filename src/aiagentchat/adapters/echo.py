@@ -50,8 +50,8 @@ class Echo:
         self._listener.finish(message, error)
 
 
-def _tell(error: AiAgentChatError) -> None:
-    log.warning("echo: %s", error.message)
+def _tell(error: AiAgentChatError | None) -> None:
+    log.warning("echo: %s", "it listens again" if error is None else error.message)
 
 
 def wants_answer(message: dict[str, Json]) -> bool:

@@ -23,11 +23,12 @@ class Listener:
     What was not acknowledged comes again after a connection broke.
 
     Args:
-        client: acts as the agent. attach: has the agent be there. tell: is told what fails, once for each reason.
+        client: acts as the agent. attach: has the agent be there. tell: is told what fails, once for each reason, and
+            (None) when it hears the agent again.
     """
 
     def __init__(
-        self, client: GatewayClient, attach: Callable[[], object], tell: Callable[[AiAgentChatError], None]
+        self, client: GatewayClient, attach: Callable[[], object], tell: Callable[[AiAgentChatError | None], None]
     ) -> None:
         self.stopping = threading.Event()
         self._client = client
@@ -41,8 +42,10 @@ class Listener:
             try:
                 self._attach()
                 with self._client.events() as events:
+                    if self._told:
+                        self._tell(None)
+                    self._told = ""
                     for event, data in events:
-                        self._told = ""
                         if event == "ended" or self.stopping.is_set():
                             return
                         if event == "message":

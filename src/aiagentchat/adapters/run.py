@@ -74,7 +74,7 @@ class Runner:
 
     Args:
         client: acts as the agent. attach: has it be there; returns its credential, which the program gets. tell: is
-            told of errors of the daemon. on_handled: is told of each message.
+            told of errors of the daemon, and (None) when it is back. on_handled: is told of each message.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Runner:
         client: GatewayClient,
         attach: Callable[[], str],
         *,
-        tell: Callable[[AiAgentChatError], None],
+        tell: Callable[[AiAgentChatError | None], None],
         on_handled: Callable[[Handled], None],
     ) -> None:
         self._name = name

@@ -24,7 +24,14 @@ def run(call: Invocation) -> None:
         return str(client.attach(name, session="none", kind=kind, description=args.description)["token"])
 
     alias = client.attach(name, session="none", kind=kind, description=args.description)["alias"]
-    runner = Runner(name, program, client, attach, tell=call.out.error, on_handled=lambda each: _show(call, each))
+
+    def tell(error: AiAgentChatError | None) -> None:
+        if error is None:
+            call.out.note(f"{name}: online again")
+        else:
+            call.out.error(error)
+
+    runner = Runner(name, program, client, attach, tell=tell, on_handled=lambda each: _show(call, each))
     interrupt_on_signals()
     if not call.out.as_json:
         call.out.line(f"{name}: online (room: {alias.split(':', 1)[0]})")
