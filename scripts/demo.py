@@ -5,6 +5,7 @@ Everything goes through what a user has: `cchat`, the gateway's client, and, for
 Element is one. Ends with 0, all stopped, or with what went wrong.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -12,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -86,6 +88,18 @@ class System:
         self.tokens[name] = answer["token"]
         return self.client(name)
 
+    @contextlib.contextmanager
+    def running(self, *arguments: str) -> Iterator[str]:
+        """Run a command that goes on, until the end of the context; gives the first line that it prints."""
+        print(f"   $ cchat {' '.join(arguments)}", flush=True)
+        command = [sys.executable, "-m", "aiagentchat", *arguments]
+        with subprocess.Popen(command, env=self._env, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            try:
+                yield process.stdout.readline().rstrip("\n")
+            finally:
+                process.terminate()
+
     def client(self, holder: str, acting_as: str = "") -> GatewayClient:
         """Return a client with the credential of `holder`."""
         return GatewayClient(self.socket, self.tokens[holder], acting_as=acting_as, label=holder)
@@ -129,15 +143,15 @@ class Person:
 
     def wait_message(self, room_id: str, wanted: Callable[[Json], bool]) -> Json:
         """Return the first message that is wanted, from a sync that waits for it."""
-        since = ""
-        while True:
-            answer = self.call("GET", f"/sync?timeout={ANSWER_S * 1000:.0f}{since}")
+        since, deadline = "", time.monotonic() + ANSWER_S
+        while time.monotonic() < deadline:
+            answer = self.call("GET", f"/sync?timeout=5000{since}")
             since = f"&since={quote(answer['next_batch'])}"
             room = answer.get("rooms", {}).get("join", {}).get(room_id, {})
             for event in room.get("timeline", {}).get("events", ()):
                 if event["type"] == "m.room.message" and wanted(event):
                     return dict(event)
-            require(bool(answer.get("rooms")) or "&" not in since, f"no answer within {ANSWER_S:g} s")
+        raise DemoFailedError(f"no answer within {ANSWER_S:g} s")
 
 
 def answer_next(agent: GatewayClient, text: str) -> None:
@@ -186,18 +200,32 @@ def show_transcript(person: Person, rooms: list[str]) -> None:
 
 def talk_to_agent(person: Person, agents: dict[str, GatewayClient]) -> None:
     title("A person writes to an agent in its room, and gets its answer")
-    entry = next(agent for agent in agents["planner"].who()["agents"] if agent["name"] == "planner")
     answering = in_background(lambda: answer_next(agents["planner"], "Three steps: parser, tests, docs."))
-    asked = person.write(entry["room_id"], "How do we split the work?")
-    said("operator, in the room planner", "How do we split the work?")
+    ask_in_room(person, agents["planner"], "planner", "How do we split the work?")
+    answering.join(ANSWER_S)
+
+
+def talk_to_program(system: System, person: Person, agents: dict[str, GatewayClient]) -> None:
+    title("Any program answers for an agent")
+    with system.running("run", "--ephemeral", "upper", "--", "tr", "a-z", "A-Z") as first_line:
+        print(f"     {first_line}")
+        answer = ask_in_room(person, agents["planner"], "upper", "is this a real program?")
+        require(answer == "IS THIS A REAL PROGRAM?", f"it answered {answer!r}")
+
+
+def ask_in_room(person: Person, agent: GatewayClient, name: str, text: str) -> str:
+    """Have the person write into an agent's room; return the answer."""
+    room_id = next(entry["room_id"] for entry in agent.who()["agents"] if entry["name"] == name)
+    asked = person.write(room_id, text)
+    said(f"operator, in the room {name}", text)
 
     def is_answer(event: Json) -> bool:
         related = event["content"].get("m.relates_to", {}).get("m.in_reply_to", {})
         return bool(related.get("event_id") == asked)
 
-    answer = person.wait_message(entry["room_id"], is_answer)
-    answering.join(ANSWER_S)
+    answer = person.wait_message(room_id, is_answer)
     said(f"{answer['sender']} in the same room", answer["content"]["body"])
+    return str(answer["content"]["body"])
 
 
 def talk_among_agents(system: System, agents: dict[str, GatewayClient]) -> None:
@@ -241,6 +269,7 @@ def main() -> None:
             agents = {agent: system.join(agent, description) for agent, description in AGENTS.items()}
             person = Person(status)
             talk_to_agent(person, agents)
+            talk_to_program(system, person, agents)
             talk_among_agents(system, agents)
             talk_to_all(system)
             show_isolation(system)
