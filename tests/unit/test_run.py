@@ -44,9 +44,11 @@ class Gateway:
         yield self._events()
 
     def _events(self) -> Iterator[tuple[str, Json]]:
-        for each in self._messages:
+        for number, each in enumerate(self._messages):
+            while number > len(self.handled):  # one after the other
+                select.select([], [], [], 0.01)
             yield "message", each
-        while len(self.handled) < len(self._messages):
+        while len(self.handled) < len({each["event_id"] for each in self._messages}):
             select.select([], [], [], 0.01)
         yield "ended", {"name": AGENT}
 
@@ -94,6 +96,12 @@ def test_an_answer_that_is_refused_is_said_and_its_message_comes_again_unless_no
     assert handled[0].ending is not None
     assert handled[0].ending.errors == "HELLO"
     assert gateway.acknowledged == acknowledged
+
+
+def test_what_is_handed_out_again_as_it_was_acknowledged_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = Gateway([message(), message()])
+    assert failures(run(monkeypatch, gateway)) == [""]
+    assert (gateway.sent, gateway.acknowledged) == (["HELLO"], ["$1"])
 
 
 def test_a_cursor_that_can_name_no_more_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,10 +62,14 @@ class Listener:
         event_id = message["event_id"]
         return self.until_done(lambda: self._client.send(body, reply_to=event_id, **send))
 
-    def finish(self, message: dict[str, Json], error: AiAgentChatError | None) -> None:
-        """Acknowledge a message that was answered, or to which no answer can ever be: any other comes again."""
-        if (error is None or error.code in _FINAL) and not self.stopping.is_set():
-            self.until_done(lambda: self._client.acknowledge([message["event_id"]]))
+    def finish(self, message: dict[str, Json], error: AiAgentChatError | None) -> bool:
+        """Acknowledge a message that was answered, or to which no answer can ever be; return whether that is done.
+
+        Any other comes again.
+        """
+        if self.stopping.is_set() or not (error is None or error.code in _FINAL):
+            return False
+        return self.until_done(lambda: self._client.acknowledge([message["event_id"]])) is None
 
     def until_done(self, work: Callable[[], object]) -> AiAgentChatError | None:
         """Do it until it succeeds (None), is refused for good (why), or `stopping` is set (why not yet)."""

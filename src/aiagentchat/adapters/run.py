@@ -27,6 +27,7 @@ SESSION = "{session}"
 """Stands in a command for the conversation's id."""
 
 _AT_ONCE = 4
+_REMEMBERED = 1_000
 _TYPING_S = 30.0
 _GRACE_S = 2.0
 """How long a program may take to end when it is told to."""
@@ -98,6 +99,7 @@ class Runner:
         self._telling = threading.Lock()
         self._waiting: dict[str, deque[dict[str, Json]]] = {}
         self._in_hand: set[str] = set()
+        self._done: deque[str] = deque(maxlen=_REMEMBERED)  # which may be handed out again as they are acknowledged
         self._running: set[subprocess.Popen[bytes]] = set()
         self._fault: BaseException | None = None
 
@@ -113,16 +115,17 @@ class Runner:
         except KeyboardInterrupt:
             if self._fault is None:
                 raise
-            raise self._fault from None
         finally:
             self._listener.stopping.set()
             self._end_programs()
             pool.shutdown(cancel_futures=True)
+        if self._fault is not None:
+            raise self._fault
 
     def _queue(self, pool: ThreadPoolExecutor, message: dict[str, Json]) -> None:
         conversation = conversation_of(message)
         with self._lock:
-            if message["event_id"] in self._in_hand:  # handed out again, on a new connection
+            if message["event_id"] in self._in_hand or message["event_id"] in self._done:  # on a new connection
                 return
             self._in_hand.add(message["event_id"])
             waiting = self._waiting.setdefault(conversation, deque())
@@ -144,8 +147,10 @@ class Runner:
         while not self._listener.stopping.is_set():
             with self._lock:
                 message = self._waiting[conversation][0]
-            self._take(conversation, message)
+            is_done = self._take(conversation, message)
             with self._lock:
+                if is_done:
+                    self._done.append(message["event_id"])
                 self._in_hand.discard(message["event_id"])
                 waiting = self._waiting[conversation]
                 waiting.popleft()
@@ -153,12 +158,13 @@ class Runner:
                     del self._waiting[conversation]
                     return
 
-    def _take(self, conversation: str, message: dict[str, Json]) -> None:
+    def _take(self, conversation: str, message: dict[str, Json]) -> bool:
+        """Answer a message, if it is to be; return whether it is done with."""
         listener, ending, error = self._listener, None, None
         if wants_run(self._name, message):
             ending = self._invoke(conversation, message)
             if listener.stopping.is_set():
-                return
+                return False
             body, how = answer_body(ending, message), {"key": f"run {message['event_id']}"}
             how["fmt"] = "plain" if ending.failure else self._program.format
             error = listener.answer(message, body, **how)
@@ -166,11 +172,11 @@ class Runner:
                 error = listener.answer(message, shortened(body), **how)
             if error is not None and not listener.stopping.is_set():
                 ending = replace(ending, failure=f"its answer was not stored: {error.message}", errors=ending.answer)
-        listener.finish(message, error)
-        if listener.stopping.is_set():
-            return
-        with self._telling:
-            self._on_handled(Handled(message, ending))
+        is_done = listener.finish(message, error)
+        if not listener.stopping.is_set():
+            with self._telling:
+                self._on_handled(Handled(message, ending))
+        return is_done
 
     # --- the program
 
