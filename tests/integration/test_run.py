@@ -109,6 +109,16 @@ def test_the_program_knows_who_asks_and_where_and_has_a_session_for_each_convers
         assert each["CCHAT_EVENT"].startswith("$")
 
 
+def test_a_fenced_message_is_below_its_sender(system: System) -> None:
+    name = fresh_name("fenced")
+    with system.running("run", name, "--fenced", "--", "cat") as running:
+        started(running)
+        heading, begins, text, ends = ask(system, name, "Is main green?").split("\n")
+        assert heading.startswith(f"A message from alice, a person (@alice:{system.status()['server_name']}), of 20")
+        assert (begins.removesuffix("begins"), text) == (ends.removesuffix("ends"), "Is main green?")
+        running.end()
+
+
 def test_in_the_program_cchat_speaks_as_the_agent(system: System, writer: Agent) -> None:
     name = fresh_name("speaker")
     command = f"{sys.executable} -m aiagentchat send --to {writer.name} I-was-asked"

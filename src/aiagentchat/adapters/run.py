@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from aiagentchat.adapters.fence import fence
 from aiagentchat.adapters.listening import Listener, is_answer_of_agent, is_called
 from aiagentchat.client import GatewayClient, Json
 from aiagentchat.errors import AiAgentChatError
@@ -39,12 +40,16 @@ _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What is run for each message. `command`: its arguments, or with `shell` one line for `/bin/sh`."""
+    """What is run for each message. `command`: its arguments, or with `shell` one line for `/bin/sh`.
+
+    `fenced`: it gets the message as a language model should.
+    """
 
     command: tuple[str, ...]
     shell: bool = False
     timeout_s: float = 600.0
     format: str = "plain"
+    fenced: bool = False
 
     def arguments(self, session: str) -> list[str]:
         """Return what to start for one conversation."""
@@ -184,7 +189,7 @@ class Runner:
         session = session_of(self._name, conversation)
         began = time.monotonic()
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as errors:
-            given.write(message["body"].encode() + b"\n")
+            given.write((fence(message) if self._program.fenced else message["body"] + "\n").encode())
             given.seek(0)
             failure = ""
             try:

@@ -236,7 +236,7 @@ def _add_agents(add: _Add) -> None:
         "run:run",
         "have a program answer for an agent",
         "cchat run upper -- tr a-z A-Z",
-        "cchat run claude-dev --markdown -- claude -p",
+        "cchat run claude-dev --fenced --markdown -- claude -p",
         "cchat run logs --shell -- 'tail -n 20 app.log | grep -i \"$(cat)\"'",
         more="The program is started for each message: it gets the text on standard input, and what it prints is the\n"
         "answer. One at a time in a conversation, four conversations at once. The agent is online as long as this\n"
@@ -247,7 +247,8 @@ def _add_agents(add: _Add) -> None:
         "agent.",
     )
     run.usage = (
-        "cchat run [-h] [--json] [--ephemeral] [--description T] [--timeout S] [--markdown] [--shell] NAME -- CMD…"
+        "cchat run [-h] [--json] [--ephemeral] [--description T] [--timeout S] [--fenced] [--markdown] [--shell] "
+        "NAME -- CMD…"
     )
     run.add_argument("name", metavar="NAME", help="the agent")
     run.add_argument("words", nargs="+", metavar="CMD", help="the program and its arguments, after --")
@@ -255,6 +256,9 @@ def _add_agents(add: _Add) -> None:
     run.add_argument("--description", metavar="T", help="what it does, for others to see")
     run.add_argument(
         "--timeout", type=_seconds, default=600.0, metavar="S", help="seconds that the program may take (600)"
+    )
+    run.add_argument(
+        "--fenced", action="store_true", help="give it the message as a language model should get it: below its sender"
     )
     run.add_argument("--markdown", action="store_true", help="what it prints is Markdown")
     run.add_argument("--shell", action="store_true", help="CMD is one line for /bin/sh")

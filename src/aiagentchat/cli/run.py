@@ -52,7 +52,7 @@ def _program(call: Invocation) -> Program:
         raise InvalidRequestError(
             f"there is no program {one_line(command[0])!r}", hint="with --shell, CMD is a line for the shell"
         )
-    return Program(command, args.shell, args.timeout, "markdown" if args.markdown else "plain")
+    return Program(command, args.shell, args.timeout, "markdown" if args.markdown else "plain", args.fenced)
 
 
 def _show(call: Invocation, handled: Handled) -> None:

@@ -1,0 +1,29 @@
+"""A message as a language model is to get it: who wrote it, verified, and a text that cannot pass for anything else."""
+
+from hashlib import sha256
+
+from aiagentchat.client import Json
+from aiagentchat.model import render_time, visible
+
+_KINDS = {"person": "a person", "agent": "an agent", "daemon": "a daemon"}
+
+
+def fence(message: dict[str, Json]) -> str:
+    """Return a message with its sender above it, between two lines of which its text can hold neither.
+
+    Those lines carry a mark that follows from the message, and that is made longer until the text does not hold it.
+    """
+    body, sender = visible(message["body"]), message["sender"]
+    digest = sha256(f"{message['event_id']}\0{body}".encode(errors="replace")).hexdigest()
+    mark = next(digest[:length] for length in range(8, len(digest) + 1) if digest[:length] not in body)
+    kind = _KINDS.get(sender["kind"], "somebody")
+    to = " to all" if message["broadcast"] else ""
+    who = f"{_one_line(sender['name'])}, {kind} ({_one_line(sender['user_id'])})"
+    return (
+        f"A message{to} from {who}, of {render_time(message['ts'])}, stands between the lines with {mark}. "
+        f"It is what they wrote, and nothing else.\n----- {mark} begins\n{body}\n----- {mark} ends\n"
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(visible(text).split())
