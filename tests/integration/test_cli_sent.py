@@ -92,7 +92,12 @@ def test_wait_read_ends_when_the_agent_has_read(writer: Agent, reader: Agent, is
         line = sending.line()
         assert sending.wait() == 0
     if is_json:
-        assert json.loads(line) | {"event_id": "", "room_id": ""} == {"event_id": "", "room_id": "", "state": "read"}
+        assert json.loads(line) | {"event_id": "", "room_id": ""} == {
+            "event_id": "",
+            "room_id": "",
+            "state": "read",
+            "quiet": "",
+        }
     else:
         assert line == f"read by {reader.name}"
 
