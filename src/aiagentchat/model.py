@@ -96,6 +96,11 @@ def visible(text: str) -> str:
     return _UNSAFE.sub(lambda match: match.group().encode("unicode_escape", "surrogatepass").decode("ascii"), text)
 
 
+def one_line(text: str) -> str:
+    """Return foreign text on one line, with nothing in it that a terminal obeys."""
+    return visible(text).replace("\n", "\\n").replace("\t", " ")
+
+
 def parse_text(text: str, what: str) -> str:
     """Return text that somebody gave, its lines ended by newlines; `what` is named in errors.
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from aiagentchat.cli.output import (
     Output,
-    one_line,
     render_agent,
     render_json,
     render_message,
@@ -21,7 +20,7 @@ from aiagentchat.cli.output import (
     render_table,
 )
 from aiagentchat.errors import AgentNotFoundError
-from aiagentchat.model import render_time
+from aiagentchat.model import one_line, render_time
 
 # Every character, the halves of surrogate pairs included.
 FOREIGN = st.text(st.characters(exclude_categories=()))

@@ -1,13 +1,14 @@
-"""An inbox of two rooms, of which one cannot be read."""
+"""An inbox of two rooms, of which one cannot be read; and what it hands out of agents that go on without a person."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
 
 from aiagentchat.agents.inbox import Inbox
+from aiagentchat.agents.room_inbox import UNREAD_WINDOW
 from aiagentchat.errors import AiAgentChatError, HomeserverUnavailableError, MatrixError, MatrixForbiddenError
-from aiagentchat.model import EventId
+from aiagentchat.model import EventId, Message, RoomId, Sender, UserId
 
 OWN, OTHER = EventId("$own"), EventId("$other")
 
@@ -19,15 +20,17 @@ class Room:
     holds: set[EventId] = field(default_factory=set)
     failure: AiAgentChatError | None = None
     is_own_room: bool = False
+    is_held_up: bool = False
     needs_reading: bool = True
+    messages: list[Message] = field(default_factory=list)
     acknowledged: set[EventId] = field(default_factory=set)
 
     async def read_on(self) -> None:
         if self.failure is not None:
             raise self.failure
 
-    def unread(self) -> list[Any]:
-        return []
+    def unread(self) -> list[Message]:
+        return self.messages
 
     async def plan(self, event_ids: frozenset[EventId]) -> Any:
         return (event_ids & self.holds) or None
@@ -72,3 +75,42 @@ async def test_an_own_room_that_cannot_be_read_is_said() -> None:
     inbox = inbox_of(Room(failure=HomeserverUnavailableError("away"), is_own_room=True), Room())
     with pytest.raises(HomeserverUnavailableError):
         await inbox.acknowledge(frozenset({OWN}))
+
+
+def written(text: str) -> list[Message]:
+    """Return messages: `a1` of an agent, in capitals a quiet one, `!` of a person."""
+    found = []
+    for number, word in enumerate(text.split()):
+        name = word[0].lower()
+        sender = Sender(UserId(f"@{name}:x"), name, "person" if name == "!" else "agent")
+        message = Message(EventId(word), RoomId("!a"), sender, number, word, quiet=word[0].isupper())
+        found.append(message)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("unread", "due"),
+    [
+        ("", ""),
+        ("a1 b1", "a1 b1"),
+        ("A1", ""),
+        ("A1 b1", "b1"),  # what others write does not have a loop go on
+        ("A1 b1 A2 !1", "A1 b1 A2 !1"),
+        ("!1 A1", "!1 A1"),
+        ("A1 b1 a2 A3", "A1 b1 a2"),  # in the order of its sender
+    ],
+)
+async def test_what_is_quiet_waits_for_a_person_or_for_its_sender_to_go_on(unread: str, due: str) -> None:
+    room = Room(messages=written(unread))
+    inbox = inbox_of(room, None)
+    assert [message.body for message in inbox._due(await inbox.unread())] == due.split()
+
+
+async def test_what_is_quiet_holds_up_neither_window_nor_cursor() -> None:
+    room = Room(messages=written("A1"))
+    inbox = inbox_of(room, None)
+    room.is_held_up = True
+    assert inbox._due(room.messages) == room.messages
+    room.is_held_up = False
+    full = [replace(room.messages[0], event_id=EventId(f"${number}")) for number in range(UNREAD_WINDOW)]
+    assert inbox._due(full) == full

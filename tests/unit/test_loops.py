@@ -1,15 +1,12 @@
-"""When agents that go on without a person are to wait, and which of their messages an inbox hands out."""
+"""When agents that go on without a person are to wait."""
 
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from dataclasses import dataclass
 
 import pytest
 
 from aiagentchat.agents import loops
-from aiagentchat.agents.inbox import Inbox
 from aiagentchat.agents.loops import HOUR_S, LoopLimits, Loops
-from aiagentchat.agents.room_inbox import UNREAD_WINDOW
-from aiagentchat.model import AgentName, EventId, Message, RoomId, Sender, UserId
+from aiagentchat.model import AgentName, RoomId
 
 A, B, C = AgentName("a"), AgentName("b"), AgentName("c")
 ROOM_A, ROOM_B, ALL = RoomId("!a"), RoomId("!b"), RoomId("!all")
@@ -78,54 +75,3 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         guard.judge(A, RoomId(f"!{number}"), 0)
         guard.is_news(A, RoomId(f"!{number}"))
     assert (len(guard._sent), len(guard._told)) == (10, 10)
-
-
-@dataclass
-class Room:
-    """As much of a room's inbox as the inbox asks of it."""
-
-    messages: list[Message] = field(default_factory=list)
-    is_held_up: bool = False
-    needs_reading: bool = False
-
-    def unread(self) -> list[Message]:
-        return self.messages
-
-
-def written(text: str) -> list[Message]:
-    """Return messages: `a1` of an agent, in capitals a quiet one, `!` of a person."""
-    found = []
-    for number, word in enumerate(text.split()):
-        name = word[0].lower()
-        sender = Sender(UserId(f"@{name}:x"), name, "person" if name == "!" else "agent")
-        message = Message(EventId(word), ROOM_A, sender, number, word, quiet=word[0].isupper())
-        found.append(message)
-    return found
-
-
-@pytest.mark.parametrize(
-    ("unread", "due"),
-    [
-        ("", ""),
-        ("a1 b1", "a1 b1"),
-        ("A1", ""),
-        ("A1 b1", "b1"),  # what others write does not have a loop go on
-        ("A1 b1 A2 !1", "A1 b1 A2 !1"),
-        ("!1 A1", "!1 A1"),
-        ("A1 b1 a2 A3", "A1 b1 a2"),  # in the order of its sender
-    ],
-)
-async def test_what_is_quiet_waits_for_a_person_or_for_its_sender_to_go_on(unread: str, due: str) -> None:
-    room = Room(written(unread))
-    inbox = Inbox(cast("Any", room), on_acknowledged=lambda: None)
-    assert [message.body for message in inbox._due(await inbox.unread())] == due.split()
-
-
-async def test_what_is_quiet_holds_up_neither_window_nor_cursor() -> None:
-    room = Room(written("A1"))
-    inbox = Inbox(cast("Any", room), on_acknowledged=lambda: None)
-    room.is_held_up = True
-    assert inbox._due(room.messages) == room.messages
-    room.is_held_up = False
-    full = [replace(room.messages[0], event_id=EventId(f"${number}")) for number in range(UNREAD_WINDOW)]
-    assert inbox._due(full) == full

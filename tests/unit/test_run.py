@@ -72,7 +72,9 @@ def run(monkeypatch: pytest.MonkeyPatch, gateway: Gateway, *code: str) -> list[H
     gateway.handled = []
     program = Program((sys.executable, "-c", code[0] if code else "print(input().upper())"))
     client = cast("GatewayClient", gateway)
-    Runner(AGENT, program, client, lambda: "token", tell=lambda _: None, on_handled=gateway.handled.append).run()
+    Runner(
+        AGENT, program, client, lambda: {"token": "token"}, tell=lambda _: None, on_handled=gateway.handled.append
+    ).run()
     return gateway.handled
 
 

@@ -41,12 +41,12 @@ class Echo:
     def run_until_stopped(self) -> None:
         """Answer whatever comes, until somebody has the agent leave."""
         for message in self._listener:
-            self._take(message["event_id"], message)
+            self._take(message)
 
-    def _take(self, event_id: str, message: dict[str, Json]) -> None:
+    def _take(self, message: dict[str, Json]) -> None:
         error = None
         if wants_answer(message):
-            error = self._listener.answer(message, message["body"], key=f"echo {event_id}")
+            error = self._listener.answer(message, message["body"], key=f"echo {message['event_id']}")
         self._listener.finish(message, error)
 
 

@@ -3,7 +3,7 @@
 from hashlib import sha256
 
 from aiagentchat.client import Json
-from aiagentchat.model import render_time, visible
+from aiagentchat.model import one_line, render_time, visible
 
 _KINDS = {"person": "a person", "agent": "an agent", "daemon": "a daemon"}
 
@@ -18,12 +18,8 @@ def fence(message: dict[str, Json]) -> str:
     mark = next(digest[:length] for length in range(8, len(digest) + 1) if digest[:length] not in body)
     kind = _KINDS.get(sender["kind"], "somebody")
     to = " to all" if message["broadcast"] else ""
-    who = f"{_one_line(sender['name'])}, {kind} ({_one_line(sender['user_id'])})"
+    who = f"{one_line(sender['name'])}, {kind} ({one_line(sender['user_id'])})"
     return (
         f"A message{to} from {who}, of {render_time(message['ts'])}, stands between the lines with {mark}. "
         f"It is what they wrote, and nothing else.\n----- {mark} begins\n{body}\n----- {mark} ends\n"
     )
-
-
-def _one_line(text: str) -> str:
-    return " ".join(visible(text).split())

@@ -79,7 +79,7 @@ class Runner:
     """Runs the program for each message: one at a time in a conversation, a few conversations at once.
 
     Args:
-        client: acts as the agent. attach: has it be there; returns its credential, which the program gets. tell: is
+        client: acts as the agent. attach: has it be there; returns the gateway's answer. tell: is
             told of errors of the daemon, and (None) when it is back. on_handled: is told of each message.
     """
 
@@ -88,7 +88,7 @@ class Runner:
         name: str,
         program: Program,
         client: GatewayClient,
-        attach: Callable[[], str],
+        attach: Callable[[], Mapping[str, Json]],
         *,
         tell: Callable[[AiAgentChatError | None], None],
         on_handled: Callable[[Handled], None],
@@ -109,7 +109,7 @@ class Runner:
         self._fault: BaseException | None = None
 
     def _attach_again(self) -> None:
-        self._token = self._attach()
+        self._token = str(self._attach()["token"])
 
     def run(self) -> None:
         """Answer what comes until somebody has the agent leave. Interrupted, it ends what runs: that comes again."""
@@ -191,7 +191,6 @@ class Runner:
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as errors:
             given.write((fence(message) if self._program.fenced else message["body"] + "\n").encode())
             given.seek(0)
-            failure = ""
             try:
                 process = subprocess.Popen(
                     self._program.arguments(session),

@@ -3,8 +3,8 @@
 from typing import Any
 
 from aiagentchat.cli.invocation import Invocation, interrupt_on_signals
-from aiagentchat.cli.output import one_line
 from aiagentchat.errors import DaemonNotRunningError
+from aiagentchat.model import one_line
 
 Json = Any
 
@@ -45,7 +45,7 @@ def join(call: Invocation) -> None:
                 if event == "attached":
                     _show_joined(call, data)
                 elif event == "ended":
-                    call.out.note(f"{data['name']} was taken off: somebody called 'cchat leave {data['name']}'")
+                    call.out.taken_off(data["name"])
                     return
     except KeyboardInterrupt:
         return

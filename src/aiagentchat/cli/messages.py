@@ -4,10 +4,9 @@ import time
 from typing import Any
 
 from aiagentchat.cli.invocation import Invocation, read_text
-from aiagentchat.cli.output import one_line
 from aiagentchat.client import LONGEST_WAIT_S, GatewayClient
 from aiagentchat.errors import AiAgentChatError, DaemonNotRunningError, InvalidRequestError, WaitedInVainError
-from aiagentchat.model import visible
+from aiagentchat.model import one_line, visible
 
 Json = Any
 
@@ -161,6 +160,6 @@ def _follow(call: Invocation, client: GatewayClient) -> None:
                 call.out.flush()
                 client.acknowledge([data["event_id"]])
             elif event == "ended":
-                call.out.note(f"{data['name']} was taken off: somebody called 'cchat leave {data['name']}'")
+                call.out.taken_off(data["name"])
                 return
     raise DaemonNotRunningError("the daemon stopped", hint="what was not printed comes when it is back")

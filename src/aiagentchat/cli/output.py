@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aiagentchat.errors import AiAgentChatError
-from aiagentchat.model import render_time, visible
+from aiagentchat.model import one_line, render_time, visible
 
 Json = Any
 
@@ -69,6 +69,10 @@ class Output:
         if error.hint:
             self.note(f"  {visible(error.hint)}")
 
+    def taken_off(self, name: str) -> None:
+        """Say why a command that holds an agent online ends by itself."""
+        self.note(f"{name} was taken off: somebody called 'cchat leave {name}'")
+
     def messages(self, messages: Iterable[dict[str, Json]]) -> None:
         """Write messages: one JSON object a line, or the lines of the contract."""
         for message in messages:
@@ -96,11 +100,6 @@ def render_json(value: Json, *, is_unicode: bool = True) -> str:
     """Return a value as one line of JSON in which nothing is that a terminal obeys: as `\\u009b`, say, if need be."""
     text = json.dumps(value, ensure_ascii=not is_unicode, separators=(",", ":"))
     return text if visible(text) == text else json.dumps(value, separators=(",", ":"))
-
-
-def one_line(text: str) -> str:
-    """Return foreign text on one line, with nothing in it that a terminal obeys."""
-    return visible(text).replace("\n", "\\n").replace("\t", " ")
 
 
 def render_message(message: dict[str, Json], *, colour: bool = False) -> str:

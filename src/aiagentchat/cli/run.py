@@ -5,10 +5,10 @@ from contextlib import suppress
 
 from aiagentchat.adapters.run import Handled, Program, Runner
 from aiagentchat.cli.invocation import Invocation, interrupt_on_signals
-from aiagentchat.cli.output import one_line
-from aiagentchat.client import connect
+from aiagentchat.cli.output import render_agent
+from aiagentchat.client import Json, connect
 from aiagentchat.errors import AiAgentChatError, InvalidRequestError
-from aiagentchat.model import parse_agent_name
+from aiagentchat.model import one_line, parse_agent_name
 
 
 def run(call: Invocation) -> None:
@@ -20,10 +20,10 @@ def run(call: Invocation) -> None:
     client = connect(call.settings, acting_as=name, label="cchat run")
     kind = "ephemeral" if args.ephemeral else None
 
-    def attach() -> str:
-        return str(client.attach(name, session="none", kind=kind, description=args.description)["token"])
+    def attach() -> dict[str, Json]:
+        return client.attach(name, session="none", kind=kind, description=args.description)
 
-    alias = client.attach(name, session="none", kind=kind, description=args.description)["alias"]
+    attached = attach()
 
     def tell(error: AiAgentChatError | None) -> None:
         if error is None:
@@ -34,11 +34,11 @@ def run(call: Invocation) -> None:
     runner = Runner(name, program, client, attach, tell=tell, on_handled=lambda each: _show(call, each))
     interrupt_on_signals()
     if not call.out.as_json:
-        call.out.line(f"{name}: online (room: {alias.split(':', 1)[0]})")
+        call.out.line(render_agent(attached | {"status": "online"}))
         call.out.flush()
     try:
         runner.run()
-        call.out.note(f"{name} was taken off: somebody called 'cchat leave {name}'")
+        call.out.taken_off(name)
     except KeyboardInterrupt:
         if args.ephemeral:
             with suppress(AiAgentChatError):
