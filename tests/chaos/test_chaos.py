@@ -22,6 +22,7 @@ async def test_nothing_is_lost_or_doubled_or_reordered(wish: Wish, tmp_path: Pat
     outcome = await run(wish, tmp_path)
     assert outcome.verdict.figures == (0, 0, 0), outcome.verdict
     assert outcome.sent == wish.messages
+    assert not outcome.refused
     assert {pair for pair, hits in outcome.hits.items() if hits} == {
         (side, kind) for side in wish.sides for kind in KINDS[side]
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from aiagentchat.agents import delivery
 from aiagentchat.daemon import transports, watch
@@ -141,6 +142,11 @@ async def test_a_homeserver_that_was_restored_while_no_daemon_ran_is_noticed_by_
 # --- pushes that do not come
 
 
+def refuse(*args: object) -> EventBatch:
+    """Refuse a transaction, while pings are answered."""
+    raise web.HTTPServiceUnavailable
+
+
 @APPSERVICE_ALONE  # nothing is pushed to accounts
 async def test_pushes_that_stop_are_noticed_and_what_they_would_have_brought_is_read_all_the_same(
     own_synapse: Synapse,
@@ -157,11 +163,12 @@ async def test_pushes_that_stop_are_noticed_and_what_they_would_have_brought_is_
         assert [each["body"] for each in await messages_of(stream, 1)] == ["pushed"]
         assert (await condition(daemon, "transport"))["ok"]
         with monkeypatch.context() as patched:
-            patched.setattr(appservice, "parse_events", lambda raw: EventBatch(()))
+            patched.setattr(appservice.AppserviceReceiver, "_in_turn", refuse)
             await say(alice, agent.room_id, "not pushed")
             assert [each["body"] for each in await messages_of(stream, 1)] == ["not pushed"]
             said = await wait_for(daemon, "transport", ok=False)
             assert "pushes nothing" in said["detail"]
+            await asyncio.sleep(2.5)  # the next look finds nothing more that is missing
             assert "pushes nothing" in (await daemon.api.get("/who"))["stalled"]
         await say(alice, agent.room_id, "pushed again")
         assert [each["body"] for each in await messages_of(stream, 1)] == ["pushed again"]

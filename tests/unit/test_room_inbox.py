@@ -53,12 +53,15 @@ class FakeRoom:
     """One room of a homeserver, and the agent's account data in it. A token is the id of the event it stands behind.
 
     `unsent`: ids of events that another homeserver has not sent, and that are fetched when somebody reads backwards.
+    `breaks`: whether the next cursor is written, before the request for it fails; None: it does not fail.
     """
 
     timeline: list[Json] = field(default_factory=list)
     cursors: list[Json] = field(default_factory=list)
     receipts: list[str] = field(default_factory=list)
     unsent: set[str] = field(default_factory=set)
+    covered: set[str] = field(default_factory=set)
+    breaks: bool | None = None
     clock_ms: int = 1_000_000
     requests: int = 0
 
@@ -115,7 +118,14 @@ class FakeRoom:
 
     async def put_room_account_data(self, user: UserId, room_id: RoomId, kind: str, content: Json) -> None:
         assert kind == CURSOR
-        self.cursors.append(content)
+        breaks, self.breaks = self.breaks, None
+        if breaks is not False:
+            covered = {*self.ids()[: self.ids().index(content["anchor"]) + 1], *content["acked"]}
+            assert self.covered <= covered, "the cursor moved back"
+            self.covered = covered
+            self.cursors.append(content)
+        if breaks is not None:
+            raise HomeserverUnavailableError("no answer")
 
     async def send_receipt(self, room_id: RoomId, event_id: EventId) -> None:
         self.receipts.append(event_id)
@@ -176,6 +186,7 @@ class RoomAndPushes(RuleBasedStateMachine):
         self.pushed: list[Json] = []
         self.left_out = 0
         self.acked: set[EventId] = set()
+        self.perhaps_acked: set[EventId] = set()
 
     def teardown(self) -> None:
         """Whatever happened: once every push has come, all is handed out, and then nothing any more."""
@@ -185,7 +196,7 @@ class RoomAndPushes(RuleBasedStateMachine):
             for _ in range(len(self.events) + 1):
                 self.read()
                 self.acknowledge_all({message.event_id for message in self.unread()})
-            assert self.acked == {event["event_id"] for event in self.events}
+            assert self.acked | self.perhaps_acked == {event["event_id"] for event in self.events}
             fresh = inbox_on(self.room)
             done(fresh.read_on())
             assert not fresh.unread()
@@ -251,6 +262,19 @@ class RoomAndPushes(RuleBasedStateMachine):
         except AckWindowFullError:  # a late one stands before them: it is read, and acknowledged with them
             return
         self.acked |= event_ids
+
+    @precondition(lambda self: self.inbox.unread())
+    @rule(is_written=st.booleans())
+    def acknowledge_without_answer(self, is_written: bool) -> None:
+        """The request for it ends without an answer: it may have been written, and its reader knows nothing."""
+        self.room.breaks = is_written
+        event_ids = {message.event_id for message in self.unread()}
+        try:
+            acknowledge(self.inbox, event_ids)
+        except HomeserverUnavailableError:
+            self.perhaps_acked |= event_ids if is_written else set()
+        except AckWindowFullError:
+            self.room.breaks = None
 
     @rule()
     def start_anew(self) -> None:
@@ -429,6 +453,29 @@ def test_a_reader_that_goes_away_while_the_gap_is_filled_leaves_that_to_the_next
         with pytest.raises(asyncio.CancelledError):
             done(inbox.read_on())
     assert read_all(inbox) == ids
+
+
+def test_a_gap_that_is_not_filled_holds_nobody_up_and_is_said_until_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    room, afar = FakeRoom(), "@bob:elsewhere.org"
+    inbox = inbox_on(room)
+    room.unsent = {room.add("$left out", afar)["event_id"]}
+    room.add("$sent", afar)
+    real = room.get_messages
+
+    async def fail(*args: Any, **query: Any) -> MessagesPage:
+        if query["direction"] == "b":
+            raise HomeserverUnavailableError("the other homeserver is away")
+        return await real(*args, **query)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(room, "get_messages", fail)
+        done(inbox.read_on())
+    assert [message.event_id for message in inbox.unread()] == ["$sent"]
+    assert inbox.has_gap
+    room.add("$next", afar)
+    inbox.doubt()
+    assert read_all(inbox) == ["$left out", "$sent", "$next"]
+    assert not inbox.has_gap
 
 
 def test_what_was_left_out_after_a_gap_was_filled_is_fetched_too() -> None:

@@ -284,7 +284,7 @@ class AgentHost:
 
     def lose_broadcast(self) -> None:
         """The broadcast room is looked for again."""
-        for inbox in self._open_inboxes():
+        for inbox in self.inboxes().values():
             inbox.drop_broadcast()
         self.manager.broadcast_id = None
         self.pending_changed.set()
@@ -436,9 +436,9 @@ class AgentHost:
         broadcast = self.manager.broadcast_id if self.manager.broadcast_encrypted else None
         return frozenset(self.encrypted) | (frozenset() if broadcast is None else {broadcast})
 
-    def lost_anchors(self) -> list[str]:
-        """Return the agents whose cursor named an event that is gone."""
-        return sorted(name for name, agent in self._agents.items() if agent.inbox and agent.inbox.anchor_lost)
+    def inboxes(self) -> dict[AgentName, Inbox]:
+        """Return the inboxes that are open, by the names of their agents."""
+        return {name: agent.inbox for name, agent in sorted(self._agents.items()) if agent.inbox}
 
     def require_clear(self, room_id: RoomId) -> None:
         """Raise `RoomEncryptedError` where a room is encrypted."""
@@ -457,12 +457,9 @@ class AgentHost:
     def inboxes_of(self, room_id: RoomId) -> list[Inbox]:
         """Return the open inboxes that a room belongs to: all, where it is the broadcast room."""
         if room_id == self.manager.broadcast_id:
-            return self._open_inboxes()
+            return list(self.inboxes().values())
         agent = self._agents.get(self.owner_of(room_id) or AgentName(""))
         return [agent.inbox] if agent is not None and agent.inbox is not None else []
-
-    def _open_inboxes(self) -> list[Inbox]:
-        return [agent.inbox for agent in self._agents.values() if agent.inbox is not None]
 
     def mark_encrypted(self, room_id: RoomId) -> None:
         """Remember that a room is encrypted, in the agent's card too, so that every directory says so."""
@@ -475,12 +472,12 @@ class AgentHost:
     def lost_track(self) -> None:
         """Have every open inbox, and the directory, be read on: something may have come that was not heard of."""
         self.manager.directory.expire()
-        for inbox in self._open_inboxes():
+        for inbox in self.inboxes().values():
             inbox.doubt()
 
     def distrust(self) -> None:
         """Have what comes next be read from its room, in the room's order; ask for nothing by itself."""
-        for inbox in self._open_inboxes():
+        for inbox in self.inboxes().values():
             inbox.distrust()
 
     def begin_anew(self, reason: str) -> None:

@@ -39,6 +39,11 @@ class Inbox:
         return any(room.anchor_lost for room in self._rooms)
 
     @property
+    def has_gap(self) -> bool:
+        """Whether another homeserver did not send what it had left out."""
+        return any(room.has_gap for room in self._rooms)
+
+    @property
     def has_broadcast(self) -> bool:
         """Whether the broadcast room is part of it."""
         return len(self._rooms) > 1

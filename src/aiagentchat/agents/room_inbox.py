@@ -68,6 +68,7 @@ class RoomInbox:
         self._gaps_filled = 0
         self._backfilled: frozenset[EventId] | None = frozenset()  # until the end is reached; None: it failed, so all
         self.anchor_lost = False
+        self.has_gap = False  # that another homeserver did not fill
 
     @property
     def is_own_room(self) -> bool:
@@ -198,10 +199,12 @@ class RoomInbox:
                 start = page.end
                 read |= {event.event_id for event in parse_events(page.chunk, room_id).events}
                 if start is None or anchor in read:
+                    self.has_gap = False
                     return frozenset(read)
         except AiAgentChatError as error:
             failure = error.message
         log.warning("messages of other homeservers may be missing in %s: %s", room_id, failure)
+        self.has_gap = True
         return None
 
     async def plan(self, event_ids: frozenset[EventId]) -> AckPlan | None:
@@ -227,11 +230,19 @@ class RoomInbox:
         return frozenset() if window is None else frozenset(each for each in event_ids if each in window)
 
     async def carry_out(self, plan: AckPlan) -> None:
-        """Write the cursor of a plan that was made just now, and have the receipt follow."""
+        """Write the cursor of a plan that was made just now, and have the receipt follow.
+
+        Raises:
+            AiAgentChatError: it may have been written all the same, so the next reader begins with what is there.
+        """
         assert self._window is not None
-        await self._client.put_room_account_data(
-            self._reader.user_id, self._reader.room_id, CURSOR, to_content(plan.cursor)
-        )
+        try:
+            await self._client.put_room_account_data(
+                self._reader.user_id, self._reader.room_id, CURSOR, to_content(plan.cursor)
+            )
+        except AiAgentChatError:
+            self._close()
+            raise
         self._window.commit(plan)
         if plan.receipt is not None and plan.receipt != self._receipt and self._reader.is_own_room:
             await self._show_receipt(plan.receipt)
@@ -267,14 +278,18 @@ class RoomInbox:
             # And with it everything before it. What is left is unread, or named in `acked`.
             self.anchor_lost = True
             self._token = None
-        if self._window is not None:
-            self._regained.update(message.event_id for message in self._window.unread())
+        self._close()
         self._window = AckWindow(cursor)
         self._at_end = False
         self._live.clear()
         self._missed.clear()
         self._read_until_ms = max(self._read_until_ms, self._client.server_now_ms() + _SETTLING_MS)
         return self._window
+
+    def _close(self) -> None:
+        """Have the next reader begin anew; what was handed out is found again then."""
+        self._regained.update(message.event_id for message in self.unread())
+        self._window = None
 
     async def _is_purged(self, anchor: EventId, error: MatrixError) -> bool:
         """Tell a purged anchor from a homeserver at fault.

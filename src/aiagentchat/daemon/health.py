@@ -87,6 +87,7 @@ class Health:
             self._pending(),
             self._encrypted(),
             self._cursors(),
+            self._gaps(),
             self._history(),
             self._memberships(),
             self._limits(),
@@ -189,10 +190,18 @@ class Health:
         return Condition(name="encryption", ok=not rooms, detail=detail, remedy=remedy)
 
     def _cursors(self) -> Condition:
-        names = self._host.lost_anchors()
+        names = [name for name, inbox in self._host.inboxes().items() if inbox.anchor_lost]
         detail = f"the history that held the cursor was purged: {', '.join(names)}" if names else "every cursor holds"
         remedy = "" if not names else "nothing to do: what is left of the room is handed out"
         return Condition(name="cursors", ok=not names, detail=detail, remedy=remedy)
+
+    def _gaps(self) -> Condition:
+        names = [name for name, inbox in self._host.inboxes().items() if inbox.has_gap]
+        detail, remedy = "what other homeservers left out has come", ""
+        if names:
+            detail = f"another homeserver has not sent what it left out, perhaps messages to {', '.join(names)}"
+            remedy = "it is asked again at the next message from there; ask its people what they have sent meanwhile"
+        return Condition(name="gaps", ok=not names, detail=detail, remedy=remedy)
 
     def _history(self) -> Condition:
         lost, detail, remedy = self._watch.lost, "the homeserver has all that it had", ""

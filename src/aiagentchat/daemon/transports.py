@@ -181,7 +181,8 @@ class PushTransport:
             return True
         await asyncio.sleep(_PUSH_S)
         missing = [each for each, room in stored.items() if self._host.hears(room) and not self._intake.has_taken(each)]
-        self._stalled_at = self.batches_taken if missing else None
+        if missing:
+            self._stalled_at = self.batches_taken  # until something is pushed, though nothing more is stored
         return not missing
 
     def begin_anew(self) -> None:
