@@ -101,6 +101,11 @@ def one_line(text: str) -> str:
     return visible(text).replace("\n", "\\n").replace("\t", " ")
 
 
+def is_called(name: str, text: str) -> bool:
+    """Whether a text names an agent, as a word: what is for all concerns those that it names."""
+    return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-]|\.\w)", text, re.IGNORECASE) is not None
+
+
 def parse_text(text: str, what: str) -> str:
     """Return text that somebody gave, its lines ended by newlines; `what` is named in errors.
 

@@ -51,7 +51,10 @@ class Echo:
 
 
 def _tell(error: AiAgentChatError | None) -> None:
-    log.warning("echo: %s", "it listens again" if error is None else error.message)
+    if error is None:
+        log.info("echo listens")
+    else:
+        log.warning("echo: %s", error.message)
 
 
 def wants_answer(message: dict[str, Json]) -> bool:

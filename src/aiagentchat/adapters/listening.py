@@ -1,6 +1,5 @@
 """How an adapter hears its agent, on a stream that is made anew when it breaks; and what an agent is to answer."""
 
-import re
 import threading
 from collections.abc import Callable, Iterator
 
@@ -24,7 +23,7 @@ class Listener:
 
     Args:
         client: acts as the agent. attach: has the agent be there. tell: is told what fails, once for each reason, and
-            (None) when it hears the agent again.
+            (None) whenever it begins to hear the agent.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class Listener:
         self._client = client
         self._attach = attach
         self._tell = tell
-        self._told = ""
+        self._told: str | None = ""  # why it does not hear the agent, as told; None: it does
 
     def __iter__(self) -> Iterator[dict[str, Json]]:
         """Yield until somebody has the agent leave, or `stopping` is set."""
@@ -42,9 +41,8 @@ class Listener:
             try:
                 self._attach()
                 with self._client.events() as events:
-                    if self._told:
-                        self._tell(None)
-                    self._told = ""
+                    self._tell(None)
+                    self._told = None
                     for event, data in events:
                         if event == "ended" or self.stopping.is_set():
                             return
@@ -91,8 +89,3 @@ class Listener:
 def is_answer_of_agent(message: dict[str, Json]) -> bool:
     """Whether an agent answers with it: who answers answers goes on for ever with another that does."""
     return message["sender"]["kind"] != "person" and message["in_reply_to"] is not None
-
-
-def is_called(name: str, message: dict[str, Json]) -> bool:
-    """Whether a message names an agent, as a word: what is for all concerns those that it names."""
-    return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-]|\.\w)", message["body"], re.IGNORECASE) is not None

@@ -19,10 +19,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from aiagentchat.adapters.fence import fence
-from aiagentchat.adapters.listening import Listener, is_answer_of_agent, is_called
+from aiagentchat.adapters.listening import Listener, is_answer_of_agent
 from aiagentchat.client import GatewayClient, Json
 from aiagentchat.errors import AiAgentChatError
-from aiagentchat.model import visible
+from aiagentchat.model import is_called, visible
 
 SESSION = "{session}"
 """Stands in a command for the conversation's id."""
@@ -266,7 +266,7 @@ def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
 
 def wants_run(name: str, message: dict[str, Json]) -> bool:
     """Whether the program runs: not for an agent's answer, and of what is for all, for what names the agent."""
-    return not is_answer_of_agent(message) and (not message["broadcast"] or is_called(name, message))
+    return not is_answer_of_agent(message) and (not message["broadcast"] or is_called(name, message["body"]))
 
 
 def conversation_of(message: dict[str, Json]) -> str:

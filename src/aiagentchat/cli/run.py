@@ -23,19 +23,22 @@ def run(call: Invocation) -> None:
     def attach() -> dict[str, Json]:
         return client.attach(name, session="none", kind=kind, description=args.description)
 
-    attached = attach()
+    attached, is_new = attach(), True
 
     def tell(error: AiAgentChatError | None) -> None:
-        if error is None:
-            call.out.note(f"{name}: online again")
-        else:
+        nonlocal is_new
+        if error is not None:
             call.out.error(error)
+            return
+        if not is_new:
+            call.out.note(f"{name}: online again")
+        elif not call.out.as_json:
+            call.out.line(render_agent(attached | {"status": "online"}))
+            call.out.flush()
+        is_new = False
 
     runner = Runner(name, program, client, attach, tell=tell, on_handled=lambda each: _show(call, each))
     interrupt_on_signals()
-    if not call.out.as_json:
-        call.out.line(render_agent(attached | {"status": "online"}))
-        call.out.flush()
     try:
         runner.run()
         call.out.taken_off(name)
