@@ -28,7 +28,7 @@ TIERS := tests/chaos tests/integration tests/unit
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv up demo test unit integration chaos soak bench lint type wheel lock ci clean
+.PHONY: help venv up demo test coverage unit integration chaos soak bench lint type wheel lock ci clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -60,8 +60,11 @@ demo: $(INSTALLED) ## run the main job once, visibly, in a home of its own
 
 # ── test ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-test: $(INSTALLED) ## all tests, the ones against a real Synapse included, with branch coverage
+test: $(INSTALLED) ## all tests, the ones against a real Synapse included
 	@for tier in $(TIERS); do ls $$tier/test_*.py >/dev/null || exit; done
+	$(PYTEST) $(PARALLEL) $(TIERS) $(ARGS)
+
+coverage: $(INSTALLED) ## all tests with branch coverage, which takes a quarter longer
 	$(PYTEST) $(PARALLEL) --cov=aiagentchat $(TIERS) $(ARGS)
 
 unit: $(INSTALLED) ## the tests without sockets: seconds
