@@ -183,6 +183,13 @@ class GatewayClient:
         """Acknowledge messages: they never come again."""
         self._call("POST", "/ack", {"event_ids": event_ids})
 
+    def ask_bell(self, moment: str, *, wait_s: float = 0.0) -> dict[str, Json]:
+        """Return what the agent's doorbell rings for: `messages` (how many), `senders`, `replaced`.
+
+        `moment`: start, prompt, tool, stop, or idle, which waits up to `wait_s` seconds.
+        """
+        return self._call("GET", "/bell", query={"moment": moment, "wait": f"{wait_s:g}"}, wait_s=wait_s)
+
     def events(self) -> EventStream:
         """Return a stream of what is unread and then of what comes: ("message", message), at last ("ended", …).
 

@@ -176,6 +176,7 @@ async def test_no_route_gives_an_agent_what_is_anothers(
         ("DELETE", f"/agents/{second.name}", None),
     ):
         assert is_problem(await attempt(method, path, body), 403, "forbidden")
+    assert (await attempt("GET", "/bell", moment="start")).data["messages"] == 0
     await attempt("PUT", "/status", {"line": "mine"})
     assert {agent["name"]: agent["status_line"] for agent in (await first.api.get("/who"))["agents"]} | {
         first.name: "mine",

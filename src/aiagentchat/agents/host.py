@@ -194,7 +194,7 @@ class AgentHost:
             RefusedError: somebody took the agent out of it, or it is somebody else's. AiAgentChatError: it is not to
                 be had.
         """
-        agent = self._agent(name)
+        agent = self.hosted(name)
         async with agent.lock:
             if agent.expelled:
                 raise RefusedError(agent.expelled, hint=f"invite {self.names.user(name)} there again to have it back")
@@ -255,7 +255,7 @@ class AgentHost:
     def lose_room(self, name: AgentName, reason: str, *, on_purpose: bool = False) -> None:
         """An agent's room is not, or no more, where it was: it is looked for again, unless a person meant it."""
         log.warning("%s: %s", name, reason)
-        agent = self._agent(name)
+        agent = self.hosted(name)
         agent.losses += 1
         if agent.room_id is not None:
             self._rooms.pop(agent.room_id, None)
@@ -368,14 +368,14 @@ class AgentHost:
             return entry
         reach: Reach = entry.reach
         if entry.status == "online" and agent is not None:
-            reach = "push" if agent.streams else "poll"
+            reach = "push" if agent.streams else "hook" if agent.bell.is_used else "poll"
         status_line = agent.status_line if agent is not None and entry.status == "online" else ""
         return replace(entry, reach=reach, status_line=status_line, encrypted=encrypted, last_seen_ts=seen)
 
     async def inbox(self, name: AgentName) -> Inbox:
         """Return the agent's inbox, opened when it is first asked for."""
         room_id = await self.ready(name)
-        agent = self._agent(name)
+        agent = self.hosted(name)
         async with agent.lock:
             user, client = self.names.user(name), self.manager.client_of(name)
             if agent.inbox is None:
@@ -410,7 +410,7 @@ class AgentHost:
     @asynccontextmanager
     async def streaming(self, name: AgentName) -> AsyncIterator[None]:
         """Count a standing stream of the agent: it is how a message reaches it at once."""
-        agent = self._agent(name)
+        agent = self.hosted(name)
         agent.streams += 1
         try:
             yield
@@ -419,7 +419,7 @@ class AgentHost:
 
     async def set_status(self, name: AgentName, line: str | None, typing_s: float | None) -> None:
         """Write the agent's presence line when it changed, and show or end its typing in its own room."""
-        agent, user, client = self._agent(name), self.names.user(name), self.manager.client_of(name)
+        agent, user, client = self.hosted(name), self.names.user(name), self.manager.client_of(name)
         if typing_s is not None:
             await client.set_typing(await self.ready(name), user, typing_s)
         if line is not None and line != agent.status_line:
@@ -493,5 +493,6 @@ class AgentHost:
             agent.expelled = ""
             self.list_later(name)
 
-    def _agent(self, name: AgentName) -> HostedAgent:
+    def hosted(self, name: AgentName) -> HostedAgent:
+        """Return what is known of an agent in use."""
         return self._agents.setdefault(name, HostedAgent(name))

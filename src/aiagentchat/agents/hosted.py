@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
+from aiagentchat.agents.bells import Bell
 from aiagentchat.agents.inbox import Inbox
 from aiagentchat.model import AgentKind, AgentName, RoomAlias, RoomId, UserId
 
@@ -55,6 +56,7 @@ class HostedAgent:
         self.room_id: RoomId | None = None
         self.inbox: Inbox | None = None
         self.streams = 0
+        self.bell = Bell(name)
         self.status_line = ""
         self.expelled = ""
         self.losses = 0

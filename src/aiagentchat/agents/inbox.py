@@ -28,7 +28,7 @@ class Inbox:
         self._on_acknowledged = on_acknowledged
         self._busy = asyncio.Lock()
         self._news = asyncio.Event()
-        self._closed = False
+        self.is_closed = False
         self.is_replaced = False
         self._last: EventId | None = None
         self._acknowledging: set[asyncio.Task[frozenset[EventId]]] = set()
@@ -51,12 +51,12 @@ class Inbox:
     def add_broadcast(self, room: RoomInbox) -> None:
         """Add the broadcast room, once the agent is in it."""
         self._rooms.append(room)
-        self._tell()
+        self.look_again()
 
     def close(self) -> None:
         """End all waiting and following: the agent is not hosted any more."""
-        self._closed = True
-        self._tell()
+        self.is_closed = True
+        self.look_again()
 
     def drop_broadcast(self) -> None:
         """Go on without the broadcast room: it is looked for again."""
@@ -67,7 +67,7 @@ class Inbox:
         self.is_replaced = True
         self.close()
 
-    def _tell(self) -> None:
+    def look_again(self) -> None:
         """Have every reader look that waits for the event it took before it looked last."""
         self._news.set()
         self._news = asyncio.Event()
@@ -76,12 +76,12 @@ class Inbox:
         """Take a live message of either room."""
         for room in self._rooms[1:] if message.broadcast else self._rooms[:1]:
             if room.offer(message):
-                self._tell()
+                self.look_again()
 
     def doubt(self) -> None:
         """Have both rooms read on: the homeserver does not push again what it had in hand when it was killed."""
         self.distrust()
-        self._tell()
+        self.look_again()
 
     def distrust(self) -> None:
         """Have both rooms read on before anything more is handed out: something may come late."""
@@ -115,16 +115,23 @@ class Inbox:
 
     async def wait_unread(self, limit: int, wait_s: float) -> list[Message]:
         """Return up to `limit` unread messages as soon as one wakes, or all that there are after `wait_s` seconds."""
+        found = await self._wait(lambda unread, is_over: unread if is_over else self._due(unread), wait_s)
+        return found[:limit]
+
+    async def wait_due(self, wanted: Callable[[list[Message]], list[Message]], wait_s: float) -> list[Message]:
+        """Return what is wanted of the unread messages that wake, as soon as there is any; none after `wait_s` s."""
+        return await self._wait(lambda unread, _: wanted(self._due(unread)), wait_s)
+
+    async def _wait(self, find: Callable[[list[Message], bool], list[Message]], wait_s: float) -> list[Message]:
+        """Return what is found among the unread messages; `find` is told whether there is no time left."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         while True:
             news = self._news
             unread = await self.unread()
-            is_over = self._closed or loop.time() >= deadline
-            if due := unread if is_over else self._due(unread):
-                return due[:limit]
-            if is_over:
-                return []
+            is_over = self.is_closed or loop.time() >= deadline
+            if (found := find(unread, is_over)) or is_over:
+                return found
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     await news.wait()
@@ -137,7 +144,7 @@ class Inbox:
         No more are handed out ahead than the window holds: who never acknowledges gets no further.
         """
         handed: set[EventId] = set()
-        while not self._closed:
+        while not self.is_closed:
             news = self._news
             unread = await self.unread()
             handed &= {message.event_id for message in unread}
@@ -194,7 +201,7 @@ class Inbox:
                     self._on_acknowledged()
             if read:
                 self._last = max(read, key=lambda message: message.ts).event_id
-        self._tell()  # there may be room in the window for more
+        self.look_again()  # there may be room in the window for more
         return known
 
     def _require_all_rooms(self, failure: MatrixError | None) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
+from aiagentchat.agents.bells import Moment
 from aiagentchat.agents.delivery import Delivery, Sent, Until
 from aiagentchat.agents.heartbeat import check_roster_has_room
 from aiagentchat.agents.host import AgentHost
@@ -35,6 +36,7 @@ class AgentService:
         self._past = past
         self._delivery = Delivery(host, past)
         self._readers = Readers()
+        self._retiring: set[asyncio.Task[None]] = set()
         self._answered: dict[tuple[AgentName, str], EventId] = {}
 
     async def require_agent(self, name: AgentName) -> None:
@@ -163,6 +165,19 @@ class AgentService:
     def _late(self, agent: AgentName, messages: list[Message]) -> list[Message]:
         return [mark_late(message, self._host.sessions.began_ms(agent)) for message in messages]
 
+    async def ask_bell(self, agent: AgentName, moment: Moment, wait_s: float) -> list[Message] | None:
+        """Return the messages that the agent's doorbell rings for; see `Bell.ask`. Who waits holds a session.
+
+        None also where somebody else has ended that session.
+        """
+        inbox = await self._host.inbox(agent)
+        bell = self._host.hosted(agent).bell
+        if not wait_s:
+            return await bell.ask(inbox, moment, 0.0)
+        async with self.held_session(agent) as ended:
+            messages = await bell.ask(inbox, moment, wait_s)
+            return None if ended.is_set() else messages
+
     async def history(self, agent: AgentName, *, before: EventId, limit: int) -> list[Message]:
         """Return messages that stand before an event; see `Past.history`."""
         return await self._past.history(self._mail.speaker(agent), before, limit)
@@ -209,9 +224,16 @@ class AgentService:
         finally:
             self._host.sessions.release(name, session_id)
 
+    def is_online(self, name: AgentName) -> bool:
+        """Whether an agent has a session."""
+        return name in self._host.sessions.online()
+
     async def detach(self, name: AgentName) -> None:
-        """End an agent's sessions; see `AgentHost.retire`."""
-        await self._host.retire(name)
+        """End an agent's sessions; see `AgentHost.retire`. It is brought to its end, whatever becomes of the caller."""
+        task = asyncio.create_task(self._host.retire(name), name=f"retire {name}")
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+        await asyncio.shield(task)
 
     async def set_status(self, agent: AgentName, line: str | None, typing_s: float | None) -> None:
         """Say what the agent is doing."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import uuid
+from collections import Counter
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -15,6 +16,9 @@ from aiagentchat.gateway.schemas import (
     AckBody,
     AttachAnswer,
     AttachBody,
+    BellAnswer,
+    BellQuery,
+    BellSender,
     Done,
     HealthAnswer,
     NoQuery,
@@ -70,6 +74,19 @@ async def _read(call: Call) -> ReadAnswer:
             peek=query.peek,
         )
     return ReadAnswer.model_construct(messages=messages)
+
+
+async def _bell(call: Call) -> BellAnswer:
+    query: BellQuery = call.query
+    messages = await call.gateway.service.ask_bell(call.agent, query.moment, query.wait)
+    counts = Counter((each.sender.name, each.sender.kind) for each in messages or ())
+    senders = [BellSender(name=name, kind=kind, messages=count) for (name, kind), count in counts.items()]
+    return BellAnswer(
+        messages=len(messages or ()),
+        senders=senders,
+        online=call.gateway.service.is_online(call.agent),
+        replaced=messages is None,
+    )
 
 
 async def _ack(call: Call) -> AckAnswer:
@@ -190,6 +207,7 @@ ROUTES = (
         waits=True,
         media_type="text/event-stream",
     ),
+    Route("GET", "/bell", _bell, "Whether somebody wrote, and who; never what.", BellAnswer, BellQuery, waits=True),
     Route("GET", "/sent", _sent, "Own messages: stored, read, answered.", SentAnswer, SentQuery, waits=True),
     Route("POST", "/agents", _attach, "Attach an agent; boots it if needed.", AttachAnswer, NoQuery, AttachBody, True),
     Route("DELETE", "/agents/{name}", _detach, "Detach an agent.", Done, NoQuery),

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from aiagentchat.agents.bells import Moment
 from aiagentchat.agents.service import LAST_READ
 from aiagentchat.errors import AiAgentChatError
-from aiagentchat.model import AgentKind, DirectoryEntry, Message
+from aiagentchat.model import AgentKind, DirectoryEntry, Message, SenderKind
 
 MOST_WAIT_S = 3600.0
 MOST_LIMIT = 500
@@ -86,6 +87,13 @@ class ReadQuery(_Query):
     peek: bool = Field(False, description="Look without being the inbox's reader.")
 
 
+class BellQuery(_Query):
+    """When the agent can be told: as its session starts, at a prompt, after a tool, as it stops, or while it idles."""
+
+    moment: Moment
+    wait: _Wait = Field(0.0, description="Seconds to wait for something to ring for, at `idle`.")
+
+
 class SentQuery(_Query):
     """Which own messages: those to one agent, or all; with `event_id`, that one, to `to` or else to everybody."""
 
@@ -121,6 +129,23 @@ class ReadAnswer(_Strict):
     """Messages: unread ones in order, or history."""
 
     messages: list[Message]
+
+
+class BellSender(_Strict):
+    """Who wrote, and how many of the messages that it rings for."""
+
+    name: str
+    kind: SenderKind
+    messages: int
+
+
+class BellAnswer(_Strict):
+    """What the doorbell rings for: that somebody wrote, and who; persons first. Nothing is acknowledged by it."""
+
+    messages: int
+    senders: list[BellSender]
+    online: bool = Field(description="Whether the agent has a session.")
+    replaced: bool = Field(False, description="Another waits in place of this call, or it was made to leave.")
 
 
 class AckAnswer(_Strict):
