@@ -25,7 +25,13 @@ OPTIONS = (
 )
 LOCKS = {
     "requirements/runtime.txt": ("--extra=server",),
-    "requirements/dev.txt": ("--extra=server", "--extra=dev", "--constraint=requirements/runtime.txt"),
+    "requirements/dev.txt": (
+        "--extra=acp",
+        "--extra=mcp",
+        "--extra=server",
+        "--extra=dev",
+        "--constraint=requirements/runtime.txt",
+    ),
 }
 ADDRESS = re.compile(r"://|^-|(?<![\w.])/\w", re.MULTILINE)
 

@@ -17,6 +17,7 @@ import pytest
 from aiagentchat.config import Settings
 from aiagentchat.matrix.client import MatrixClient
 from tests.integration.fake_homeserver import FakeHomeserver, fake_homeserver
+from tests.integration.processes import Agent, System
 from tests.integration.systems import RunningDaemon, Synapse, running_daemon, start_synapse
 
 StartSynapse = Callable[[], Awaitable[Synapse]]
@@ -80,3 +81,18 @@ async def start_daemon() -> AsyncIterator[StartDaemon]:
             return await stack.enter_async_context(running_daemon(synapse, settings, ready=ready))
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def system(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A system of commands for all tests of a file, of which one mode is enough."""
+    system = System(tmp_path_factory.mktemp("system"))
+    system.up()
+    yield system
+    system.down()
+
+
+@pytest.fixture(scope="module")
+def writer(system: System) -> Agent:
+    """Somebody who writes to others in the tests of a file."""
+    return system.join("writer")

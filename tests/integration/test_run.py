@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,19 +19,6 @@ pytestmark = APPSERVICE_ALONE
 
 WAIT_S = 30.0
 SAY = "import os, sys; "
-
-
-@pytest.fixture(scope="module")
-def system(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    system = System(tmp_path_factory.mktemp("run"))
-    system.up("--no-echo")
-    yield system
-    system.down()
-
-
-@pytest.fixture(scope="module")
-def writer(system: System) -> Agent:
-    return system.join("writer")
 
 
 def started(running: Running) -> Running:
@@ -227,7 +213,7 @@ def test_it_goes_on_when_the_daemon_was_restarted(system: System) -> None:
         started(running)
         system.kill(system.daemon_pid)
         running.line("the daemon", of="err")
-        system.up("--no-echo")
+        system.up()
         running.line(f"{name}: online again", of="err")
         assert ask(system, name, "still there?") == "still there?"
         running.end()

@@ -11,7 +11,7 @@ from aiagentchat.cli.output import Output
 from aiagentchat.client import GatewayClient, connect
 from aiagentchat.config import Settings
 from aiagentchat.errors import InvalidRequestError
-from aiagentchat.model import parse_agent_name
+from aiagentchat.model import AgentName, parse_agent_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,12 @@ class Invocation:
         """What `--as` says, or "" where it is not given. Raises `InvalidNameError`."""
         name = getattr(self.args, "acting_as", None)
         return "" if name is None else parse_agent_name(name)
+
+    @property
+    def given_name(self) -> AgentName | None:
+        """The agent that somebody named, with `--as` or in the settings. Raises `InvalidNameError`."""
+        name = self.acting_as or self.settings.agent
+        return parse_agent_name(name) if name else None
 
     def client(self) -> GatewayClient:
         """Return a client that speaks as this call is to."""

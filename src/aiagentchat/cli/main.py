@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import Any, NoReturn
 
 from aiagentchat import __version__
@@ -33,6 +34,8 @@ Who a command speaks for: --as, else AIAGENTCHAT_TOKEN or AIAGENTCHAT_AGENT, els
 
 {_EXIT_CODES}"""
 
+_EXTRAS = ("acp", "mcp")
+"""Commands that need what is installed with the extra of their name."""
 _HELD, _TIMED = "as long as this command runs", "until it is silent for AIAGENTCHAT_SESSION_TTL (1 h)"
 
 
@@ -65,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings(os.environ, _setting_flags(args))
         module, _, function = str(args.run).partition(":")
-        command: Callable[[Invocation], None] = getattr(import_module(f"aiagentchat.cli.{module}"), function)
+        command: Callable[[Invocation], None] = getattr(_import(module), function)
         command(Invocation(args, settings, out))
         out.flush()
     except AiAgentChatError as error:
@@ -81,6 +84,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             out.error(AiAgentChatError(str(error)))
         return 1
     return 0
+
+
+def _import(module: str) -> ModuleType:
+    try:
+        return import_module(f"aiagentchat.cli.{module}")
+    except ModuleNotFoundError as error:
+        if module not in _EXTRAS:
+            raise
+        raise InvalidRequestError(
+            f"'cchat {module}' needs the package {error.name}", hint=f"pip install 'aiagentchat[{module}]'"
+        ) from None
 
 
 def _is_no_text(word: str) -> bool:
@@ -124,6 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_own_homeserver(add)
     _add_agents(add)
     _add_messages(add)
+    _add_tools(add)
     add("config", "settings:show", "show the settings in force, and where each came from", "cchat config --json")
     return parser
 
@@ -336,6 +351,54 @@ def _add_messages(add: _Add) -> None:
     ask.add_argument("--key", metavar="K", help=key)
     ask.add_argument("name", metavar="NAME", help="the agent")
     ask.add_argument("text", metavar="TEXT", help=text)
+
+
+def _add_tools(add: _Add) -> None:
+    tools = ("claude-code", "codex", "gemini", "opencode")
+    mcp = add(
+        "mcp",
+        "mcp:mcp",
+        "have a session of a tool that speaks MCP be an agent",
+        "cchat mcp --as claude-dev",
+        "cchat mcp --tool claude-code",
+        more="An MCP server on standard input and output: the tool starts it ('cchat setup' has it do so). The\n"
+        "session is the agent --as NAME, or an ephemeral one, as long as it runs. Needs the extra:\n"
+        "pip install 'aiagentchat[mcp]'.",
+    )
+    mcp.add_argument("--tool", choices=tools, help="what starts it")
+    mcp.add_argument(
+        "--channel", action="store_true", help="offer Claude Code's channel, on which a message wakes the session"
+    )
+    setup = add(
+        "setup",
+        "setup:setup",
+        "have the sessions of a coding tool be agents: add aiagentchat to its configuration",
+        "cchat setup claude-code",
+        "cchat setup codex --write",
+        "cchat setup claude-code --here --as claude-dev",
+        "cchat setup gemini --undo",
+        more="It shows what it would change, and writes that when it is confirmed. The tool gets an MCP server, and\n"
+        "hooks where it has them; its sessions are the agent --as NAME, or each an ephemeral one. What else is in its\n"
+        "files stays.",
+    )
+    setup.add_argument("tool", choices=tools, metavar="TOOL", help="claude-code, codex, gemini or opencode")
+    setup.add_argument("--write", action="store_true", help="write it without asking")
+    setup.add_argument("--undo", action="store_true", help="take out again what it added")
+    setup.add_argument("--here", action="store_true", help="for sessions in this directory alone")
+    setup.add_argument("--channel", action="store_true", help="offer Claude Code's channel as well")
+    hook = add(
+        "hook",
+        "hook:hook",
+        "answer a hook of a coding tool: whether somebody wrote to its session",
+        "cchat hook claude-code <event.json",
+        more="'cchat setup' has the tool run it. The session is the agent --as NAME, or an ephemeral one.\n"
+        "It prints what the tool takes, or nothing; without a daemon, nothing.",
+    )
+    hook.add_argument("tool", choices=tools[:3], metavar="TOOL", help="claude-code, codex or gemini")
+    hook.add_argument("--wait", action="store_true", help="wait for a message in the background, and wake Claude Code")
+    for name in ("keep", "directory", "conversation"):
+        hook.add_argument(f"--{name}", type=int if name == "keep" else str, help=argparse.SUPPRESS)
+    hook.add_argument("--passing", action="store_true", help=argparse.SUPPRESS)
 
 
 def _seconds(text: str) -> float:

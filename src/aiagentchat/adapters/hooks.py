@@ -1,0 +1,221 @@
+"""What a coding tool's hooks say: that somebody wrote to its session, in the tool's own form. Never what they wrote.
+
+A hook is a short process that must not fail: where there is no daemon, or it does not answer, there is nothing to say.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiagentchat.adapters.owner import Owner
+from aiagentchat.adapters.tools import Tool
+from aiagentchat.client import GatewayClient, Json
+from aiagentchat.errors import AiAgentChatError
+from aiagentchat.model import AgentName, one_line
+
+_MOST_SENDERS = 5
+_LONGEST_NAME = 64
+_WAIT_S = 3000.0
+_FIRST_RETRY_S, _LONGEST_RETRY_S = 1.0, 30.0
+_OWNER_LOOK_S = 2.0
+_ARRIVING_S = 30.0
+"""How long the agent may take to be there, which another hook of the same event sees to."""
+_GOES_ON = ("clear", "resume")
+"""Reasons of a session's end after which the same process has another one."""
+WAKE = 2
+"""The exit code with which a hook in the background wakes Claude Code."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookInput:
+    """What a tool writes to its hooks, as far as it is of use here. `conversation`: its session id."""
+
+    event: str
+    conversation: str = ""
+    directory: str = ""
+    reason: str = ""
+    of_subagent: bool = False
+
+
+def parse_input(raw: bytes) -> HookInput | None:
+    """Return what a hook was given on standard input; None: it is none of its forms. Never raises."""
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(data, dict):
+        return None
+
+    def text(key: str) -> str:
+        value = data.get(key)
+        return value if isinstance(value, str) else ""
+
+    return HookInput(
+        text("hook_event_name"), text("session_id"), text("cwd"), text("reason"), of_subagent=bool(data.get("agent_id"))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A tool's session as an agent.
+
+    Args:
+        is_named: somebody gave the name, so it stays when the session ends. keep: starts the process that holds the
+            agent online as long as the tool runs.
+    """
+
+    tool: Tool
+    name: AgentName
+    client: GatewayClient
+    is_named: bool
+    directory: str
+    keep: Callable[[], None]
+
+    def answer(self, given: HookInput) -> str:
+        """Return what the hook is to print for an event."""
+        moment = self.tool.moments.get(given.event)
+        if moment is None or given.of_subagent:
+            return self.tool.silence
+        try:
+            if moment == "end":
+                if given.reason not in _GOES_ON:
+                    self.client.detach(self.name)
+                return self.tool.silence
+            bell = self._ask(moment)
+        except AiAgentChatError:
+            return self.tool.silence
+        told = [introduce(self.name)] if moment == "start" else []
+        if bell["messages"]:
+            told.append(describe(self.name, bell))
+        if not told:
+            return self.tool.silence
+        if moment == "stop":
+            return json.dumps({"decision": self.tool.decision, "reason": told[0]})
+        text = "\n".join(told)
+        return json.dumps({"hookSpecificOutput": {"hookEventName": given.event, "additionalContext": text}})
+
+    def _ask(self, moment: str) -> dict[str, Json]:
+        """Ask the doorbell; have the agent be there where it is not, unless it was made to leave meanwhile."""
+        try:
+            bell = self.client.ask_bell(moment)
+        except AiAgentChatError as error:
+            if error.code != "agent_not_found" or moment not in ("start", "prompt"):
+                raise
+            self.attach()
+            bell = self.client.ask_bell(moment)
+        if not bell["online"] and moment in ("start", "prompt"):
+            self.keep()
+        return bell
+
+    def attach(self) -> None:
+        """Have the agent's room be there."""
+        self.client.attach(self.name, session="none", kind=self.kind, description=self.description)
+
+    @property
+    def kind(self) -> str:
+        return "persistent" if self.is_named else "ephemeral"
+
+    @property
+    def description(self) -> str | None:
+        if self.is_named:
+            return None
+        return one_line(f"{self.tool.title} in {self.directory}" if self.directory else self.tool.title)[:500]
+
+
+def introduce(name: AgentName) -> str:
+    """Say to a model which agent it is, and how it speaks."""
+    call = f"{command()} --as {name}"
+    return (
+        f"This session is the agent {name}: people and other agents can write to it. `{command()} who` lists them, "
+        f"`{call} send --to NAME TEXT` writes to one, `{call} read` shows what came, `{call} reply TEXT` answers that."
+    )
+
+
+def describe(name: AgentName, bell: dict[str, Json]) -> str:
+    """Say how many messages are unread, of whom, and how to read them."""
+    kinds = {"person": "a person", "agent": "an agent", "daemon": "a daemon"}
+    senders = [
+        f"{one_line(each['name'])[:_LONGEST_NAME]}, {kinds.get(each['kind'], 'somebody')} ({each['messages']})"
+        for each in bell["senders"][:_MOST_SENDERS]
+    ]
+    if len(bell["senders"]) > _MOST_SENDERS:
+        senders.append(f"{len(bell['senders']) - _MOST_SENDERS} others")
+    count = bell["messages"]
+    messages = "A message" if count == 1 else f"{count} messages"
+    return (
+        f"{messages} to {name} {'is' if count == 1 else 'are'} unread, from {'; '.join(senders)}. "
+        f"`{command()} --as {name} read` shows {'it' if count == 1 else 'them'}."
+    )
+
+
+def command() -> str:
+    """Return how `cchat` is called here."""
+    return "cchat" if shutil.which("cchat") else sys.argv[0]
+
+
+# --- as long as the tool runs
+
+
+def end_with(owner: Owner, end: Callable[[], None]) -> None:
+    """Call `end` in a thread once the tool's process is no more."""
+
+    def watch() -> None:
+        while owner.is_alive():
+            time.sleep(_OWNER_LOOK_S)
+        end()
+
+    threading.Thread(target=watch, name="owner", daemon=True).start()
+
+
+def hold(session: Session) -> None:
+    """Hold the agent online, through restarts of the daemon, until somebody has it leave."""
+    pause_s = _FIRST_RETRY_S
+    while True:
+        try:
+            with session.client.hold(session.name, kind=session.kind, description=session.description) as events:
+                for event, _ in events:
+                    if event == "ended":
+                        return
+                    pause_s = _FIRST_RETRY_S
+        except AiAgentChatError:
+            pass
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_RETRY_S)
+
+
+def wait_for_ring(session: Session) -> str | None:
+    """Wait while the session idles; return what there is to say, or None: another waits instead, or nobody can."""
+    deadline = time.monotonic() + _ARRIVING_S
+    while True:
+        try:
+            bell = session.client.ask_bell("idle", wait_s=_WAIT_S)
+        except AiAgentChatError as error:
+            if error.code != "agent_not_found" or time.monotonic() > deadline:
+                return None
+            time.sleep(_FIRST_RETRY_S)
+            continue
+        if bell["replaced"]:
+            return None
+        if bell["messages"]:
+            return describe(session.name, bell)
+
+
+def codex_queue() -> str | None:
+    """Return the program that can have Codex begin a turn (`codex queue`, from 0.149 on), or None."""
+    program = shutil.which("codex")
+    if program is None:
+        return None
+    # before, it answers with its own help
+    options = subprocess.run([program, "queue", "--help"], capture_output=True, text=True, check=False).stdout
+    return program if "--thread" in options and "--message" in options else None
+
+
+def wake_codex(program: str, conversation: str, text: str) -> bool:
+    """Have Codex begin a turn in an idle conversation; return whether it has taken that on."""
+    queued = [program, "queue", "--thread", conversation, "--message", text]
+    return subprocess.run(queued, capture_output=True, check=False).returncode == 0

@@ -1,0 +1,162 @@
+"""An MCP server on standard input and output: the session that starts it is an agent, with a tool for each command.
+
+On the official SDK, by the handshake that every client knows: a client of the newer kind, which has none, would not be
+told of the experimental capability with which Claude Code lets a message wake a session.
+"""
+
+import asyncio
+import json
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TextIO, cast
+
+import anyio
+import mcp_types as types
+from mcp.server import Server, ServerRequestContext
+from mcp.server.runner import serve_loop
+from mcp.server.session import ServerSession
+from mcp.server.stdio import stdio_server
+
+from aiagentchat import __version__
+from aiagentchat.adapters.hooks import Session, hold, wait_for_ring
+from aiagentchat.adapters.mcp_tools import TOOLS, Outcome, Toolbox, schema_of
+from aiagentchat.errors import AiAgentChatError
+
+_CHANNEL = "claude/channel"
+_NOTIFICATION = "notifications/claude/channel"
+
+_INSTRUCTIONS = """This session is an agent of aiagentchat: people and other agents can write to it. `who` lists them, \
+`read` shows what was written to this session, `reply` answers it, `send` writes to an agent, `ask` also waits for the \
+answer. A message is what its sender wrote: it stands below its verified sender, between two lines with a mark."""
+_LISTED = [
+    types.Tool(name=name, description=model.__doc__, input_schema=schema_of(model)) for name, model in TOOLS.items()
+]
+
+
+class McpServer:
+    """The server.
+
+    Args:
+        session_for: the session as an agent; it gets the id of the client's conversation, "" where none is told.
+        by_conversation: the client tells that id with each call, so it is waited for. has_channel: offer the channel.
+    """
+
+    def __init__(self, session_for: Callable[[str], Session], *, by_conversation: bool, has_channel: bool) -> None:
+        self._session_for = session_for
+        self._by_conversation = by_conversation
+        self._has_channel = has_channel
+        self._joining = anyio.Lock()
+        self._toolbox: Toolbox | None = None
+        self._wire = _Wire(sys.stdout)
+        self.session: Session | None = None
+        self.is_holder = False
+
+    async def run(self) -> None:
+        """Serve until standard input ends."""
+        server: Server[Any] = Server(
+            "aiagentchat",
+            version=__version__,
+            instructions=_INSTRUCTIONS,
+            on_list_tools=_list_tools,
+            on_call_tool=self._call_tool,
+        )
+        server.add_notification_handler("notifications/initialized", types.NotificationParams, self._on_initialized)
+        options = server.create_initialization_options(
+            experimental_capabilities={_CHANNEL: {}} if self._has_channel else {}
+        )
+        stdout = anyio.wrap_file(cast("TextIO", self._wire))
+        async with stdio_server(stdout=stdout) as (incoming, outgoing):
+            await serve_loop(server, incoming, outgoing, lifespan_state={}, init_options=options)
+
+    async def _on_initialized(self, context: ServerRequestContext[Any, Any], _: types.NotificationParams) -> None:
+        if not self._by_conversation:
+            try:
+                await self._join("")
+            except AiAgentChatError as error:  # said again, and tried again, at the first call
+                print(f"cchat: {error.message}", file=sys.stderr)
+        if self._has_channel:
+            loop = asyncio.get_running_loop()
+            threading.Thread(target=self._ring, args=(context.session, loop), name="channel", daemon=True).start()
+
+    def _ring(self, client: ServerSession, loop: asyncio.AbstractEventLoop) -> None:
+        while self.session is not None:
+            text = wait_for_ring(self.session)
+            if text is None:
+                return
+            asyncio.run_coroutine_threadsafe(_notify(client, text), loop).result()
+
+    async def _join(self, conversation: str) -> Toolbox:
+        """Have the session be an agent, once, for as long as this process runs."""
+        async with self._joining:
+            if self._toolbox is None:
+                session = await _in_thread(self._session_for, conversation)
+                await _in_thread(session.attach)
+                self.is_holder = session.is_named or not await _in_thread(_is_online, session)
+                if self.is_holder:
+                    threading.Thread(target=hold, args=(session,), name="session", daemon=True).start()
+                self.session = session
+                self._toolbox = Toolbox(session.name, session.client)
+            return self._toolbox
+
+    async def _call_tool(
+        self, context: ServerRequestContext[Any, Any], params: types.CallToolRequestParams
+    ) -> types.CallToolResult:
+        try:
+            toolbox = await self._join(str((context.meta or {}).get("threadId", "")))
+        except AiAgentChatError as error:
+            outcome = Outcome(f"{error.message}\n{error.hint}", is_error=True)
+        else:
+            outcome = await _in_thread(toolbox.call, params.name, params.arguments)
+            if outcome.handed:
+                acknowledge = partial(toolbox.acknowledge, outcome.handed)
+                self._wire.once_written(context.request_id, acknowledge)
+        return types.CallToolResult(
+            content=[types.TextContent(type="text", text=outcome.text)], is_error=outcome.is_error
+        )
+
+
+def _is_online(session: Session) -> bool:
+    """Whether something else, the session's hooks mostly, holds the agent already."""
+    agents = session.client.who()["agents"]
+    return any(agent["name"] == session.name and agent["status"] == "online" for agent in agents)
+
+
+async def _list_tools(_context: ServerRequestContext[Any, Any], _params: Any) -> types.ListToolsResult:
+    return types.ListToolsResult(tools=_LISTED)
+
+
+async def _notify(session: ServerSession, text: str) -> None:
+    """Tell Claude Code on its channel; where that is not switched on it is dropped, and nobody is told."""
+    notification = types.Notification[dict[str, Any], str](method=_NOTIFICATION, params={"content": text})
+    await session.send_notification(cast("Any", notification))
+
+
+async def _in_thread(work: Callable[..., Any], *args: Any) -> Any:
+    return await anyio.to_thread.run_sync(partial(work, *args), abandon_on_cancel=True)
+
+
+class _Wire:
+    """Standard output, which tells when an answer was written out: what is in it may be acknowledged then."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._written: list[str] = []
+        self._waiting: dict[str | int | None, Callable[[], None]] = {}
+
+    def once_written(self, request_id: str | int | None, work: Callable[[], None]) -> None:
+        """Do this in a thread of its own once the answer to a request was written and flushed."""
+        self._waiting[request_id] = work
+
+    def write(self, text: str) -> int:
+        self._written.append(text)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+        written, self._written = self._written, []
+        for text in written if self._waiting else ():
+            work = self._waiting.pop(json.loads(text).get("id"), None)
+            if work is not None:
+                threading.Thread(target=work, name="acknowledge").start()

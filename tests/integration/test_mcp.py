@@ -1,0 +1,186 @@
+"""`cchat mcp` as the official SDK's client has it: real processes, real messages. It talks to the gateway alone."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import mcp_types as types
+from mcp import Client, ClientSession, StdioServerParameters, stdio_client
+from mcp.client import NotificationBinding
+from pydantic import BaseModel
+
+from tests.integration.processes import Agent, System, wait_until
+from tests.integration.systems import APPSERVICE_ALONE, OPERATOR, fresh_name
+
+pytestmark = APPSERVICE_ALONE
+
+CHANNEL, NOTIFICATION = "claude/channel", "notifications/claude/channel"
+
+
+class Rung(BaseModel):
+    """What comes on the channel."""
+
+    content: str
+
+
+class Session:
+    """A session of a tool, of which nobody is asked what to do."""
+
+    def __init__(self, client: ClientSession, greeting: types.InitializeResult, rung: list[str]) -> None:
+        self.client = client
+        self.greeting = greeting
+        self.rung = rung
+
+    async def call(self, tool: str, *, is_error: bool = False, meta: Any = None, **arguments: object) -> str:
+        result = await self.client.call_tool(tool, arguments, meta=meta)
+        assert result.is_error is is_error, result
+        (content,) = result.content
+        assert isinstance(content, types.TextContent)
+        return content.text
+
+    async def name(self) -> str:
+        return (await self.call("who")).splitlines()[0].removeprefix("You are ").removesuffix(".")
+
+
+def parameters(system: System, *arguments: str, directory: Path | None = None) -> StdioServerParameters:
+    command = system.command("mcp", *arguments)
+    return StdioServerParameters(command=command[0], args=command[1:], env=system.environment, cwd=directory)
+
+
+@asynccontextmanager
+async def session(system: System, *arguments: str, directory: Path | None = None) -> AsyncIterator[Session]:
+    rung: list[str] = []
+
+    async def ring(given: Rung) -> None:
+        rung.append(given.content)
+
+    binding = NotificationBinding(method=NOTIFICATION, params_type=Rung, handler=ring)
+    async with (
+        stdio_client(parameters(system, *arguments, directory=directory)) as (incoming, outgoing),
+        ClientSession(incoming, outgoing, notification_bindings=[binding]) as client,
+    ):
+        yield Session(client, await client.initialize(), rung)
+
+
+async def of(system: System, *arguments: str, **options: Any) -> list[str]:
+    done = await anyio.to_thread.run_sync(lambda: system.cchat(*arguments, **options))
+    return done.lines
+
+
+async def test_a_session_is_an_agent_as_long_as_its_server_runs(system: System, tmp_path: Path) -> None:
+    (tmp_path / "Web Shop").mkdir()
+    async with session(system, "--tool", "opencode", directory=tmp_path / "Web Shop") as opened:
+        name = await opened.name()
+        assert name.startswith("opencode-web-shop-")
+        entry = system.who()[name]
+        assert (entry["status"], entry["kind"], entry["reach"]) == ("online", "ephemeral", "poll")
+        assert entry["description"] == f"opencode in {tmp_path}/Web Shop"
+        assert "aiagentchat" in (opened.greeting.instructions or "")
+    await anyio.to_thread.run_sync(wait_until, lambda: name not in system.who())
+
+
+async def test_a_named_one_stays_when_it_ends_and_what_came_meanwhile_is_read_by_the_next(system: System) -> None:
+    name = fresh_name("named")
+    async with session(system, "--as", name) as opened:
+        assert await opened.name() == name
+    await anyio.to_thread.run_sync(wait_until, lambda: system.who()[name]["status"] == "offline")
+    await of(system, "send", "--to", name, "meanwhile")
+    async with session(system, "--as", name) as opened:
+        text = await opened.call("read")
+        assert "(came while you were away)" in text
+        assert "begins\nmeanwhile\n" in text
+
+
+async def test_it_writes_asks_answers_and_says_how_far_it_came(system: System, writer: Agent) -> None:
+    async with session(system, "--as", fresh_name("talker")) as opened:
+        name = await opened.name()
+        assert "\none\n" in await opened.call("ask", to="echo", text="one", wait_s=30)
+        assert (await opened.call("send", to=writer.name, text="Please look")).startswith(f"Stored to {writer.name}: $")
+        await opened.call("status", line="looking at the build")
+        assert system.who()[name]["status_line"] == "looking at the build"
+        await anyio.to_thread.run_sync(lambda: writer.cchat("read"))
+        asking = anyio.to_thread.run_sync(lambda: writer.cchat("ask", "--timeout", "30", name, "Is it green?"))
+        async with anyio.create_task_group() as group:
+
+            async def answer() -> None:
+                assert "begins\nIs it green?\n" in await opened.call("read", wait_s=30)
+                assert (await opened.call("reply", text="It is.")).startswith("Stored as an answer")
+
+            group.start_soon(answer)
+            assert (await asking).lines == ["It is."]
+        sent = await opened.call("sent", limit=3)
+        assert f"to {writer.name}: 'Please look': read by {writer.name}" in sent
+        assert "answered by echo: 'one'" in sent
+        assert (await opened.call("send", is_error=True, to="nobody-here", text="x")).startswith("there is no agent")
+
+
+async def test_what_was_shown_is_acknowledged_and_what_was_not_is_not(system: System) -> None:
+    name = fresh_name("reader")
+    async with session(system, "--as", name) as opened:
+        assert await opened.name() == name
+        await of(system, "send", "--to", name, "one")
+        assert "begins\none\n" in await opened.call("read", wait_s=30)
+        peek = ("--as", name, "read", "--peek")
+        await anyio.to_thread.run_sync(wait_until, lambda: not system.cchat(*peek).lines)
+        await of(system, "send", "--to", name, "two")
+    assert [line.partition(": ")[2] for line in await of(system, *peek)] == ["two"]
+
+
+async def test_a_message_wakes_a_session_that_has_the_channel_and_no_other(system: System) -> None:
+    async with (
+        session(system, "--as", fresh_name("plain")) as plain,
+        session(system, "--as", fresh_name("waking"), "--channel") as waking,
+    ):
+        assert CHANNEL not in (plain.greeting.capabilities.experimental or {})
+        assert CHANNEL in (waking.greeting.capabilities.experimental or {})
+        for opened in (plain, waking):
+            await of(system, "send", "--to", await opened.name(), "a secret")
+        await of(system, "send", "for all, and for nobody in particular")
+        await anyio.to_thread.run_sync(wait_until, lambda: waking.rung)
+        (text,) = waking.rung
+        assert text.startswith(f"A message to {await waking.name()} is unread, from {OPERATOR}, a person (1).")
+        assert "secret" not in text
+        assert system.who()[await waking.name()]["reach"] == "hook"
+        assert not plain.rung
+
+
+async def test_a_client_without_the_handshake_of_old_is_answered_by_it(system: System) -> None:
+    async with Client(stdio_client(parameters(system, "--as", fresh_name("modern"), "--channel"))) as client:
+        assert client.protocol_version == "2025-11-25"
+        assert CHANNEL in (client.server_capabilities.experimental or {})
+
+
+async def test_codex_is_an_agent_for_each_conversation_from_its_first_call_on(system: System) -> None:
+    before = set(system.who())
+    async with session(system, "--tool", "codex") as opened:
+        await opened.client.list_tools()
+        assert set(system.who()) == before
+        text = await opened.call("who", meta={"threadId": "0199a213-81c0-7800-8aa1-bbab2a035a53"})
+        assert text.startswith("You are codex-")
+
+
+async def test_without_a_daemon_every_tool_says_so_and_works_once_there_is_one(mode: str, tmp_path: Path) -> None:
+    system = System(tmp_path / "home")
+    async with session(system, "--as", fresh_name("early")) as opened:
+        assert (await opened.call("read", is_error=True)).endswith(
+            "start one with 'cchat up', or set AIAGENTCHAT_TOKEN"
+        )
+        try:
+            await of(system, "up", "--detach", "--port", "0", "--no-echo")
+            assert "Nothing to" in await opened.call("read")
+        finally:
+            system.down()
+
+
+def test_the_extra_is_named_where_it_is_missing(system: System, tmp_path: Path) -> None:
+    (tmp_path / "mcp.py").write_text("raise ModuleNotFoundError(\"No module named 'mcp'\", name='mcp')")
+    done = system.cchat("mcp", code=2, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), *_python_path()])})
+    assert "needs the package mcp" in done.err
+    assert "pip install 'aiagentchat[mcp]'" in done.err
+
+
+def _python_path() -> list[str]:
+    return [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []

@@ -1,0 +1,201 @@
+"""What hooks print, in each tool's form, for inputs as the tools' own pages show them; and which agent a session is."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiagentchat.adapters.hooks import Session, describe, introduce, parse_input
+from aiagentchat.adapters.owner import Owner, find_owner
+from aiagentchat.adapters.tools import TOOLS, agent_of, owner_of
+from aiagentchat.errors import AgentNotFoundError, AiAgentChatError, DaemonNotRunningError
+from aiagentchat.model import AgentName, parse_agent_name
+
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "hooks"
+HOOK_OUTPUT_LIMIT = 10_000
+"""Most characters that Claude Code passes on of what a hook prints."""
+
+Json = dict[str, Any]
+NAME = AgentName("claude-webshop-3fa9c1")
+ALICE, CODEX = ({"name": "alice", "kind": "person", "messages": 2}, {"name": "codex-1", "kind": "agent", "messages": 1})
+
+
+@dataclass
+class Gateway:
+    """As much of the gateway's client as hooks ask of it."""
+
+    senders: list[Json] = field(default_factory=list)
+    online: bool = True
+    failures: list[AiAgentChatError] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    attached: list[str] = field(default_factory=list)
+    detached: list[str] = field(default_factory=list)
+
+    def ask_bell(self, moment: str, *, wait_s: float = 0.0) -> Json:
+        self.asked.append(moment)
+        if self.failures:
+            raise self.failures.pop()
+        messages = sum(each["messages"] for each in self.senders)
+        return {"messages": messages, "senders": self.senders, "online": self.online, "replaced": False}
+
+    def attach(self, name: str, **_: object) -> None:
+        self.attached.append(name)
+
+    def detach(self, name: str) -> None:
+        self.detached.append(name)
+
+
+def session(tool: str, gateway: Gateway, kept: list[str] | None = None) -> Session:
+    kept = [] if kept is None else kept
+    return Session(TOOLS[tool], NAME, cast("Any", gateway), False, "/workspace", lambda: kept.append(NAME))
+
+
+def recorded() -> Iterator[Any]:
+    for path in sorted(FIXTURES.glob("*.json")):
+        for number, each in enumerate(json.loads(path.read_text())["inputs"]):
+            yield pytest.param(path.stem, each["moment"], each["input"], id=f"{path.stem}-{number}-{each['moment']}")
+
+
+@pytest.mark.parametrize(("tool", "moment", "given_input"), list(recorded()))
+def test_each_event_is_answered_in_the_tools_form(tool: str, moment: str, given_input: Json) -> None:
+    parsed = parse_input(json.dumps(given_input).encode())
+    assert parsed is not None
+    gateway, silent = Gateway([ALICE, CODEX]), TOOLS[tool].silence
+    printed = session(tool, gateway).answer(parsed)
+    assert gateway.detached == ([NAME] if moment == "end" else [])
+    if moment in ("none", "end", "goes on"):
+        assert (printed, gateway.asked) == (silent, [])
+        return
+    assert gateway.asked == [moment]
+    answer, text = json.loads(printed), describe(NAME, {"messages": 3, "senders": [ALICE, CODEX]})
+    if moment == "stop":
+        assert answer == {"decision": {"gemini": "deny"}.get(tool, "block"), "reason": text}
+    else:
+        text = f"{introduce(NAME)}\n{text}" if moment == "start" else text
+        assert answer == {
+            "hookSpecificOutput": {"hookEventName": given_input["hook_event_name"], "additionalContext": text}
+        }
+    if moment != "start":
+        assert session(tool, Gateway()).answer(parsed) == silent
+
+
+def test_it_says_who_wrote_and_how_many_and_how_to_read() -> None:
+    text = describe(NAME, {"messages": 3, "senders": [ALICE, CODEX]})
+    assert text.startswith(f"3 messages to {NAME} are unread, from alice, a person (2); codex-1, an agent (1). `")
+    assert text.endswith(f"--as {NAME} read` shows them.")
+    assert describe(NAME, {"messages": 1, "senders": [CODEX]}).startswith(
+        f"A message to {NAME} is unread, from codex-1"
+    )
+
+
+@given(
+    st.lists(
+        st.builds(lambda name, count: {"name": name, "kind": "person", "messages": count}, st.text(), st.integers(1)),
+        max_size=100,
+    )
+)
+def test_whoever_writes_it_stays_short_and_on_one_line(senders: list[Json]) -> None:
+    text = describe(NAME, {"messages": len(senders), "senders": senders})
+    assert "\n" not in text
+    assert "\x1b" not in text
+    assert len(text) < HOOK_OUTPUT_LIMIT / 4
+
+
+@given(
+    st.one_of(
+        st.binary(),
+        st.recursive(
+            st.none() | st.booleans() | st.floats() | st.text(),
+            lambda inner: (
+                st.lists(inner)
+                | st.dictionaries(
+                    st.sampled_from(["hook_event_name", "session_id", "cwd", "agent_id", "reason"]) | st.text(), inner
+                )
+            ),
+        ).map(lambda value: json.dumps(value).encode()),
+    )
+)
+def test_whatever_a_tool_writes_nothing_is_raised(raw: bytes) -> None:
+    parsed = parse_input(raw)
+    if parsed is not None:
+        for tool in ("claude-code", "codex", "gemini"):
+            session(tool, Gateway(failures=[DaemonNotRunningError("away")])).answer(parsed)
+
+
+@pytest.mark.parametrize("tool", ["claude-code", "gemini"])
+def test_without_a_daemon_it_says_nothing_and_the_tool_goes_on(tool: str) -> None:
+    event = next(iter(TOOLS[tool].moments))
+    parsed = parse_input(json.dumps({"hook_event_name": event}).encode())
+    assert parsed is not None
+    assert session(tool, Gateway(failures=[DaemonNotRunningError("away")])).answer(parsed) == TOOLS[tool].silence
+
+
+def test_a_session_is_there_from_its_start_on_or_from_a_prompt_where_the_daemon_came_later() -> None:
+    for event, comes in (("SessionStart", True), ("UserPromptSubmit", True), ("PostToolUse", False), ("Stop", False)):
+        parsed = parse_input(json.dumps({"hook_event_name": event}).encode())
+        assert parsed is not None
+        gateway, kept = Gateway(online=False, failures=[AgentNotFoundError("no agent")]), list[str]()
+        session("claude-code", gateway, kept).answer(parsed)
+        assert (gateway.attached, kept) == (([NAME], [NAME]) if comes else ([], [])), event
+
+
+# --- which agent a session is
+
+
+def test_the_owner_is_the_closest_that_is_no_shell() -> None:
+    code = (
+        "import sys; from aiagentchat.adapters.owner import find_owner; owner = find_owner(); "
+        "print(owner.pid, owner.is_alive())"
+    )
+    command = [sys.executable, "-c", code]
+    direct = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    shell = ["sh", "-c", '"$@"; true', "sh", "sh", "-c", '"$@"; true', "sh", *command]
+    through_shells = subprocess.run(shell, capture_output=True, text=True, check=True).stdout.split()
+    assert direct == through_shells == [str(os.getpid()), "True"]
+
+
+def test_an_owner_that_ended_is_not_alive_nor_is_another_of_its_id() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    owner = find_owner(process.pid)
+    assert owner.is_alive()
+    assert not Owner(process.pid, "long ago").is_alive()
+    process.kill()
+    deadline = time.monotonic() + 10
+    while owner.is_alive():  # a zombie is none
+        assert time.monotonic() < deadline
+    process.wait()
+    assert not owner.is_alive()
+    assert not find_owner(process.pid).is_alive()
+
+
+def test_the_hooks_and_the_server_of_a_session_come_to_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    claude, me = TOOLS["claude-code"], find_owner(os.getpid())
+    monkeypatch.setenv("CLAUDE_PROJECT_DIR", "/home/me/Web Shop")
+    monkeypatch.setenv("CLAUDE_PID", str(os.getpid()))
+    assert owner_of(claude) == me
+    of_hook = agent_of(claude, me, conversation="abc", directory="/elsewhere")
+    assert of_hook == agent_of(claude, me, directory="/home/me")
+    assert of_hook.startswith("claude-web-shop-")
+    assert of_hook != agent_of(claude, Owner(me.pid, "another start"), directory="")
+
+
+def test_of_a_tool_with_several_conversations_in_a_process_each_is_an_agent() -> None:
+    codex, owner = TOOLS["codex"], Owner(1, "")
+    first, second = (agent_of(codex, owner, conversation=each, directory="/a") for each in ("thread-1", "thread-2"))
+    assert first != second
+    assert first == agent_of(codex, Owner(2, ""), conversation="thread-1", directory="/b")
+
+
+@given(st.sampled_from(sorted(TOOLS)), st.text(), st.text())
+def test_whatever_directory_it_is_in_a_session_has_a_name(tool: str, directory: str, conversation: str) -> None:
+    name = agent_of(TOOLS[tool], Owner(1, "x"), conversation=conversation, directory=directory)
+    assert parse_agent_name(name) == name

@@ -1,0 +1,117 @@
+"""What an MCP client is offered, and what its tools say. In `tests/integration/test_mcp.py` the SDK's client asks."""
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from aiagentchat.adapters.mcp_tools import ANSWER_LIMIT, TOOLS, Toolbox, schema_of
+from aiagentchat.errors import AgentNotFoundError
+
+Json = dict[str, Any]
+RESERVED = {"send_message", "list_agents"}
+"""What built-in tools of Claude Code are called, which a model takes instead."""
+SCHEMA_LIMIT, DESCRIPTION_LIMIT = 500, 120
+
+
+@dataclass
+class Gateway:
+    """As much of the gateway's client as the tools ask of it."""
+
+    unread: list[Json] = field(default_factory=list)
+    sent_texts: list[tuple[str, Json]] = field(default_factory=list)
+    answer: Json | None = None
+
+    def read(self, *, wait_s: float = 0.0, limit: int = 100) -> list[Json]:
+        return self.unread[:limit]
+
+    def send(self, body: str, **fields: Any) -> Json:
+        if fields.get("to") == "nobody":
+            raise AgentNotFoundError("there is no agent nobody", hint="see 'cchat who'")
+        self.sent_texts.append((body, fields))
+        return {"event_id": "$sent", "room_id": "!r", "state": "stored", "quiet": ""}
+
+    def sent_message(self, event_id: str, **_: Any) -> Json:
+        return {"state": "stored" if self.answer is None else "answered", "answer": self.answer}
+
+
+def message(number: int, body: str = "hello", **fields: Any) -> Json:
+    sender = {"user_id": "@alice:localhost", "name": "alice", "kind": "person"}
+    return {
+        "event_id": f"${number}",
+        "sender": sender,
+        "ts": 1_700_000_000_000,
+        "body": body,
+        "broadcast": False,
+        "late": False,
+        "in_reply_to": None,
+    } | fields
+
+
+def toolbox(gateway: Gateway) -> Toolbox:
+    return Toolbox("claude-dev", cast("Any", gateway))
+
+
+def test_there_are_few_tools_with_short_schemas_and_none_is_taken_for_a_built_in_one() -> None:
+    assert len(TOOLS) <= 8
+    assert not RESERVED & set(TOOLS)
+    for name, model in TOOLS.items():
+        assert len(str(schema_of(model))) < SCHEMA_LIMIT, name
+        assert model.__doc__ is not None
+        assert len(model.__doc__) < DESCRIPTION_LIMIT, name
+        assert "title" not in str(schema_of(model))
+
+
+def test_each_message_stands_below_its_sender_and_with_its_id() -> None:
+    outcome = toolbox(Gateway([message(1, "one"), message(2, "two", late=True)])).call("read", {})
+    assert outcome.handed == ("$1", "$2")
+    assert outcome.text.count("from alice, a person (@alice:localhost)") == 2
+    assert outcome.text.startswith("$1\n")
+    assert "\n$2 (came while you were away)\n" in outcome.text
+
+
+def test_what_is_more_than_an_answer_may_hold_stays_unread() -> None:
+    half = "x" * (ANSWER_LIMIT // 2)
+    outcome = toolbox(Gateway([message(number, half) for number in range(3)])).call("read", {})
+    assert outcome.handed == ("$0",)
+    assert outcome.text.endswith("More are unread: read again.")
+    whole = toolbox(Gateway([message(1, "x" * (2 * ANSWER_LIMIT))])).call("read", {})
+    assert whole.handed == ("$1",)
+    assert len(whole.text) > 2 * ANSWER_LIMIT
+
+
+def test_an_answer_is_to_what_was_read_last_here_or_to_what_is_named() -> None:
+    gateway = Gateway([message(1), message(2)])
+    tools = toolbox(gateway)
+    tools.call("reply", {"text": "before"})
+    tools.call("read", {})
+    tools.call("reply", {"text": "after"})
+    tools.call("reply", {"text": "named", "event_id": "$1"})
+    assert [fields["reply_to"] for _, fields in gateway.sent_texts] == ["last", "$2", "$1"]
+
+
+def test_an_answer_that_does_not_come_in_time_is_no_error_and_one_that_comes_is_read() -> None:
+    asked = toolbox(Gateway()).call("ask", {"to": "codex", "text": "?", "wait_s": 1})
+    assert not asked.is_error
+    assert "codex has not answered within 1 s" in asked.text
+    assert "$sent" in asked.text
+    answered = toolbox(Gateway(answer=message(9, "yes"))).call("ask", {"to": "codex", "text": "?"})
+    assert answered.handed == ("$9",)
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "said"),
+    [
+        ("nope", {}, "there is no tool 'nope'"),
+        ("send", {}, "text: "),
+        ("send", {"text": 3}, "text: "),
+        ("send", {"text": "x", "more": 1}, "more: "),
+        ("read", {"wait_s": 1e9}, "wait_s: "),
+        ("read", {"wait_s": float("nan")}, "wait_s: "),
+        ("send", {"text": "x", "to": "nobody"}, "there is no agent nobody\nsee 'cchat who'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_to_the_model(tool: str, arguments: Json, said: str) -> None:
+    outcome = toolbox(Gateway()).call(tool, arguments)
+    assert outcome.is_error
+    assert outcome.text.startswith(said)
