@@ -188,7 +188,7 @@ class GatewayClient:
 
         `moment`: start, prompt, tool, stop, or idle, which waits up to `wait_s` seconds.
         """
-        return self._call("GET", "/bell", query={"moment": moment, "wait": f"{wait_s:g}"}, wait_s=wait_s)
+        return self._call("POST", "/bell", {"moment": moment, "wait": wait_s}, wait_s=wait_s)
 
     def events(self) -> EventStream:
         """Return a stream of what is unread and then of what comes: ("message", message), at last ("ended", …).
@@ -250,6 +250,27 @@ class GatewayClient:
         """Say what the agent is doing, and show its typing."""
         status = {"line": line, "typing_s": typing_s}
         self._call("PUT", "/status", {name: value for name, value in status.items() if value is not None})
+
+    def show_progress(self, body: str, *, about: str, shown: str | None = None) -> str:
+        """Show how far the agent is with a message in its own room; return the notice, for the next to replace."""
+        given = {"body": body, "about": about} | ({} if shown is None else {"shown": shown})
+        return str(self._call("POST", "/progress", given)["event_id"])
+
+    def ask_approval(
+        self, body: str, options: list[dict[str, str]], *, timeout_s: float, key: str, about: str | None = None
+    ) -> dict[str, Json]:
+        """Ask people for approval and wait for it; return `option` (an id, None: refused for want of an answer).
+
+        `options`: each `id`, `name` and `kind` (allow_once, allow_always, reject_once, reject_always). The same key is
+        the same request.
+        """
+        given = {"body": body, "options": options, "timeout_s": timeout_s, "key": key}
+        given |= {} if about is None else {"about": about}
+        return self._call("POST", "/approvals", given, wait_s=timeout_s)
+
+    def withdraw_approval(self, key: str) -> None:
+        """Wait for an approval no more."""
+        self._call("DELETE", f"/approvals/{quote(key, safe='')}")
 
     def health(self) -> dict[str, Json]:
         """Return `status`, `conditions` and `system`."""

@@ -176,6 +176,9 @@ OPTIONS: Final = (
     Option("registration", "AIAGENTCHAT_REGISTRATION", _identity, "application-service registration file"),
     Option("operator", "AIAGENTCHAT_OPERATOR", _operator, "localpart of the operator's Matrix account"),
     Option("people", "AIAGENTCHAT_PEOPLE", _people, "user ids, comma-separated, invited to every room"),
+    Option(
+        "approvers", "AIAGENTCHAT_APPROVERS", _people, "user ids, comma-separated, that may approve what agents ask"
+    ),
     Option("daemons", "AIAGENTCHAT_DAEMONS", _people, "user ids, comma-separated, of further daemons of this Space"),
     Option("shared_room", "MATRIX_ROOM_ID", _room, "an existing room, id or alias, in place of the broadcast room"),
     Option(
@@ -214,6 +217,7 @@ class Settings:
     registration: str = ""
     operator: str = field(default_factory=_default_operator)
     people: tuple[str, ...] = ()
+    approvers: tuple[str, ...] = ()
     daemons: tuple[str, ...] = ()
     shared_room: str = ""
     space_policy: str = "open"

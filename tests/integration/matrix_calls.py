@@ -48,6 +48,7 @@ CALLS: dict[str, Call] = WRITES | {
     "get_full_state": lambda client, room: client.get_full_state(room),
     "get_event": lambda client, room: client.get_event(room, EVENT),
     "get_messages": lambda client, room: client.get_messages(room, direction="b", start="t1", filter_json="{}"),
+    "get_relations": lambda client, room: client.get_relations(room, EVENT, "m.annotation", "m.reaction"),
     "get_tokens_around": lambda client, room: client.get_tokens_around(room, EVENT),
     "get_room_account_data": lambda client, room: client.get_room_account_data(USER, room, "io.x"),
     "put_room_account_data": lambda client, room: client.put_room_account_data(USER, room, "io.x", {}),

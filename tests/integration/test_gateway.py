@@ -176,7 +176,11 @@ async def test_no_route_gives_an_agent_what_is_anothers(
         ("DELETE", f"/agents/{second.name}", None),
     ):
         assert is_problem(await attempt(method, path, body), 403, "forbidden")
-    assert (await attempt("GET", "/bell", moment="start")).data["messages"] == 0
+    assert (await attempt("POST", "/bell", {"moment": "start"})).data["messages"] == 0
+    assert is_problem(await attempt("POST", "/progress", {"body": "?", "about": private}), 404, "not_found")
+    request = {"body": "?", "options": [{"id": "a", "name": "a", "kind": "allow_once"}], "about": private}
+    assert is_problem(await attempt("POST", "/approvals", request), 404, "not_found")
+    assert is_problem(await attempt("DELETE", "/approvals/{key}"), 404, "not_found")
     await attempt("PUT", "/status", {"line": "mine"})
     assert {agent["name"]: agent["status_line"] for agent in (await first.api.get("/who"))["agents"]} | {
         first.name: "mine",

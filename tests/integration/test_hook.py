@@ -3,10 +3,15 @@
 It talks to the gateway alone, so one mode is enough.
 """
 
+import itertools
 import json
 import os
+import queue
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,31 +19,67 @@ from typing import Any
 
 import pytest
 
-from tests.integration.processes import Agent, Done, Running, System, wait_until
+from tests.integration import tool_process
+from tests.integration.processes import PROCESS_S, Agent, Done, System, wait_until
 from tests.integration.systems import APPSERVICE_ALONE, OPERATOR, fresh_name
 
 pytestmark = APPSERVICE_ALONE
 
 Json = dict[str, Any]
+SOON_S = 2.5  # longer than a message takes to be heard of
 
 
 class Tool:
     """A coding tool that does nothing but run its hooks."""
 
-    def __init__(self, system: System, name: str, process: "subprocess.Popen[bytes]", **env: str) -> None:
+    def __init__(self, system: System, name: str, *options: str, directory: Path, **env: str) -> None:
         self.system = system
         self.name = name
-        self.process = process
-        self.env = {"CLAUDE_PID": str(process.pid), "CLAUDE_PROJECT_DIR": "/home/me/Web Shop"} | env
+        self.options = options
+        self.directory = directory
+        self.env = {"CLAUDE_PROJECT_DIR": str(directory), "GEMINI_PROJECT_DIR": str(directory)} | env
+        self._ids = itertools.count()
+        self._ended: dict[int, queue.Queue[Json]] = {}
+        self.process = subprocess.Popen(
+            [sys.executable, tool_process.__file__],
+            env=system.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        self._reading = threading.Thread(target=self._take_answers, daemon=True)
+        self._reading.start()
 
-    def given(self, event: str, fields: Json) -> str:
-        return json.dumps({"hook_event_name": event, "session_id": "s-1", "cwd": "/home/me/Web Shop/src"} | fields)
+    def _take_answers(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as answers:
+            for line in answers:
+                answer = json.loads(line)
+                self._ended[answer["id"]].put(answer)
+
+    def start(self, event: str, *arguments: str, **fields: object) -> "queue.Queue[Json]":
+        """Run a hook in the background; its end is put into what is returned."""
+        given = {"hook_event_name": event, "session_id": "s-1", "cwd": str(self.directory)} | fields
+        number = next(self._ids)
+        self._ended[number] = queue.Queue()
+        command = [sys.executable, "-P", "-m", "aiagentchat", "hook", self.name, *self.options, *arguments]
+        request = {
+            "id": number,
+            "command": command,
+            "input": json.dumps(given),
+            "cwd": str(self.directory),
+            "env": self.env,
+        }
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return self._ended[number]
 
     def hook(self, event: str, *arguments: str, **fields: object) -> Done:
-        """Run a hook in the foreground; it has nothing to say on standard error."""
-        done = self.system.cchat("hook", self.name, *arguments, stdin=self.given(event, fields), env=self.env)
-        assert done.err == ""
-        return done
+        """Run a hook in the foreground. Whatever happens it fails not, and says nothing on standard error."""
+        ended = self.start(event, *arguments, **fields).get(timeout=PROCESS_S)
+        assert (ended["code"], ended["err"]) == (0, "")
+        return Done(ended["code"], ended["out"], ended["err"])
 
     def told(self, event: str, **fields: object) -> str:
         """Return what an event puts before the model, "" where that is nothing."""
@@ -48,73 +89,86 @@ class Tool:
         answer = json.loads(lines[0])
         return str(answer.get("reason") or answer["hookSpecificOutput"]["additionalContext"])
 
+    def waits(self, event: str = "Stop") -> "queue.Queue[Json]":
+        """Run the hook that waits in the background, and return once it does."""
+        ended = self.start(event, "--wait")
+        wait_until(lambda: self.system.who()[self.agent()]["reach"] == "hook")
+        time.sleep(1.0)  # it asked once before it waits
+        return ended
+
     def agent(self) -> str:
         """Return the agent that the session is, once it is online."""
 
         def found() -> list[str]:
-            ours = [each for each in self.system.who().values() if "Web Shop" in each["description"]]
+            ours = [each for each in self.system.who().values() if str(self.directory) in each["description"]]
             return [each["name"] for each in ours if each["status"] == "online"]
 
         return str(wait_until(found)[0])
 
-    @contextmanager
-    def waiting(self, event: str) -> Iterator[Running]:
-        """Run the hook that waits in the background."""
-        command = self.system.command("hook", self.name, "--wait")
-        with subprocess.Popen(
-            command,
-            env=self.system.environment | self.env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        ) as process:
-            assert process.stdin is not None
-            process.stdin.write(self.given(event, {}))
-            process.stdin.close()
-            try:
-                yield Running(process)
-            finally:
-                process.kill()
+    def is_listed(self) -> bool:
+        return any(str(self.directory) in each["description"] for each in self.system.who().values())
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self._reading.join(PROCESS_S)  # until whoever still waits in the background has ended as well
+
+
+def woken(ended: "queue.Queue[Json]") -> str:
+    """Return what a hook says that wakes the session."""
+    end = ended.get(timeout=PROCESS_S)
+    assert (end["code"], end["out"]) == (2, "")
+    return str(end["err"]).removesuffix("\n")
 
 
 @contextmanager
-def tool(system: System, name: str = "claude-code", **env: str) -> Iterator[Tool]:
-    with subprocess.Popen(["sleep", "600"]) as process:
-        opened = Tool(system, name, process, **env)
-        try:
-            yield opened
-        finally:
-            process.kill()
-    wait_until(lambda: not any("Web Shop" in each["description"] for each in system.who().values()))
+def tool(system: System, directory: Path, name: str = "claude-code", *options: str, **env: str) -> Iterator[Tool]:
+    opened = Tool(system, name, *options, directory=directory, **env)
+    try:
+        yield opened
+    finally:
+        opened.kill()
+        opened.close()
+    if not options:
+        wait_until(lambda: not opened.is_listed())
 
 
-def test_a_session_is_an_agent_from_its_start_to_its_end(system: System) -> None:
-    with tool(system) as claude:
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    directory = tmp_path / "Web Shop"
+    directory.mkdir()
+    return directory
+
+
+def test_a_session_is_an_agent_from_its_start_to_its_end(system: System, shop: Path) -> None:
+    with tool(system, shop) as claude:
         text = claude.told("SessionStart", source="startup")
         name = claude.agent()
         assert text.startswith(f"This session is the agent {name}")
         assert name.startswith("claude-web-shop-")
+        assert claude.told("UserPromptSubmit", prompt="hello") == ""
         entry = system.who()[name]
         assert (entry["kind"], entry["reach"]) == ("ephemeral", "hook")
-        assert claude.told("UserPromptSubmit", prompt="hello") == ""
         assert claude.hook("SessionEnd", reason="clear").lines == []
         assert claude.agent() == name
         assert claude.hook("SessionEnd", reason="prompt_input_exit").lines == []
         wait_until(lambda: name not in system.who())
 
 
-def test_a_tool_that_is_killed_takes_its_agent_along(system: System) -> None:
-    with tool(system) as claude:
+def test_a_tool_that_is_killed_takes_its_agent_along(system: System, shop: Path) -> None:
+    with tool(system, shop) as claude:
         claude.hook("SessionStart", source="startup")
         name = claude.agent()
-        claude.process.kill()
-        claude.process.wait()
+        claude.kill()
         wait_until(lambda: name not in system.who())
 
 
-def test_messages_ring_once_and_are_not_shown(system: System, writer: Agent) -> None:
-    with tool(system) as claude:
+def test_messages_ring_once_and_are_not_shown(system: System, writer: Agent, shop: Path) -> None:
+    with tool(system, shop) as claude:
         claude.hook("SessionStart", source="startup")
         name = claude.agent()
         writer.cchat("send", "--to", name, "a secret")
@@ -134,90 +188,153 @@ def test_messages_ring_once_and_are_not_shown(system: System, writer: Agent) -> 
         assert len(Agent(system, name, {}).unread()) == 5
 
 
-def test_a_message_wakes_a_session_that_idles_and_one_waits_at_a_time(system: System) -> None:
-    with tool(system) as claude:
+def test_a_message_wakes_a_session_that_idles_and_one_waits_at_a_time(system: System, shop: Path) -> None:
+    with tool(system, shop) as claude:
         claude.hook("SessionStart", source="startup")
         name = claude.agent()
-        with claude.waiting("SessionStart") as first:
-            wait_until(lambda: system.who()[name]["reach"] == "hook")
-            claude.hook("UserPromptSubmit", prompt="work")
-            claude.hook("Stop", stop_hook_active=False)
-            with claude.waiting("Stop") as second:
-                assert first.wait() == 0
-                assert first.rest(of="err") == ""
-                system.cchat("send", "--to", name, "a secret")
-                assert second.wait() == 2
-                text = second.rest(of="err")
+        first = claude.waits()
+        claude.hook("UserPromptSubmit", prompt="work")
+        claude.hook("Stop", stop_hook_active=False)
+        assert first.empty()
+        second = claude.waits()
+        assert first.get(timeout=PROCESS_S) == {"id": 1, "code": 0, "out": "", "err": ""}
+        system.cchat("send", "--to", name, "a secret")
+        text = woken(second)
         assert text.startswith(f"A message to {name} is unread, from {OPERATOR}, a person (1).")
         assert "secret" not in text
+        assert claude.agent() == name  # while it works
 
 
-def test_one_that_waits_ends_with_its_tool(system: System) -> None:
-    with tool(system) as claude:
+def test_a_session_that_works_is_not_woken_not_after_it_was_compacted_either(system: System, shop: Path) -> None:
+    with tool(system, shop) as claude:
+        claude.hook("SessionStart", source="startup")
+        name, waiting = claude.agent(), claude.waits()
+        claude.hook("UserPromptSubmit", prompt="work")
+        assert claude.told("SessionStart", source="compact").startswith("This session is the agent")
+        system.cchat("send", "--to", name, "now?")
+        time.sleep(SOON_S)
+        assert waiting.empty()
+        assert claude.told("Stop", stop_hook_active=False).startswith("A message to")
+
+
+def test_where_nobody_can_be_woken_nothing_waits(system: System, shop: Path) -> None:
+    with tool(system, shop, CLAUDE_CODE_ENTRYPOINT="sdk-cli") as claude:
         claude.hook("SessionStart", source="startup")
         claude.agent()
-        with claude.waiting("SessionStart") as waiting:
-            claude.process.kill()
-            claude.process.wait()
-            assert waiting.wait() == 0
+        assert claude.start("Stop", "--wait").get(timeout=PROCESS_S)["code"] == 0
 
 
-def test_an_agent_that_was_made_to_leave_comes_back_when_its_person_writes(system: System) -> None:
-    with tool(system) as claude:
+def test_one_that_waits_ends_with_its_tool_though_the_agent_goes_on(system: System, shop: Path, tmp_path: Path) -> None:
+    agent = system.join("kept")
+    with tool(system, shop, "claude-code", "--as", agent.name) as claude:
+        claude.hook("SessionStart", source="startup")
+        claude.start("Stop", "--wait")
+        running = ["pgrep", "-f", f"hook claude-code --as {agent.name} --wait"]
+        wait_until(lambda: subprocess.run(running, capture_output=True, check=False).stdout)
+        time.sleep(SOON_S)  # in which it has found out whose it is
+        claude.kill()
+        wait_until(lambda: not subprocess.run(running, capture_output=True, check=False).stdout)
+    assert system.who()[agent.name]["status"] == "online"
+
+
+def test_the_end_of_one_session_of_a_named_agent_leaves_the_others_alone(system: System, shop: Path) -> None:
+    agent = system.join("named")
+    with tool(system, shop, "claude-code", "--as", agent.name) as first:
+        first.hook("SessionStart", source="startup")
+        with tool(system, shop, "claude-code", "--as", agent.name) as second:
+            second.hook("SessionStart", source="startup")
+            second.hook("SessionEnd", reason="other")
+        time.sleep(SOON_S)  # in which its keeper would take it off
+        assert system.who()[agent.name]["status"] == "online"
+        assert agent.cchat("read", "--peek", env={"AIAGENTCHAT_TOKEN": agent.joined["token"]}).code == 0
+
+
+def test_an_agent_that_was_made_to_leave_comes_back_when_its_person_writes(system: System, shop: Path) -> None:
+    with tool(system, shop) as claude:
         claude.hook("SessionStart", source="startup")
         name = claude.agent()
+        waiting = claude.waits()
         system.cchat("leave", name)
+        assert waiting.get(timeout=PROCESS_S)["code"] == 0
         assert claude.told("PostToolUse", tool_name="Bash") == ""
+        later = claude.start("Stop", "--wait")
+        time.sleep(SOON_S)
         assert name not in system.who()
+        assert later.empty()
         claude.hook("UserPromptSubmit", prompt="go on")
         assert claude.agent() == name
 
 
-def test_it_holds_through_a_restart_of_the_daemon(system: System) -> None:
-    with tool(system) as claude:
+def test_it_holds_through_a_restart_of_the_daemon_and_is_woken_after_it(system: System, shop: Path) -> None:
+    with tool(system, shop) as claude:
         claude.hook("SessionStart", source="startup")
-        name = claude.agent()
+        name, waiting = claude.agent(), claude.waits()
         system.kill(system.daemon_pid)
         assert claude.told("Stop", stop_hook_active=False) == ""
         system.up()
         assert claude.agent() == name
+        system.cchat("send", "--to", name, "hello")
+        assert woken(waiting).startswith(f"A message to {name}")
+
+
+def test_a_daemon_that_does_not_answer_holds_up_no_turn(system: System, shop: Path) -> None:
+    with tool(system, shop) as claude:
+        claude.hook("SessionStart", source="startup")
+        claude.agent()
+        pid = system.daemon_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            assert claude.told("PostToolUse", tool_name="Bash") == ""
+            assert time.monotonic() - began < 5
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize(("name", "silence"), [("claude-code", ""), ("codex", ""), ("gemini", "{}\n")])
-def test_without_a_daemon_nothing_is_said_and_nothing_fails(name: str, silence: str, mode: str, tmp_path: Path) -> None:
-    nowhere = System(tmp_path / "home")
+@pytest.mark.parametrize("wrong", ["no daemon", "no settings", "an unknown option"])
+def test_whatever_is_wrong_nothing_is_said_and_nothing_fails(
+    name: str, silence: str, wrong: str, mode: str, tmp_path: Path
+) -> None:
+    nowhere, options = System(tmp_path / "home"), ["--new-option"] if wrong == "an unknown option" else []
+    if wrong == "no settings":
+        nowhere.paths.config_file.parent.mkdir()
+        nowhere.paths.config_file.write_text("port = 'x'")
     for event in ("SessionStart", "UserPromptSubmit", "BeforeAgent", "Stop", "SessionEnd", "Unheard"):
-        done = nowhere.cchat("hook", name, stdin=json.dumps({"hook_event_name": event, "session_id": "s"}))
+        done = nowhere.cchat("hook", name, *options, stdin=json.dumps({"hook_event_name": event, "session_id": "s"}))
         assert (done.out, done.err) == (silence, "")
     assert nowhere.cchat("hook", name, stdin="nonsense").out == silence
+    assert nowhere.cchat("hook", name, "--wait", stdin='{"hook_event_name": "Stop"}').out == silence
 
 
-RUNS_A_HOOK = "import subprocess, sys; subprocess.run(sys.argv[2:], input=sys.argv[1].encode(), check=True); input()"
+def test_within_cchat_run_and_where_a_named_agent_speaks_a_nameless_hook_is_silent(system: System, shop: Path) -> None:
+    with tool(system, shop, CCHAT_AGENT="runner") as claude:
+        assert claude.told("SessionStart", source="startup") == ""
+    settings = shop / ".claude" / "settings.local.json"
+    settings.parent.mkdir()
+    settings.write_text(
+        '{"hooks": {"Stop": [{"hooks": [{"command": "cchat", "args": ["hook", "claude-code", "--as", "x"]}]}]}}'
+    )
+    with tool(system, shop) as claude:
+        assert claude.told("SessionStart", source="startup") == ""
+        assert not claude.is_listed()
 
 
-@contextmanager
-def running_a_hook(opened: Tool, given: str, *command: str) -> Iterator["subprocess.Popen[str]"]:
-    """Have a process run a hook and go on, as the tools do that say nothing of which process they are."""
-    with subprocess.Popen(
-        [sys.executable, "-c", RUNS_A_HOOK, given, *command],
-        env=opened.system.environment | opened.env,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-    ) as process:
-        yield process
-        if process.poll() is None:
-            process.communicate("\n")
+def test_what_lies_in_the_sessions_directory_is_not_run(system: System, shop: Path) -> None:
+    for module in ("argparse", "json", "queue", "aiagentchat"):
+        (shop / f"{module}.py").write_text(f"open({str(shop / 'ran')!r}, 'w')")
+    with tool(system, shop) as claude:
+        claude.hook("SessionStart", source="startup")
+        claude.agent()
+    assert not (shop / "ran").exists()
 
 
-def test_gemini_gets_its_own_form(system: System) -> None:
-    with tool(system, "gemini", GEMINI_PROJECT_DIR="/home/me/Web Shop") as gemini:
-        by_a_shell = ["sh", "-c", '"$@"; true', "sh", *system.command("hook", "gemini")]
-        with running_a_hook(gemini, gemini.given("SessionStart", {"source": "startup"}), *by_a_shell) as process:
-            name = gemini.agent()
-            assert name.startswith("gemini-web-shop-")
-            out, _ = process.communicate("\n")
-            assert json.loads(out)["hookSpecificOutput"]["hookEventName"] == "SessionStart"
+def test_gemini_gets_its_own_form(system: System, shop: Path) -> None:
+    with tool(system, shop, "gemini") as gemini:
+        answer = json.loads(gemini.hook("SessionStart", source="startup").out)
+        assert answer["hookSpecificOutput"]["hookEventName"] == "SessionStart"
+        assert gemini.agent().startswith("gemini-web-shop-")
         assert gemini.hook("AfterTool").lines == ["{}"]
 
 
@@ -229,20 +346,22 @@ HELP = "Usage: codex queue [OPTIONS] --thread <THREAD> --message <TEXT>"
 
 @pytest.mark.parametrize(("help_text", "is_woken"), [(HELP, True), ("Codex CLI", False)], ids=["0.149", "older"])
 def test_codex_is_woken_by_its_queue_where_it_has_one(
-    system: System, tmp_path: Path, help_text: str, is_woken: bool
+    system: System, shop: Path, tmp_path: Path, help_text: str, is_woken: bool
 ) -> None:
     program, log, thread = tmp_path / "codex", tmp_path / "log", fresh_name("thread")
     program.write_text(CODEX)
     program.chmod(0o755)
     log.touch()
     env = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "CODEX_LOG": str(log), "HELP": help_text}
-    with tool(system, "codex", **env) as codex:
-        given = codex.given("SessionStart", {"session_id": thread})
-        with running_a_hook(codex, given, *system.command("hook", "codex")):
-            name = codex.agent()
-            system.cchat("send", "--to", name, "a secret")
-            if is_woken:
-                assert f"queue --thread {thread} --message " in wait_until(log.read_text)
-            assert codex.told("PostToolUse", session_id=thread).startswith("A message to") is not is_woken
+    with tool(system, shop, "codex", **env) as codex:
+        codex.hook("SessionStart", session_id=thread)
+        name = codex.agent()
+        if is_woken:
+            wait_until(lambda: system.who()[name]["reach"] == "hook")
+        system.cchat("send", "--to", name, "a secret")
+        if is_woken:
+            assert f"queue --thread {thread} --message " in wait_until(log.read_text)
+        told = codex.told("PostToolUse", session_id=thread)
+        assert told.startswith("A message to") is not is_woken
         assert bool(log.read_text()) is is_woken
         assert "secret" not in log.read_text()

@@ -20,6 +20,7 @@ class Inbox:
 
     messages: list[Message] = field(default_factory=list)
     is_closed: bool = False
+    is_replaced: bool = False
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def wait_due(self, wanted: Callable[[list[Message]], list[Message]], wait_s: float) -> list[Message]:
@@ -159,10 +160,11 @@ async def test_a_waiter_whose_call_is_gone_leaves_the_ring_to_the_next_one(inbox
     assert await rang(waiting(bell, inbox)) == ["one"]
 
 
-async def test_it_ends_with_the_inbox(inbox: Inbox) -> None:
+@pytest.mark.parametrize("is_replaced", [True, False])
+async def test_it_ends_with_the_inbox_for_good_only_where_the_agent_has_left(inbox: Inbox, is_replaced: bool) -> None:
     bell = Bell(AGENT)
     waiter = waiting(bell, inbox)
     await settled()
-    inbox.is_closed = True
+    inbox.is_closed, inbox.is_replaced = True, is_replaced
     inbox.look_again()
-    assert await rang(waiter) == []
+    assert await rang(waiter) == ([] if is_replaced else None)

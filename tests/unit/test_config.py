@@ -35,6 +35,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "operator": ("flag", "env", "file"),
     "daemons": ("@flag:example.org", "@env:example.org,@too:example.org", "@file:example.org"),
     "shared_room": ("#flag:example.org", "!env", "!file:example.org"),
+    "approvers": ("@flag:example.org", "@env:example.org,@too:example.org", "@file:example.org"),
     "people": ("@flag:example.org", "@env:example.org,@too:example.org", "@file:example.org"),
     "space_policy": ("strict", "open", "strict"),
     "session_ttl_s": ("1", "2", "3"),

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiagentchat.adapters.hooks import Session, describe, introduce, parse_input
-from aiagentchat.adapters.owner import Owner, find_owner
+from aiagentchat.adapters.owner import Owner, find_owner, process
 from aiagentchat.adapters.tools import TOOLS, agent_of, owner_of
 from aiagentchat.errors import AgentNotFoundError, AiAgentChatError, DaemonNotRunningError
 from aiagentchat.model import AgentName, parse_agent_name
@@ -91,7 +91,7 @@ def test_each_event_is_answered_in_the_tools_form(tool: str, moment: str, given_
 def test_it_says_who_wrote_and_how_many_and_how_to_read() -> None:
     text = describe(NAME, {"messages": 3, "senders": [ALICE, CODEX]})
     assert text.startswith(f"3 messages to {NAME} are unread, from alice, a person (2); codex-1, an agent (1). `")
-    assert text.endswith(f"--as {NAME} read` shows them.")
+    assert text.endswith(f"--as {NAME} read`, shows them.")
     assert describe(NAME, {"messages": 1, "senders": [CODEX]}).startswith(
         f"A message to {NAME} is unread, from codex-1"
     )
@@ -164,23 +164,31 @@ def test_the_owner_is_the_closest_that_is_no_shell() -> None:
 
 
 def test_an_owner_that_ended_is_not_alive_nor_is_another_of_its_id() -> None:
-    process = subprocess.Popen(["sleep", "60"])
-    owner = find_owner(process.pid)
-    assert owner.is_alive()
-    assert not Owner(process.pid, "long ago").is_alive()
-    process.kill()
-    deadline = time.monotonic() + 10
-    while owner.is_alive():  # a zombie is none
-        assert time.monotonic() < deadline
-    process.wait()
+    with subprocess.Popen(["sleep", "60"]) as started:
+        owner = process(started.pid)
+        assert owner.is_alive()
+        assert owner.arguments() == ["sleep", "60"]
+        assert not Owner(started.pid, "long ago").is_alive()
+        started.kill()
+        deadline = time.monotonic() + 10
+        while owner.is_alive():  # a zombie is none
+            assert time.monotonic() < deadline
     assert not owner.is_alive()
-    assert not find_owner(process.pid).is_alive()
+    assert not process(started.pid).is_alive()
+
+
+def test_who_is_told_to_be_the_tool_is_only_where_it_is_an_ancestor() -> None:
+    grandparent = find_owner(os.getppid())
+    assert grandparent.pid == os.getppid()
+    with subprocess.Popen(["sleep", "60"]) as started:
+        assert find_owner(started.pid) != process(started.pid)
+        started.kill()
 
 
 def test_the_hooks_and_the_server_of_a_session_come_to_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    claude, me = TOOLS["claude-code"], find_owner(os.getpid())
+    claude, me = TOOLS["claude-code"], process(os.getppid())
     monkeypatch.setenv("CLAUDE_PROJECT_DIR", "/home/me/Web Shop")
-    monkeypatch.setenv("CLAUDE_PID", str(os.getpid()))
+    monkeypatch.setenv("CLAUDE_PID", str(os.getppid()))
     assert owner_of(claude) == me
     of_hook = agent_of(claude, me, conversation="abc", directory="/elsewhere")
     assert of_hook == agent_of(claude, me, directory="/home/me")

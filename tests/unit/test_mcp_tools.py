@@ -21,6 +21,10 @@ class Gateway:
     unread: list[Json] = field(default_factory=list)
     sent_texts: list[tuple[str, Json]] = field(default_factory=list)
     answer: Json | None = None
+    acknowledged: list[str] = field(default_factory=list)
+
+    def acknowledge(self, event_ids: list[str]) -> None:
+        self.acknowledged += event_ids
 
     def read(self, *, wait_s: float = 0.0, limit: int = 100) -> list[Json]:
         return self.unread[:limit]
@@ -84,10 +88,13 @@ def test_an_answer_is_to_what_was_read_last_here_or_to_what_is_named() -> None:
     gateway = Gateway([message(1), message(2)])
     tools = toolbox(gateway)
     tools.call("reply", {"text": "before"})
-    tools.call("read", {})
+    outcome = tools.call("read", {})
+    tools.call("reply", {"text": "not shown yet"})
+    tools.acknowledge(outcome.handed)
     tools.call("reply", {"text": "after"})
     tools.call("reply", {"text": "named", "event_id": "$1"})
-    assert [fields["reply_to"] for _, fields in gateway.sent_texts] == ["last", "$2", "$1"]
+    assert [fields["reply_to"] for _, fields in gateway.sent_texts] == ["last", "last", "$2", "$1"]
+    assert gateway.acknowledged == ["$1", "$2"]
 
 
 def test_an_answer_that_does_not_come_in_time_is_no_error_and_one_that_comes_is_read() -> None:

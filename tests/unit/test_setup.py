@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aiagentchat.adapters.setup import Edit, Wish, edits
 from aiagentchat.adapters.tools import TOOLS
+from aiagentchat.cli import setup
 from aiagentchat.cli.main import main
 from aiagentchat.errors import InvalidRequestError
 
@@ -82,10 +83,14 @@ def test_claude_code_gets_a_server_and_hooks_and_one_that_waits_in_the_backgroun
     assert set(hooks) == {"SessionStart", "UserPromptSubmit", "PostToolUse", "Stop", "SessionEnd"}
     words = ["AIAGENTCHAT_HOME=/srv/chat", "/opt/bin/cchat", "hook", "claude-code"]
     assert hooks["PostToolUse"] == [{"hooks": [{"type": "command", "command": "env", "args": words, "timeout": 10}]}]
-    for event in ("SessionStart", "Stop"):
-        (group,) = hooks[event]
-        assert [each.get("asyncRewake", False) for each in group["hooks"]] == [False, True]
-        assert group["hooks"][1]["args"] == [*words, "--wait"]
+    waiting = [
+        each for groups in hooks.values() for group in groups for each in group["hooks"] if "--wait" in each["args"]
+    ]
+    assert waiting == []  # the channel wakes it
+    plain = json.loads(edits_of("claude-code")["/home/me/.claude/settings.json"].apply(""))["hooks"]
+    assert [each.get("asyncRewake", False) for each in plain["Stop"][0]["hooks"]] == [False, True]
+    assert plain["Stop"][0]["hooks"][1]["args"] == ["hook", "claude-code", "--wait"]
+    assert len(plain["SessionStart"][0]["hooks"]) == 1  # it would hold the session up
 
 
 def test_gemini_counts_in_milliseconds_and_codex_in_seconds() -> None:
@@ -149,6 +154,53 @@ def test_a_hook_of_somebody_else_stays_wherever_it_stands() -> None:
     assert after["hooks"]["Stop"][0] == theirs
     later = {"hooks": {"Stop": [*after["hooks"]["Stop"], theirs]}}
     assert json.loads(edit.undo(json.dumps(later))) == {"hooks": {"Stop": [theirs, theirs]}}
+
+
+def test_of_a_group_that_somebody_has_added_to_theirs_stays() -> None:
+    edit = edits_of("codex")["/home/me/.codex/hooks.json"]
+    config = json.loads(edit.apply(""))
+    theirs = {"type": "command", "command": "say done"}
+    config["hooks"]["Stop"][0]["hooks"].append(theirs)
+    assert json.loads(edit.undo(json.dumps(config))) == {"hooks": {"Stop": [{"hooks": [theirs]}]}}
+    again = json.loads(edit.apply(json.dumps(config)))["hooks"]["Stop"]
+    assert [each["command"] for group in again for each in group["hooks"]] == ["say done", "/opt/bin/cchat hook codex"]
+
+
+def test_hooks_keep_their_place_by_which_some_tools_know_them() -> None:
+    edit = edits_of("codex")["/home/me/.codex/hooks.json"]
+    config = json.loads(edit.apply(""))
+    config["hooks"]["Stop"].append({"hooks": [{"type": "command", "command": "say done"}]})
+    before = json.dumps(config)
+    assert json.loads(edit.apply(before)) == config
+
+
+def test_a_server_of_the_name_that_is_another_is_neither_replaced_nor_taken_out() -> None:
+    edit = edits_of("gemini")["/home/me/.gemini/settings.json"]
+    before = '{"mcpServers": {"cchat": {"command": "other"}}}'
+    with pytest.raises(InvalidRequestError, match="another kind"):
+        edit.apply(before)
+    assert edit.undo(before) == before
+
+
+def test_opencode_2_is_told_apart() -> None:
+    edit = edits_of("opencode")["/home/me/.config/opencode/opencode.json"]
+    with pytest.raises(InvalidRequestError, match="opencode 2"):
+        edit.apply('{"mcp": {"servers": {}}}')
+
+
+def test_half_a_character_is_no_obstacle() -> None:
+    edit = edits_of("gemini")["/home/me/.gemini/settings.json"]
+    assert json.loads(edit.apply('{"a": "\\ud83d", "b": "ü"}').encode())["a"] == "\ud83d"
+
+
+def test_tables_that_the_tool_puts_behind_ours_stay() -> None:
+    edit = edits_of("codex")["/home/me/.codex/config.toml"]
+    added = '[projects."/work"]\ntrust_level = "trusted"\n\n[hooks.state."x:Stop:0:0"]\ntrusted_hash = "abc"\n'
+    tools = '[mcp_servers.cchat.tools.read]\napproval_mode = "approve"\n\n'
+    for later in (added, tools + added):
+        after = edit.apply(TOML) + "\n" + later
+        assert tomllib.loads(edit.undo(after)) == tomllib.loads(TOML + added)
+        assert tomllib.loads(edit.apply(after))["projects"] == {"/work": {"trust_level": "trusted"}}
 
 
 TOML = """# my own
@@ -223,7 +275,7 @@ def test_it_is_shown_and_written_when_that_is_asked_for_and_undone(
     assert run(capsys, "codex", "--write")[1] == "nothing to change\n"
     assert run(capsys, "codex", "--undo", "--write")[0] == 0
     assert config.read_text() == "# mine\n"
-    assert not hooks.exists()
+    assert json.loads(hooks.read_text()) == {}
     assert run(capsys, "codex", "--undo", "--json")[1] == '{"changed":[]}\n'
 
 
@@ -235,6 +287,22 @@ def test_of_two_files_one_of_which_cannot_be_changed_none_is(home: Path, capsys:
     assert code == 2
     assert f"{settings} is no plain JSON" in err
     assert not (home / ".claude.json").exists()
+
+
+def test_what_the_tool_wrote_while_it_was_asked_stays(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = home / ".claude.json"
+    config.write_text('{"numStartups": 1}')
+
+    def confirm(_: object) -> bool:
+        config.write_text('{"numStartups": 2}')
+        return True
+
+    monkeypatch.setattr(setup, "_is_confirmed", confirm)
+    assert run(capsys, "claude-code")[0] == 0
+    assert json.loads(config.read_text())["numStartups"] == 2
+    assert "cchat" in json.loads(config.read_text())["mcpServers"]
 
 
 def test_a_link_stays_a_link(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from hashlib import sha256
 from aiagentchat.client import Json
 from aiagentchat.model import one_line, render_time, visible
 
-_KINDS = {"person": "a person", "agent": "an agent", "daemon": "a daemon"}
+KINDS = {"person": "a person", "agent": "an agent", "daemon": "a daemon"}
 
 
 def fence(message: dict[str, Json]) -> str:
@@ -16,7 +16,7 @@ def fence(message: dict[str, Json]) -> str:
     body, sender = visible(message["body"]), message["sender"]
     digest = sha256(f"{message['event_id']}\0{body}".encode(errors="replace")).hexdigest()
     mark = next(digest[:length] for length in range(8, len(digest) + 1) if digest[:length] not in body)
-    kind = _KINDS.get(sender["kind"], "somebody")
+    kind = KINDS.get(sender["kind"], "somebody")
     to = " to all" if message["broadcast"] else ""
     who = f"{one_line(sender['name'])}, {kind} ({one_line(sender['user_id'])})"
     return (

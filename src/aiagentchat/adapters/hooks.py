@@ -4,6 +4,8 @@ A hook is a short process that must not fail: where there is no daemon, or it do
 """
 
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from aiagentchat.adapters.fence import KINDS
 from aiagentchat.adapters.owner import Owner
 from aiagentchat.adapters.tools import Tool
 from aiagentchat.client import GatewayClient, Json
@@ -23,10 +26,15 @@ _LONGEST_NAME = 64
 _WAIT_S = 3000.0
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 1.0, 30.0
 _OWNER_LOOK_S = 2.0
+_PROBE_S = 20.0
 _ARRIVING_S = 30.0
 """How long the agent may take to be there, which another hook of the same event sees to."""
+_OFFLINE_S = 600.0
+"""How long an agent may be away, because the daemon is, before nobody waits for it any more."""
 _GOES_ON = ("clear", "resume")
 """Reasons of a session's end after which the same process has another one."""
+PASSED_ON = ("AIAGENTCHAT_HOME", "AIAGENTCHAT_URL")
+"""What says where the daemon is: a tool starts its servers and hooks, and a model its shell, without most else."""
 WAKE = 2
 """The exit code with which a hook in the background wakes Claude Code."""
 
@@ -39,6 +47,7 @@ class HookInput:
     conversation: str = ""
     directory: str = ""
     reason: str = ""
+    source: str = ""
     of_subagent: bool = False
 
 
@@ -56,7 +65,12 @@ def parse_input(raw: bytes) -> HookInput | None:
         return value if isinstance(value, str) else ""
 
     return HookInput(
-        text("hook_event_name"), text("session_id"), text("cwd"), text("reason"), of_subagent=bool(data.get("agent_id"))
+        text("hook_event_name"),
+        text("session_id"),
+        text("cwd"),
+        text("reason"),
+        text("source"),
+        of_subagent=bool(data.get("agent_id")),
     )
 
 
@@ -83,10 +97,11 @@ class Session:
             return self.tool.silence
         try:
             if moment == "end":
-                if given.reason not in _GOES_ON:
+                if given.reason not in _GOES_ON and not self.is_named:  # a named one may have other sessions
                     self.client.detach(self.name)
                 return self.tool.silence
-            bell = self._ask(moment)
+            # compacted in the middle of a turn, it begins anew and works on
+            bell = self._ask("tool" if given.source == "compact" else moment)
         except AiAgentChatError:
             return self.tool.silence
         told = [introduce(self.name)] if moment == "start" else []
@@ -131,16 +146,16 @@ def introduce(name: AgentName) -> str:
     """Say to a model which agent it is, and how it speaks."""
     call = f"{command()} --as {name}"
     return (
-        f"This session is the agent {name}: people and other agents can write to it. `{command()} who` lists them, "
-        f"`{call} send --to NAME TEXT` writes to one, `{call} read` shows what came, `{call} reply TEXT` answers that."
+        f"This session is the agent {name}: people and other agents can write to it. With the tools of the MCP server "
+        f"cchat, or in a shell: `{command()} who` lists them, `{call} send --to NAME TEXT` writes to one, "
+        f"`{call} read` shows what came, `{call} reply TEXT` answers that."
     )
 
 
 def describe(name: AgentName, bell: dict[str, Json]) -> str:
     """Say how many messages are unread, of whom, and how to read them."""
-    kinds = {"person": "a person", "agent": "an agent", "daemon": "a daemon"}
     senders = [
-        f"{one_line(each['name'])[:_LONGEST_NAME]}, {kinds.get(each['kind'], 'somebody')} ({each['messages']})"
+        f"{one_line(each['name'])[:_LONGEST_NAME]}, {KINDS.get(each['kind'], 'somebody')} ({each['messages']})"
         for each in bell["senders"][:_MOST_SENDERS]
     ]
     if len(bell["senders"]) > _MOST_SENDERS:
@@ -148,14 +163,15 @@ def describe(name: AgentName, bell: dict[str, Json]) -> str:
     count = bell["messages"]
     messages = "A message" if count == 1 else f"{count} messages"
     return (
-        f"{messages} to {name} {'is' if count == 1 else 'are'} unread, from {'; '.join(senders)}. "
-        f"`{command()} --as {name} read` shows {'it' if count == 1 else 'them'}."
+        f"{messages} to {name} {'is' if count == 1 else 'are'} unread, from {'; '.join(senders)}. `read` of the MCP "
+        f"server cchat, or `{command()} --as {name} read`, shows {'it' if count == 1 else 'them'}."
     )
 
 
 def command() -> str:
-    """Return how `cchat` is called here."""
-    return "cchat" if shutil.which("cchat") else sys.argv[0]
+    """Return how `cchat` is called in a shell here, with what says where the daemon is."""
+    given = [f"{name}={shlex.quote(os.environ[name])}" for name in PASSED_ON if os.environ.get(name)]
+    return " ".join([*given, "cchat" if shutil.which("cchat") else shlex.quote(sys.argv[0])])
 
 
 # --- as long as the tool runs
@@ -172,9 +188,12 @@ def end_with(owner: Owner, end: Callable[[], None]) -> None:
     threading.Thread(target=watch, name="owner", daemon=True).start()
 
 
-def hold(session: Session) -> None:
-    """Hold the agent online, through restarts of the daemon, until somebody has it leave."""
-    pause_s = _FIRST_RETRY_S
+def hold(session: Session, on_online: Callable[[], None] = lambda: None) -> None:
+    """Hold the agent online, through restarts of the daemon, until somebody has it leave.
+
+    `on_online` is called once, when it is.
+    """
+    pause_s, is_new = _FIRST_RETRY_S, True
     while True:
         try:
             with session.client.hold(session.name, kind=session.kind, description=session.description) as events:
@@ -182,6 +201,9 @@ def hold(session: Session) -> None:
                     if event == "ended":
                         return
                     pause_s = _FIRST_RETRY_S
+                    if is_new:
+                        is_new = False
+                        on_online()
         except AiAgentChatError:
             pass
         time.sleep(pause_s)
@@ -189,20 +211,30 @@ def hold(session: Session) -> None:
 
 
 def wait_for_ring(session: Session) -> str | None:
-    """Wait while the session idles; return what there is to say, or None: another waits instead, or nobody can."""
-    deadline = time.monotonic() + _ARRIVING_S
+    """Wait while the session idles; return what there is to say, or None: another waits instead, or the agent has left.
+
+    Once it has reached the daemon it waits on through restarts of it.
+    """
+    gives_up_at, pause_s = time.monotonic() + _ARRIVING_S, _FIRST_RETRY_S
+    has_reached = False
     while True:
         try:
-            bell = session.client.ask_bell("idle", wait_s=_WAIT_S)
+            bell = session.client.ask_bell("idle", wait_s=_WAIT_S if has_reached else 0.0)
         except AiAgentChatError as error:
-            if error.code != "agent_not_found" or time.monotonic() > deadline:
+            if not (has_reached and error.retryable) and error.code != "agent_not_found":
                 return None
-            time.sleep(_FIRST_RETRY_S)
+            bell = None
+        if bell is not None and bell["online"]:
+            has_reached, gives_up_at, pause_s = True, time.monotonic() + _OFFLINE_S, _FIRST_RETRY_S
+            if bell["replaced"]:
+                return None
+            if bell["messages"]:
+                return describe(session.name, bell)
             continue
-        if bell["replaced"]:
+        if (bell is not None and bell["replaced"]) or time.monotonic() > gives_up_at:
             return None
-        if bell["messages"]:
-            return describe(session.name, bell)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_RETRY_S)
 
 
 def codex_queue() -> str | None:
@@ -211,7 +243,12 @@ def codex_queue() -> str | None:
     if program is None:
         return None
     # before, it answers with its own help
-    options = subprocess.run([program, "queue", "--help"], capture_output=True, text=True, check=False).stdout
+    try:
+        options = subprocess.run(
+            [program, "queue", "--help"], capture_output=True, text=True, check=False, timeout=_PROBE_S
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
     return program if "--thread" in options and "--message" in options else None
 
 

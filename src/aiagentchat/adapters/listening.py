@@ -23,16 +23,21 @@ class Listener:
 
     Args:
         client: acts as the agent. attach: has the agent be there. tell: is told what fails, once for each reason, and
-            (None) whenever it begins to hear the agent.
+            (None) whenever it begins to hear the agent. on_removed: gets the id of a message that was taken back.
     """
 
     def __init__(
-        self, client: GatewayClient, attach: Callable[[], object], tell: Callable[[AiAgentChatError | None], None]
+        self,
+        client: GatewayClient,
+        attach: Callable[[], object],
+        tell: Callable[[AiAgentChatError | None], None],
+        on_removed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.stopping = threading.Event()
         self._client = client
         self._attach = attach
         self._tell = tell
+        self._on_removed = on_removed
         self._told: str | None = ""  # why it does not hear the agent, as told; None: it does
 
     def __iter__(self) -> Iterator[dict[str, Json]]:
@@ -48,6 +53,8 @@ class Listener:
                             return
                         if event == "message":
                             yield data
+                        elif event == "removed":
+                            self._on_removed(data["event_id"])
                 raise DaemonNotRunningError("the daemon stopped")
             except AiAgentChatError as error:
                 if error.message != self._told:

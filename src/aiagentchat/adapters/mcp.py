@@ -8,6 +8,7 @@ import asyncio
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TextIO, cast
@@ -26,6 +27,7 @@ from aiagentchat.errors import AiAgentChatError
 
 _CHANNEL = "claude/channel"
 _NOTIFICATION = "notifications/claude/channel"
+_RETRY_S = 2.0
 
 _INSTRUCTIONS = """This session is an agent of aiagentchat: people and other agents can write to it. `who` lists them, \
 `read` shows what was written to this session, `reply` answers it, `send` writes to an agent, `ask` also waits for the \
@@ -48,10 +50,9 @@ class McpServer:
         self._by_conversation = by_conversation
         self._has_channel = has_channel
         self._joining = anyio.Lock()
-        self._toolbox: Toolbox | None = None
+        self._toolboxes: dict[str, Toolbox] = {}
         self._wire = _Wire(sys.stdout)
-        self.session: Session | None = None
-        self.is_holder = False
+        self.sessions: list[Session] = []
 
     async def run(self) -> None:
         """Serve until standard input ends."""
@@ -81,24 +82,27 @@ class McpServer:
             threading.Thread(target=self._ring, args=(context.session, loop), name="channel", daemon=True).start()
 
     def _ring(self, client: ServerSession, loop: asyncio.AbstractEventLoop) -> None:
-        while self.session is not None:
-            text = wait_for_ring(self.session)
+        while True:
+            text = wait_for_ring(self.sessions[0]) if self.sessions else None
             if text is None:
-                return
-            asyncio.run_coroutine_threadsafe(_notify(client, text), loop).result()
+                time.sleep(_RETRY_S)
+            else:
+                asyncio.run_coroutine_threadsafe(_notify(client, text), loop).result()
 
     async def _join(self, conversation: str) -> Toolbox:
-        """Have the session be an agent, once, for as long as this process runs."""
+        """Have a conversation be an agent: as long as this process runs, or, where it has hooks, the tool."""
         async with self._joining:
-            if self._toolbox is None:
+            conversation = conversation if self._by_conversation else ""
+            if conversation not in self._toolboxes:
                 session = await _in_thread(self._session_for, conversation)
                 await _in_thread(session.attach)
-                self.is_holder = session.is_named or not await _in_thread(_is_online, session)
-                if self.is_holder:
+                if not session.tool.moments:
                     threading.Thread(target=hold, args=(session,), name="session", daemon=True).start()
-                self.session = session
-                self._toolbox = Toolbox(session.name, session.client)
-            return self._toolbox
+                elif session.is_named or not await _in_thread(_is_online, session):
+                    session.keep()  # as its hooks do
+                self.sessions.append(session)
+                self._toolboxes[conversation] = Toolbox(session.name, session.client)
+            return self._toolboxes[conversation]
 
     async def _call_tool(
         self, context: ServerRequestContext[Any, Any], params: types.CallToolRequestParams
@@ -157,6 +161,7 @@ class _Wire:
         self._stream.flush()
         written, self._written = self._written, []
         for text in written if self._waiting else ():
-            work = self._waiting.pop(json.loads(text).get("id"), None)
-            if work is not None:
+            answer = json.loads(text)
+            work = self._waiting.pop(answer.get("id"), None) if "id" in answer else None
+            if work is not None and "result" in answer:
                 threading.Thread(target=work, name="acknowledge").start()

@@ -116,6 +116,7 @@ class Toolbox:
 
     def acknowledge(self, event_ids: tuple[str, ...]) -> None:
         """Acknowledge what was handed out; where that fails it comes again."""
+        self._last_read = event_ids[-1]  # which the model has seen
         with contextlib.suppress(AiAgentChatError):
             self._client.acknowledge(list(event_ids))
 
@@ -150,7 +151,8 @@ class Toolbox:
             )
         reasons = (directory["unavailable"], directory["stalled"])
         lines.extend(f"Not all is known: {one_line(reason)}" for reason in reasons if reason)
-        return "\n".join(lines)
+        text = "\n".join(lines)
+        return text if len(text) <= ANSWER_LIMIT else f"{text[:ANSWER_LIMIT].rpartition(chr(10))[0]}\nand more."
 
     def _ask(self, given: Ask) -> Outcome:
         stored = self._client.send(given.text, to=given.to)
@@ -176,7 +178,6 @@ class Toolbox:
                 break
             shown.append(text)
         handed = messages[: len(shown)]
-        self._last_read = handed[-1]["event_id"]
         if len(handed) < len(messages):
             shown.append("More are unread: read again.")
         return Outcome("\n".join(shown), tuple(message["event_id"] for message in handed))

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_SHELLS = frozenset({"bash", "cchat", "dash", "env", "fish", "ksh", "sh", "zsh"})
+_SHELLS = frozenset(
+    {"ash", "bash", "busybox", "cchat", "csh", "dash", "env", "fish", "ksh", "mksh", "nu", "pwsh", "sh", "tcsh"}
+    | {"xonsh", "zsh"}
+)
 """They start programs for others, and are left out on the way up."""
 _MOST_ANCESTORS = 8
 
@@ -23,6 +26,16 @@ class Owner:
         found = _look(self.pid)
         return found is not None and found.started == self.started
 
+    def arguments(self) -> list[str]:
+        """Return its command line, [] where that is not known."""
+        try:
+            return Path(f"/proc/{self.pid}/cmdline").read_text(errors="replace").split("\0")[:-1]
+        except OSError:
+            listing = subprocess.run(
+                ["ps", "-o", "args=", "-p", str(self.pid)], capture_output=True, text=True, check=False
+            )
+            return listing.stdout.split()
+
 
 @dataclass(frozen=True, slots=True)
 class _Process:
@@ -31,12 +44,22 @@ class _Process:
     program: str
 
 
-def find_owner(pid: int | None = None) -> Owner:
-    """Return the process `pid`, else the closest ancestor of this one that is no shell; at worst the parent."""
-    for candidate, process in _line_up(os.getppid() if pid is None else pid):
-        if pid is not None or process.program.lstrip("-") not in _SHELLS:
-            return Owner(candidate, process.started)
-    return Owner(os.getppid(), "")
+def process(pid: int) -> Owner:
+    """Return a process by its id; one that is no more is not alive."""
+    found = _look(pid)
+    return Owner(pid, "" if found is None else found.started)
+
+
+def find_owner(told: int | None = None) -> Owner:
+    """Return the ancestor of this process that is `told`, else the closest that is no shell; at worst the parent."""
+    line = list(_line_up(os.getppid()))
+    for pid, each in line:
+        if pid == told:
+            return Owner(pid, each.started)
+    for pid, each in line:
+        if each.program.lstrip("-") not in _SHELLS:
+            return Owner(pid, each.started)
+    return process(os.getppid())
 
 
 def _line_up(pid: int) -> Iterator[tuple[int, _Process]]:

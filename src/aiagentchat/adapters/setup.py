@@ -21,7 +21,10 @@ SERVER = "cchat"
 """What the MCP server is called in the tool."""
 
 _HOOK_S, _END_S, _WAIT_S = 10, 3, 86_400
-_TOML_BEGIN, _TOML_END = "# aiagentchat: begin (cchat setup codex --undo removes this)", "# aiagentchat: end"
+_HALF = re.compile("[\ud800-\udfff]")
+_TOML_BEGIN = "# aiagentchat: 'cchat setup codex --undo' takes this server out"
+_REWOKEN = {"rewakeMessage": "aiagentchat:", "rewakeSummary": "aiagentchat: somebody wrote"}
+"""In place of words that call it an error. Claude Code has no page on these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +97,9 @@ def _claude(tool: Tool, wish: Wish, home: Path, environment: Mapping[str, str]) 
         program, *arguments = wish.hook_command(tool, *more)
         return {"type": "command", "command": program, "args": arguments, "timeout": timeout_s}
 
-    waiting = handler(_WAIT_S, "--wait") | {"asyncRewake": True}
     hooks = {event: [{"hooks": [handler(_HOOK_S)]}] for event in tool.moments}
-    hooks["SessionStart"][0]["hooks"].append(waiting)
-    hooks["Stop"][0]["hooks"].append(waiting)
+    if not wish.has_channel:  # which wakes it as well; at the start a hook that waits would hold the session up
+        hooks["Stop"][0]["hooks"].append(handler(_WAIT_S, "--wait") | {"asyncRewake": True} | _REWOKEN)
     hooks["SessionEnd"] = [{"hooks": [handler(_END_S)]}]
     return [_json_edit(servers, where, server, {}, tool), _json_edit(settings, [], None, hooks, tool)]
 
@@ -150,21 +152,89 @@ def _json_edit(path: Path, where: list[str], server: Json, hooks: Mapping[str, l
     """Return an edit that puts a server at `where` (None: no server), and hooks behind those of each event."""
 
     def apply(text: str) -> str:
-        config = _clean(_load(path, text), where if server is not None else [], hooks, tool)
+        config = _load(path, text)
         if server is not None:
+            _require_ours(path, config, where)
             _object_at(path, config, where)[SERVER] = server
         if hooks:
             events = _object_at(path, config, ["hooks"])
             for event, groups in hooks.items():
-                _list_at(path, events, event).extend(groups)
+                _put_hooks(_list_at(path, events, event), groups, tool)
         return _dump(config, text)
 
     def undo(text: str) -> str:
         config = _load(path, text)
-        cleaned = _clean(config, where if server is not None else [], hooks, tool)
-        return text if cleaned == _load(path, text) else _dump(cleaned, text)
+        if server is not None and _is_our_server(_value_at(config, [*where, SERVER])):
+            _remove(config, [*where, SERVER])
+        events = config.get("hooks")
+        for event in set(hooks).intersection(events if isinstance(events, dict) else ()):
+            groups = _value_at(config, ["hooks", event])
+            if isinstance(groups, list) and _take_hooks(groups, tool) and not groups:
+                _remove(config, ["hooks", event])
+        return text if config == _load(path, text) else _dump(config, text)
 
     return Edit(path, apply, undo)
+
+
+def _put_hooks(groups: list[Json], ours: list[Json], tool: Tool) -> None:
+    """Put our hooks where they were, else at the end: some tools know hooks by their place."""
+    for place, group in enumerate(groups):
+        if _handlers(group) and all(_runs_hook(each, tool) for each in _handlers(group)):
+            groups[place : place + 1] = ours
+            return
+    _take_hooks(groups, tool)
+    groups.extend(ours)
+
+
+def _take_hooks(groups: list[Json], tool: Tool) -> bool:
+    """Take out our hooks, and groups of which nothing is left; return whether there were any."""
+    found = False
+    for group in list(groups):
+        handlers = _handlers(group)
+        kept = [each for each in handlers if not _runs_hook(each, tool)]
+        if len(kept) == len(handlers):
+            continue
+        found = True
+        if kept:
+            group["hooks"] = kept
+        else:
+            groups.remove(group)
+    return found
+
+
+def _handlers(group: Json) -> list[Json]:
+    handlers = group.get("hooks") if isinstance(group, dict) else None
+    return handlers if isinstance(handlers, list) else []
+
+
+def _require_ours(path: Path, config: dict[str, Json], where: list[str]) -> None:
+    """Refuse what would be lost, and a form that is another version's."""
+    there = _value_at(config, [*where, SERVER])
+    if there is not None and not _is_our_server(there):
+        raise InvalidRequestError(f"{path} has an MCP server {SERVER} of another kind already, and was not touched")
+    if where == ["mcp"] and isinstance(_value_at(config, ["mcp", "servers"]), dict):
+        raise InvalidRequestError(
+            f"{path} is of opencode 2, and was not touched",
+            hint='add to its "mcp": {"servers": {"cchat": {"type": "local", "command": ["cchat", "mcp"]}}}',
+        )
+
+
+def _value_at(config: Json, path: list[str]) -> Json:
+    for key in path:
+        config = config.get(key) if isinstance(config, dict) else None
+    return config
+
+
+def _is_our_server(server: Json) -> bool:
+    """Whether an MCP server is `cchat mcp`."""
+    if not isinstance(server, dict):
+        return False
+    command, arguments = server.get("command"), server.get("args")
+    words = [
+        *(command if isinstance(command, list) else [command]),
+        *(arguments if isinstance(arguments, list) else []),
+    ]
+    return len(words) > 1 and os.path.basename(str(words[0])) == "cchat" and words[1] == "mcp"
 
 
 def _load(path: Path, text: str) -> dict[str, Json]:
@@ -182,26 +252,12 @@ def _load(path: Path, text: str) -> dict[str, Json]:
 
 def _dump(config: dict[str, Json], before: str) -> str:
     """Return the text of a configuration, indented as it was."""
-    if not config:
-        return ""
     found = re.search(r"^[ \t]+", before, re.MULTILINE)
     indent = found.group() if found else "  "
-    return json.dumps(config, indent=indent, ensure_ascii=False) + "\n"
-
-
-def _clean(config: dict[str, Json], where: list[str], hooks: Mapping[str, list[Json]], tool: Tool) -> dict[str, Json]:
-    """Take out what is ours, and what is empty then and was not before."""
-    if where:
-        _remove(config, [*where, SERVER])
-    events = config.get("hooks")
-    if hooks and isinstance(events, dict):
-        for event in hooks:
-            groups = events.get(event)
-            if isinstance(groups, list) and any(_is_ours(group, tool) for group in groups):
-                events[event] = [group for group in groups if not _is_ours(group, tool)]
-                if not events[event]:
-                    _remove(config, ["hooks", event])
-    return config
+    text = json.dumps(config, indent=indent, ensure_ascii=False) + "\n"
+    if text.isascii() or not _HALF.search(text):
+        return text
+    return json.dumps(config, indent=indent) + "\n"  # half a character, which no file can hold
 
 
 def _remove(config: dict[str, Json], path: list[str]) -> None:
@@ -218,12 +274,6 @@ def _remove(config: dict[str, Json], path: list[str]) -> None:
         del holder[key]
         if holder:
             return
-
-
-def _is_ours(group: Json, tool: Tool) -> bool:
-    """Whether every hook of a group runs `cchat hook TOOL`."""
-    handlers = group.get("hooks") if isinstance(group, dict) else None
-    return isinstance(handlers, list) and bool(handlers) and all(_runs_hook(each, tool) for each in handlers)
 
 
 def _runs_hook(handler: Json, tool: Tool) -> bool:
@@ -266,19 +316,30 @@ def _add_to_toml(server: Mapping[str, Json], path: Path, text: str) -> str:
         raise InvalidRequestError(f"{path} has an MCP server {SERVER} already", hint="take it out first")
     lines = [_TOML_BEGIN, f"[mcp_servers.{SERVER}]"]
     lines += [f"{key} = {_toml(value)}" for key, value in server.items() if value != {}]
-    added = "\n".join([*lines, _TOML_END]) + "\n"
+    added = "\n".join(lines) + "\n"
     added = f"{text.rstrip()}\n\n{added}" if text.strip() else added
     _servers(path, added)
     return added
 
 
 def _take_from_toml(path: Path, text: str) -> str:
+    """Take out our table, and tables within it: from the line above it to the next table, which is another's."""
     _servers(path, text)
-    before, begin, rest = text.partition(_TOML_BEGIN)
-    _, end, after = rest.partition(_TOML_END)
-    if not (begin and end):
+    lines = text.splitlines(keepends=True)
+    begin = next((n for n, line in enumerate(lines) if line.strip() == _TOML_BEGIN), None)
+    if begin is None:
         return text
-    return before.rstrip() + ("\n" if before.strip() else "") + after.removeprefix("\n")
+    end = begin + 1
+    while end < len(lines) and not (lines[end].startswith("[") and not _is_our_table(lines[end])):
+        end += 1
+    before = "".join(lines[:begin]).rstrip()
+    taken = f"{before}\n" if before else ""
+    rest = "".join(lines[end:])
+    return f"{taken}\n{rest}" if taken and rest else taken + rest
+
+
+def _is_our_table(line: str) -> bool:
+    return line.startswith((f"[mcp_servers.{SERVER}]", f"[mcp_servers.{SERVER}."))
 
 
 def _servers(path: Path, text: str) -> Mapping[str, Json]:

@@ -32,14 +32,13 @@ class Bell:
         self._rung: dict[EventId, float] = {}
         self._busy_until = 0.0
         self._waiting = asyncio.Event()  # set: another waits in its place
-        self.is_used = False
+        self.asked_in: int | None = None  # the session, by when it began
 
     async def ask(self, inbox: Inbox, moment: Moment, wait_s: float) -> list[Message] | None:
-        """Return the messages that it rings for, persons' first; None: another waits instead.
+        """Return the messages that it rings for, persons' first; None: another waits instead, or the agent has left.
 
         At `idle` it waits up to `wait_s` seconds for one, and until the agent idles; one at a time.
         """
-        self.is_used = True
         if moment != "idle":
             messages = await inbox.wait_due(lambda due: self._new(due, again=moment in ("start", "prompt")), 0.0)
             is_busy = moment in ("prompt", "tool") or (moment == "stop" and bool(messages))
@@ -52,7 +51,8 @@ class Bell:
         replacing = asyncio.ensure_future(replaced.wait())
         try:
             await asyncio.wait((waiting, replacing), return_when=asyncio.FIRST_COMPLETED)
-            return self._ring(waiting.result()) if waiting.done() else None
+            has_left = inbox.is_closed and not inbox.is_replaced
+            return self._ring(waiting.result()) if waiting.done() and not has_left else None
         finally:
             for task in (waiting, replacing):
                 task.cancel()

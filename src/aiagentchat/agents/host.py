@@ -368,7 +368,8 @@ class AgentHost:
             return entry
         reach: Reach = entry.reach
         if entry.status == "online" and agent is not None:
-            reach = "push" if agent.streams else "hook" if agent.bell.is_used else "poll"
+            is_rung = agent.bell.asked_in == self.sessions.began_ms(name)
+            reach = "push" if agent.streams else "hook" if is_rung else "poll"
         status_line = agent.status_line if agent is not None and entry.status == "online" else ""
         return replace(entry, reach=reach, status_line=status_line, encrypted=encrypted, last_seen_ts=seen)
 

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import heapq
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 
 from aiagentchat.agents.room_inbox import UNREAD_WINDOW, RoomInbox
@@ -31,6 +32,7 @@ class Inbox:
         self.is_closed = False
         self.is_replaced = False
         self._last: EventId | None = None
+        self._taken_back: deque[EventId] = deque(maxlen=UNREAD_WINDOW)
         self._acknowledging: set[asyncio.Task[frozenset[EventId]]] = set()
 
     @property
@@ -92,6 +94,8 @@ class Inbox:
         """Drop a message that was taken back."""
         for room in self._rooms:
             room.withdraw(event_id)
+        self._taken_back.append(event_id)
+        self.look_again()
 
     async def _read_on(self) -> MatrixError | None:
         """Read what may be new; return why the broadcast room cannot be read now, or None."""
@@ -136,10 +140,10 @@ class Inbox:
                 async with asyncio.timeout_at(deadline):
                     await news.wait()
 
-    async def follow(self) -> AsyncGenerator[Message, None]:
+    async def follow(self) -> AsyncGenerator[Message | EventId, None]:
         """Yield every unread message once, then each new one as it comes, until the inbox is closed.
 
-        Quiet ones wait: see `_due`.
+        Of one that is taken back then, its id. Quiet ones wait: see `_due`.
 
         No more are handed out ahead than the window holds: who never acknowledges gets no further.
         """
@@ -147,7 +151,10 @@ class Inbox:
         while not self.is_closed:
             news = self._news
             unread = await self.unread()
-            handed &= {message.event_id for message in unread}
+            gone = handed - {message.event_id for message in unread}
+            handed -= gone
+            for event_id in gone.intersection(self._taken_back):
+                yield event_id
             fresh = [message for message in self._due(unread) if message.event_id not in handed]
             for message in fresh:
                 handed.add(message.event_id)

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
+from aiagentchat.agents.asides import Asides, Decision, Request
 from aiagentchat.agents.bells import Moment
 from aiagentchat.agents.delivery import Delivery, Sent, Until
 from aiagentchat.agents.heartbeat import check_roster_has_room
@@ -30,10 +31,11 @@ _ANSWERS_REMEMBERED = 1000
 class AgentService:
     """The operations."""
 
-    def __init__(self, host: AgentHost, mail: Mail, past: Past) -> None:
+    def __init__(self, host: AgentHost, mail: Mail, past: Past, asides: Asides) -> None:
         self._host = host
         self._mail = mail
         self._past = past
+        self._asides = asides
         self._delivery = Delivery(host, past)
         self._readers = Readers()
         self._retiring: set[asyncio.Task[None]] = set()
@@ -135,7 +137,7 @@ class AgentService:
     @asynccontextmanager
     async def follow(
         self, agent: AgentName, *, reader_id: str, label: str
-    ) -> AsyncIterator[tuple[AsyncGenerator[Message, None], tuple[asyncio.Event, asyncio.Event]]]:
+    ) -> AsyncIterator[tuple[AsyncGenerator[Message | EventId, None], tuple[asyncio.Event, asyncio.Event]]]:
         """Give a stream of unread and then new messages; hold a session and the reader's slot while it stands.
 
         Gives two events besides: somebody else ended the session; the same reader has opened another stream.
@@ -153,11 +155,11 @@ class AgentService:
         finally:
             self._readers.release(agent, claim)
 
-    async def _follow(self, agent: AgentName, inbox: Inbox) -> AsyncGenerator[Message, None]:
+    async def _follow(self, agent: AgentName, inbox: Inbox) -> AsyncGenerator[Message | EventId, None]:
         while True:
             async with aclosing(inbox.follow()) as messages:
-                async for message in messages:
-                    yield mark_late(message, self._host.sessions.began_ms(agent))
+                async for each in messages:
+                    yield mark_late(each, self._host.sessions.began_ms(agent)) if isinstance(each, Message) else each
             if not inbox.is_replaced:
                 return
             inbox = await self._host.inbox(agent)
@@ -166,17 +168,16 @@ class AgentService:
         return [mark_late(message, self._host.sessions.began_ms(agent)) for message in messages]
 
     async def ask_bell(self, agent: AgentName, moment: Moment, wait_s: float) -> list[Message] | None:
-        """Return the messages that the agent's doorbell rings for; see `Bell.ask`. Who waits holds a session.
+        """Return the messages that the agent's doorbell rings for; see `Bell.ask`.
 
-        None also where somebody else has ended that session.
+        Nobody is told of an agent that is not online, who would have it come back.
         """
-        inbox = await self._host.inbox(agent)
-        bell = self._host.hosted(agent).bell
-        if not wait_s:
-            return await bell.ask(inbox, moment, 0.0)
-        async with self.held_session(agent) as ended:
-            messages = await bell.ask(inbox, moment, wait_s)
-            return None if ended.is_set() else messages
+        host = self._host
+        if moment == "idle" and not self.is_online(agent):
+            return []
+        inbox, bell = await host.inbox(agent), host.hosted(agent).bell
+        bell.asked_in = host.sessions.began_ms(agent)
+        return await bell.ask(inbox, moment, wait_s)
 
     async def history(self, agent: AgentName, *, before: EventId, limit: int) -> list[Message]:
         """Return messages that stand before an event; see `Past.history`."""
@@ -190,6 +191,18 @@ class AgentService:
         known = await inbox.acknowledge(event_ids)
         self._readers.confirm(agent, reader_id)
         return known
+
+    async def show_progress(self, agent: AgentName, body: str, about: EventId, shown: EventId | None) -> EventId:
+        """Show how far the agent's work is; see `Asides.show_progress`."""
+        return await self._asides.show_progress(self._mail.speaker(agent), body, about, shown)
+
+    async def ask_approval(self, agent: AgentName, request: Request) -> Decision:
+        """Ask the people for their approval; see `Asides.ask_approval`."""
+        return await self._asides.ask_approval(self._mail.speaker(agent), request)
+
+    def withdraw_approval(self, agent: AgentName, key: str) -> None:
+        """Wait for an approval no more; see `Asides.withdraw`."""
+        self._asides.withdraw(agent, key)
 
     async def sent(self, agent: AgentName | None, *, to: AgentName | None, limit: int) -> list[Sent]:
         """Return own messages and how far they came; see `Delivery.sent`."""

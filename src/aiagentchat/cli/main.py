@@ -57,8 +57,10 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one call; return its exit code."""
-    parser = build_parser()
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["hook"] and not {"-h", "--help"} & set(words):
+        return int(_import("hook").main(words[1:]))  # which never fails
+    parser = build_parser()
     if any(_is_no_text(word) for word in words):
         parser.error("an argument is not UTF-8 text")
     if sys.__stdout__ is None:
@@ -265,10 +267,7 @@ def _add_agents(add: _Add) -> None:
         "cchat run [-h] [--json] [--ephemeral] [--description T] [--timeout S] [--fenced] [--markdown] [--shell] "
         "NAME -- CMD…"
     )
-    run.add_argument("name", metavar="NAME", help="the agent")
-    run.add_argument("words", nargs="+", metavar="CMD", help="the program and its arguments, after --")
-    run.add_argument("--ephemeral", action="store_true", help="off the list when it ends")
-    run.add_argument("--description", metavar="T", help="what it does, for others to see")
+    _add_answering(run)
     run.add_argument(
         "--timeout", type=_seconds, default=600.0, metavar="S", help="seconds that the program may take (600)"
     )
@@ -277,6 +276,7 @@ def _add_agents(add: _Add) -> None:
     )
     run.add_argument("--markdown", action="store_true", help="what it prints is Markdown")
     run.add_argument("--shell", action="store_true", help="CMD is one line for /bin/sh")
+    _add_acp(add)
     leave = add("leave", "agents:leave", "take an agent offline", "cchat leave claude-dev")
     leave.add_argument("name", metavar="NAME")
 
@@ -353,6 +353,39 @@ def _add_messages(add: _Add) -> None:
     ask.add_argument("text", metavar="TEXT", help=text)
 
 
+def _add_answering(command: argparse.ArgumentParser) -> None:
+    """Add what commands have in common that answer for an agent as long as they run."""
+    command.add_argument("name", metavar="NAME", help="the agent")
+    command.add_argument("words", nargs="+", metavar="CMD", help="the program and its arguments, after --")
+    command.add_argument("--ephemeral", action="store_true", help="off the list when it ends")
+    command.add_argument("--description", metavar="T", help="what it does, for others to see")
+
+
+def _add_acp(add: _Add) -> None:
+    acp = add(
+        "acp",
+        "acp:acp",
+        "have an agent that speaks the Agent Client Protocol answer in a room",
+        "cchat acp gemini-dev -- gemini --acp",
+        "cchat acp claude-dev -- npx -y @agentclientprotocol/claude-agent-acp",
+        "cchat acp opencode-dev -- opencode acp",
+        more="A message is a prompt, in a session for each conversation, in this directory. How far it is stands in\n"
+        "the thread of a person's message. What it asks approval for is asked in its room: a person answers with a\n"
+        "reaction or a reply. !stop, or taking the message back, stops it. Needs the extra: pip install\n"
+        "'aiagentchat[acp]'.",
+    )
+    acp.usage = (
+        "cchat acp [-h] [--json] [--ephemeral] [--description T] [--timeout S] [--approval-timeout S] NAME -- CMD…"
+    )
+    _add_answering(acp)
+    acp.add_argument(
+        "--timeout", type=_seconds, default=3600.0, metavar="S", help="seconds that a prompt may take (3600)"
+    )
+    acp.add_argument(
+        "--approval-timeout", type=_seconds, default=600.0, metavar="S", help="seconds to wait for an approval (600)"
+    )
+
+
 def _add_tools(add: _Add) -> None:
     tools = ("claude-code", "codex", "gemini", "opencode")
     mcp = add(
@@ -396,9 +429,6 @@ def _add_tools(add: _Add) -> None:
     )
     hook.add_argument("tool", choices=tools[:3], metavar="TOOL", help="claude-code, codex or gemini")
     hook.add_argument("--wait", action="store_true", help="wait for a message in the background, and wake Claude Code")
-    for name in ("keep", "directory", "conversation"):
-        hook.add_argument(f"--{name}", type=int if name == "keep" else str, help=argparse.SUPPRESS)
-    hook.add_argument("--passing", action="store_true", help=argparse.SUPPRESS)
 
 
 def _seconds(text: str) -> float:

@@ -5,17 +5,17 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+from aiagentchat.adapters.hooks import PASSED_ON
 from aiagentchat.adapters.setup import Wish, edits
 from aiagentchat.adapters.tools import TOOLS
 from aiagentchat.cli.invocation import Invocation
 from aiagentchat.errors import InvalidRequestError
 from aiagentchat.model import visible
 
-_NEEDED = ("AIAGENTCHAT_HOME", "AIAGENTCHAT_URL")
-"""Where the daemon is: a tool starts its servers and hooks without most of the environment."""
 _NEXT = {
     "claude-code": "restart Claude Code; '/hooks' and '/mcp' in it show what was added",
     "codex": "restart Codex and allow the hooks once, with '/hooks': until then it passes over them in silence",
@@ -31,17 +31,17 @@ def setup(call: Invocation) -> None:
         raise InvalidRequestError("the MCP server needs the package mcp", hint="pip install 'aiagentchat[mcp]'")
     wish = Wish(
         cchat=_own_path(),
-        environment={name: os.environ[name] for name in _NEEDED if os.environ.get(name)},
+        environment={name: os.environ[name] for name in PASSED_ON if os.environ.get(name)},
         directory=Path.cwd() if args.here else None,
         agent=call.acting_as or None,
         has_channel=args.channel,
     )
-    changes: list[tuple[Path, str]] = []
+    changes: dict[Path, Callable[[str], str]] = {}
     for edit in edits(tool, wish, Path.home(), os.environ):
-        before = _read(edit.path)
-        after = (edit.undo if args.undo else edit.apply)(before)
+        before, change = _read(edit.path), edit.undo if args.undo else edit.apply
+        after = change(before)
         if after != before:
-            changes.append((edit.path, after))
+            changes[edit.path] = change
             _show(call, edit.path, before, after)
     if not changes:
         call.out.result({"changed": []}, "nothing to change")
@@ -49,9 +49,9 @@ def setup(call: Invocation) -> None:
     if not (args.write or _is_confirmed(call)):
         call.out.note("nothing was written; --write does so")
         return
-    for path, text in changes:
-        _write(path, text)
-    changed = [str(path) for path, _ in changes]
+    for path, change in changes.items():
+        _write(path, change(_read(path)))  # as it is now: the tool may have written to it meanwhile
+    changed = [str(path) for path in changes]
     call.out.result({"changed": changed}, f"written: {', '.join(changed)}")
     if not args.undo:
         call.out.note(f"next: {_NEXT[tool.name]}")
@@ -69,7 +69,7 @@ def _own_path() -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
@@ -93,19 +93,18 @@ def _is_confirmed(call: Invocation) -> bool:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file as a whole, through a link, with the mode that it had; a new one is for its owner alone.
-
-    One of which nothing is left is removed.
-    """
+    """Write a file as a whole, through a link, with the mode that it had; a new one is for its owner alone."""
     path = path.resolve()
-    if not text:
-        path.unlink()
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-        os.chmod(file.name, mode)
-    os.replace(file.name, path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

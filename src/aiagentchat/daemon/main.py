@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from aiagentchat.agents.asides import Asides
 from aiagentchat.agents.heartbeat import Heartbeat
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.intake import Intake
@@ -264,8 +265,9 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         )
         speaker = None if operator_id is None or operator is None else Speaker(operator_id, operator, None)
         past = Past(host)
+        asides = Asides(host, past, _approvers(settings, operator_id))
         gateway = Gateway(
-            AgentService(host, Mail(host, past, speaker, loops), past),
+            AgentService(host, Mail(host, past, speaker, loops), past, asides),
             Credentials(settings.paths),
             server_name=homeserver.server_name,
             health=health.report,
@@ -281,6 +283,12 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         yield _Parts(transport, manager, sessions, heartbeat, host, intake, watch, health, gateway, asking, operator)
 
 
+def _approvers(settings: Settings, operator_id: UserId | None) -> frozenset[UserId]:
+    """Return who may approve what agents ask for: those who are configured, else the operator alone."""
+    configured = frozenset(UserId(person) for person in settings.approvers)
+    return configured or (frozenset() if operator_id is None else frozenset({operator_id}))
+
+
 def _space_settings(settings: Settings, homeserver: Homeserver, access: _Access) -> SpaceSettings:
     names = access.identities.names
     daemons = tuple(UserId(daemon) for daemon in settings.daemons)
@@ -288,7 +296,7 @@ def _space_settings(settings: Settings, homeserver: Homeserver, access: _Access)
     is_on_server = server_of(settings.space_alias) == homeserver.server_name
     layout = Layout(
         operator=access.operator[0] if access.operator is not None else None,
-        people=tuple(UserId(person) for person in settings.people),
+        people=tuple(UserId(person) for person in dict.fromkeys((*settings.people, *settings.approvers))),
         policy=settings.space_policy,
         daemons=daemons,
         open_rooms=not (is_alone and is_on_server),

@@ -8,20 +8,25 @@ from collections import Counter
 from aiohttp import web
 from pydantic import BaseModel
 
+from aiagentchat.agents.asides import Option, Request
 from aiagentchat.agents.mail import Draft
 from aiagentchat.errors import RefusedError
 from aiagentchat.gateway.routing import Call, Route
 from aiagentchat.gateway.schemas import (
     AckAnswer,
     AckBody,
+    ApprovalAnswer,
+    ApprovalBody,
     AttachAnswer,
     AttachBody,
     BellAnswer,
-    BellQuery,
+    BellBody,
     BellSender,
     Done,
     HealthAnswer,
     NoQuery,
+    ProgressAnswer,
+    ProgressBody,
     ReadAnswer,
     ReadQuery,
     SendAnswer,
@@ -33,7 +38,7 @@ from aiagentchat.gateway.schemas import (
     WhoAnswer,
 )
 from aiagentchat.gateway.sse import EventStream, message_data
-from aiagentchat.model import EventId, new_session_name, parse_address, parse_agent_name
+from aiagentchat.model import EventId, Message, new_session_name, parse_address, parse_agent_name
 
 
 async def _who(call: Call) -> WhoAnswer:
@@ -77,14 +82,14 @@ async def _read(call: Call) -> ReadAnswer:
 
 
 async def _bell(call: Call) -> BellAnswer:
-    query: BellQuery = call.query
-    messages = await call.gateway.service.ask_bell(call.agent, query.moment, query.wait)
-    counts = Counter((each.sender.name, each.sender.kind) for each in messages or ())
-    senders = [BellSender(name=name, kind=kind, messages=count) for (name, kind), count in counts.items()]
+    body: BellBody = call.body
+    service = call.gateway.service
+    messages = await service.ask_bell(call.agent, body.moment, body.wait)
+    counts = Counter(each.sender for each in messages or ())
     return BellAnswer(
         messages=len(messages or ()),
-        senders=senders,
-        online=call.gateway.service.is_online(call.agent),
+        senders=[BellSender(name=each.name, kind=each.kind, messages=count) for each, count in counts.items()],
+        online=service.is_online(call.agent),
         replaced=messages is None,
     )
 
@@ -102,8 +107,11 @@ async def _events(call: Call) -> web.StreamResponse:
     async with following as (messages, endings), EventStream(call.request, call.gateway.closing) as stream:
 
         async def pump() -> None:
-            async for message in messages:
-                await stream.send("message", message_data(message), event_id=message.event_id)
+            async for each in messages:
+                if isinstance(each, Message):
+                    await stream.send("message", message_data(each), event_id=each.event_id)
+                else:
+                    await stream.send("removed", json.dumps({"event_id": each}))
 
         ended, lost = endings
         await stream.run(pump(), ended.wait(), lost.wait())
@@ -180,6 +188,32 @@ async def _status(call: Call) -> Done:
     return Done()
 
 
+async def _progress(call: Call) -> ProgressAnswer:
+    body: ProgressBody = call.body
+    shown = None if body.shown is None else EventId(body.shown)
+    service = call.gateway.service
+    return ProgressAnswer(event_id=await service.show_progress(call.agent, body.body, EventId(body.about), shown))
+
+
+async def _approval(call: Call) -> ApprovalAnswer:
+    body: ApprovalBody = call.body
+    request = Request(
+        body=body.body,
+        options=tuple(Option(option.id, option.name, option.kind) for option in body.options),
+        timeout_s=body.timeout_s,
+        key=body.key or uuid.uuid4().hex,
+        about=None if body.about is None else EventId(body.about),
+    )
+    decision = await call.gateway.service.ask_approval(call.agent, request)
+    option = None if decision.option is None else decision.option.id
+    return ApprovalAnswer(event_id=decision.event_id, option=option, by=decision.by, ts=decision.ts)
+
+
+async def _withdraw(call: Call) -> Done:
+    call.gateway.service.withdraw_approval(call.agent, call.request.match_info["key"])
+    return Done()
+
+
 async def _health(call: Call) -> HealthAnswer:
     return await call.gateway.health()
 
@@ -207,11 +241,23 @@ ROUTES = (
         waits=True,
         media_type="text/event-stream",
     ),
-    Route("GET", "/bell", _bell, "Whether somebody wrote, and who; never what.", BellAnswer, BellQuery, waits=True),
+    Route("POST", "/bell", _bell, "Whether somebody wrote, and who; never what.", BellAnswer, NoQuery, BellBody, True),
     Route("GET", "/sent", _sent, "Own messages: stored, read, answered.", SentAnswer, SentQuery, waits=True),
     Route("POST", "/agents", _attach, "Attach an agent; boots it if needed.", AttachAnswer, NoQuery, AttachBody, True),
     Route("DELETE", "/agents/{name}", _detach, "Detach an agent.", Done, NoQuery),
     Route("PUT", "/status", _status, "What the agent is doing.", Done, NoQuery, StatusBody),
+    Route("POST", "/progress", _progress, "How far the agent's work is.", ProgressAnswer, NoQuery, ProgressBody),
+    Route(
+        "POST",
+        "/approvals",
+        _approval,
+        "Ask people for approval, and wait.",
+        ApprovalAnswer,
+        NoQuery,
+        ApprovalBody,
+        waits=True,
+    ),
+    Route("DELETE", "/approvals/{key}", _withdraw, "Wait for an approval no more.", Done, NoQuery),
     Route("GET", "/health", _health, "Named conditions, each with a remedy.", HealthAnswer, NoQuery),
     Route("GET", "/metrics", _metrics, "Prometheus metrics.", None, NoQuery, media_type="text/plain"),
     Route("GET", "/openapi.json", _openapi, "This document.", None, NoQuery),

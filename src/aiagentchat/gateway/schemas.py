@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from aiagentchat.agents.asides import OptionKind
 from aiagentchat.agents.bells import Moment
 from aiagentchat.agents.service import LAST_READ
 from aiagentchat.errors import AiAgentChatError
@@ -74,6 +75,36 @@ class StatusBody(_Strict):
     )
 
 
+class ProgressBody(_Strict):
+    """How far the agent is with a message in its own room: a notice in that message's thread, in Markdown."""
+
+    body: str
+    about: _EventId = Field(description="The message.")
+    shown: _EventId | None = Field(None, description="The notice that this one takes the place of.")
+
+
+class ApprovalOption(_Strict):
+    """An answer that may be given."""
+
+    id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    kind: OptionKind
+
+
+class ApprovalBody(_Strict):
+    """What the agent asks approval for, in Markdown, in its own room."""
+
+    body: Annotated[str, StringConstraints(max_length=20_000)]
+    options: Annotated[list[ApprovalOption], Field(min_length=1, max_length=9)]
+    timeout_s: Annotated[float, Field(gt=0, le=MOST_WAIT_S, allow_inf_nan=False)] = Field(
+        600.0, description="Seconds after which it is refused."
+    )
+    key: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
+        None, description="The same key is the same request, however often it is made."
+    )
+    about: _EventId | None = Field(None, description="The message in that room because of which it asks.")
+
+
 class NoQuery(_Query):
     """This route takes no query."""
 
@@ -87,7 +118,7 @@ class ReadQuery(_Query):
     peek: bool = Field(False, description="Look without being the inbox's reader.")
 
 
-class BellQuery(_Query):
+class BellBody(_Strict):
     """When the agent can be told: as its session starts, at a prompt, after a tool, as it stops, or while it idles."""
 
     moment: Moment
@@ -166,6 +197,21 @@ class AttachAnswer(_Strict):
     taken_over_from: str | None = Field(
         None, description="Another daemon's room that had the name until now; what is unread there stays there."
     )
+
+
+class ProgressAnswer(_Strict):
+    """The notice, which the next one may take the place of."""
+
+    event_id: str
+
+
+class ApprovalAnswer(_Strict):
+    """What was decided, by whom and when. `option` null: nobody did in time, and it is refused."""
+
+    event_id: str
+    option: str | None
+    by: str | None
+    ts: int | None
 
 
 class SentItem(_Strict):

@@ -208,6 +208,13 @@ class MatrixClient(Wire):
         end = page.get("end")
         return MessagesPage(tuple(_list(page, "chunk")), end if isinstance(end, str) else None)
 
+    async def get_relations(
+        self, room_id: RoomId, event_id: EventId, rel_type: str, event_type: str
+    ) -> tuple[Json, ...]:
+        """Return events of a type that relate so to an event: the latest hundred, the newest first."""
+        path = ("_matrix", "client", "v1", "rooms", room_id, "relations", event_id, rel_type, event_type)
+        return tuple(_list(await self._request("GET", path, query={"limit": "100"}), "chunk"))
+
     async def get_tokens_around(self, room_id: RoomId, event_id: EventId) -> tuple[str, str]:
         """Return the timeline tokens just before and just after an event.
 

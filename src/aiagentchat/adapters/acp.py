@@ -1,0 +1,319 @@
+"""Any agent that speaks the Agent Client Protocol, as a room: a message is a prompt, what it says is the answer.
+
+Its program runs as long as the command; a conversation is one of its sessions. People see how far it is in the thread
+of their message, and approve what it asks for.
+"""
+
+import asyncio
+import json
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+
+from acp import RequestError, text_block
+from acp.core import ClientSideConnection
+from acp.schema import PermissionOption, ToolCallUpdate
+
+from aiagentchat.adapters.acp_peer import AcpProgram, Peer, Turn
+from aiagentchat.adapters.fence import fence
+from aiagentchat.adapters.listening import Listener
+from aiagentchat.adapters.run import Ending, Handled, answer_body, conversation_of, shortened, wants_run
+from aiagentchat.adapters.sessions import SessionStore
+from aiagentchat.client import GatewayClient, Json
+from aiagentchat.errors import AiAgentChatError
+from aiagentchat.model import one_line, visible
+
+STOP = "!stop"
+"""What a person writes to have it stop."""
+
+_SHOWN_S = 1.0
+"""Progress is shown at most so often; the homeserver would take more, the person's client would not."""
+_TYPING_S = 30.0
+_GRACE_S = 10.0
+"""How long the program may take to stop when it is told to."""
+_REMEMBERED = 1_000
+_DETAIL_CHARACTERS = 4_000
+_STOPPED = "it was stopped"
+_ENDINGS = {
+    "refusal": "it refused",
+    "max_tokens": "it reached its limit of tokens",
+    "max_turn_requests": "it took too many steps",
+}
+
+
+class AcpRunner:
+    """Has the program answer: one prompt at a time in a conversation, several conversations at once.
+
+    Args:
+        client: acts as the agent. attach: has it be there; returns the gateway's answer. sessions: the program's.
+        tell: is told of errors of the daemon, and (None) when it hears the agent. on_handled: is told of each message.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        program: AcpProgram,
+        client: GatewayClient,
+        attach: Callable[[], Mapping[str, Json]],
+        sessions: SessionStore,
+        *,
+        tell: Callable[[AiAgentChatError | None], None],
+        on_handled: Callable[[Handled], None],
+    ) -> None:
+        self._name = name
+        self._program = program
+        self._client = client
+        self._attach = attach
+        self._sessions = sessions
+        self._on_handled = on_handled
+        self._listener = Listener(client, self._attach_again, tell, on_removed=self._hear_removal)
+        self._token = self._room_id = ""
+        self._loop = asyncio.new_event_loop()  # until it runs
+        self._working: dict[str, asyncio.Task[None]] = {}
+        self._waiting: dict[str, deque[dict[str, Json]]] = {}
+        self._known: dict[str, None] = {}  # events in hand, or done with: they may come again on a new stream
+        self._turns: dict[str, Turn] = {}
+        self._open: dict[str, str] = {}  # sessions of the program that runs
+        self._peer = Peer(name, program, self._turns, self._ask)
+
+    def _attach_again(self) -> None:
+        attached = self._attach()
+        self._token, self._room_id = str(attached["token"]), str(attached["room_id"])
+        self._peer.token = self._token
+
+    async def run(self) -> None:
+        """Answer what comes until somebody has the agent leave. Cancelled, it ends what runs: that comes again.
+
+        Raises:
+            AiAgentChatError: the agent cannot be there, or the program does not start.
+        """
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._attach_again)
+        async with self._peer:
+            await self._peer.connection()
+            listening = self._loop.create_future()
+            threading.Thread(target=self._listen, args=(listening,), name="listener", daemon=True).start()
+            try:
+                await listening
+            finally:
+                self._listener.stopping.set()
+                for task in self._working.values():
+                    task.cancel()
+                await asyncio.gather(*self._working.values(), return_exceptions=True)
+
+    def _listen(self, listening: "asyncio.Future[None]") -> None:
+        """Pass on what comes, in a thread."""
+        for message in self._listener:
+            self._loop.call_soon_threadsafe(self._arrive, message)
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(_settle, listening)
+
+    def _hear_removal(self, event_id: str) -> None:
+        self._loop.call_soon_threadsafe(self._remove, event_id)
+
+    # --- what comes
+
+    def _arrive(self, message: dict[str, Json]) -> None:
+        if message["event_id"] in self._known:
+            return
+        self._known[message["event_id"]] = None
+        if len(self._known) > _REMEMBERED:
+            del self._known[next(iter(self._known))]
+        conversation = conversation_of(message)
+        if is_stop(message):
+            self._stop(lambda turn: conversation_of(turn.message) == conversation)
+            conversation = f"stop {message['event_id']}"  # which waits for nobody
+        self._waiting.setdefault(conversation, deque()).append(message)
+        if conversation not in self._working:
+            task = self._loop.create_task(self._work_off(conversation))
+            self._working[conversation] = task
+
+    def _remove(self, event_id: str) -> None:
+        """Somebody took a message back: there is nothing to answer any more."""
+        self._stop(lambda turn: turn.message["event_id"] == event_id)
+        for waiting in self._waiting.values():
+            for message in [each for each in waiting if each["event_id"] == event_id]:
+                waiting.remove(message)
+
+    def _stop(self, concerns: Callable[[Turn], bool]) -> None:
+        for turn in self._turns.values():
+            if concerns(turn):
+                turn.stopped.set()
+
+    async def _work_off(self, conversation: str) -> None:
+        """Take the messages of a conversation one after the other, until there are no more."""
+        waiting = self._waiting[conversation]
+        try:
+            while waiting:
+                await self._take(conversation, waiting.popleft())
+        finally:
+            del self._waiting[conversation], self._working[conversation]
+
+    async def _take(self, conversation: str, message: dict[str, Json]) -> None:
+        ending, error = None, None
+        if not is_stop(message) and wants_run(self._name, message):
+            ending = await self._prompt(conversation, message)
+            body, key = answer_body(ending, message), f"acp {message['event_id']}"
+            fmt = "plain" if ending.failure else "markdown"
+            error = await asyncio.to_thread(self._listener.answer, message, body, key=key, fmt=fmt)
+            if error is not None and error.code == "body_too_large":
+                error = await asyncio.to_thread(self._listener.answer, message, shortened(body), key=key, fmt=fmt)
+        await asyncio.to_thread(self._listener.finish, message, error)
+        self._on_handled(Handled(message, ending))
+
+    # --- a prompt
+
+    async def _prompt(self, conversation: str, message: dict[str, Json]) -> Ending:
+        began = time.monotonic()
+        try:
+            connection = await self._peer.connection()
+            turn = Turn(message, await self._session(connection, conversation))
+        except (RequestError, ConnectionError, AiAgentChatError) as error:
+            return Ending("", f"the program is not there: {one_line(str(error))}", "", time.monotonic() - began)
+        self._turns[turn.session_id] = turn
+        showing = asyncio.create_task(self._show(turn))
+        try:
+            failure = await self._await_answer(connection, turn)
+        finally:
+            del self._turns[turn.session_id]
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
+        seconds = time.monotonic() - began
+        answer = turn.answer
+        if turn.shown is not None:
+            await self._show_now(turn, turn.summary(seconds, f"✘ {failure}" if failure else "✔ done"))
+        if failure == _STOPPED and answer:
+            answer, failure = f"{answer}\n\n[{failure}]", ""
+        elif not failure and not answer:
+            failure = "it said nothing"
+        return Ending("" if failure else answer, failure, answer, seconds)
+
+    async def _await_answer(self, connection: ClientSideConnection, turn: Turn) -> str:
+        """Have a prompt answered; return why it was not, or ""."""
+        prompting = asyncio.create_task(connection.prompt(turn.session_id, [text_block(fence(turn.message))]))
+        stopping = asyncio.create_task(turn.stopped.wait())
+        try:
+            await asyncio.wait(
+                (prompting, stopping), timeout=self._program.timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            is_late = not (prompting.done() or stopping.done())
+            if not prompting.done():
+                turn.stopped.set()
+                await connection.cancel(turn.session_id)
+                await asyncio.wait((prompting,), timeout=_GRACE_S)
+            if is_late:
+                return f"it took longer than {self._program.timeout_s:g} s"
+            if not prompting.done():
+                return "it was stopped, and does not say that it has"
+            reason = prompting.result().stop_reason
+        except (RequestError, ConnectionError) as error:
+            self._open.clear()
+            return f"it failed: {one_line(str(error))}"
+        finally:
+            for task in (prompting, stopping):
+                task.cancel()
+            await asyncio.gather(prompting, stopping, return_exceptions=True)
+        if reason == "cancelled" or turn.stopped.is_set():
+            return _STOPPED
+        return "" if turn.answer else _ENDINGS.get(reason, "")
+
+    async def _session(self, connection: ClientSideConnection, conversation: str) -> str:
+        """Return the session of a conversation: the one that is open, an earlier one taken up again, or a new one."""
+        if self._peer.is_new:
+            self._peer.is_new = False
+            self._open.clear()
+        if conversation in self._open:
+            return self._open[conversation]
+        session_id, directory = self._sessions.get(conversation), str(self._program.directory)
+        if session_id is not None:
+            try:
+                if self._peer.can_resume:
+                    await connection.resume_session(session_id=session_id, cwd=directory, mcp_servers=[])
+                elif self._peer.can_load:  # it tells again what was said, which nobody is shown
+                    await connection.load_session(session_id=session_id, cwd=directory, mcp_servers=[])
+                else:
+                    session_id = None
+            except RequestError:  # it has it no more
+                session_id = None
+        if session_id is None:
+            session_id = (await connection.new_session(cwd=directory, mcp_servers=[])).session_id
+            self._sessions.put(conversation, session_id)
+        self._open[conversation] = session_id
+        return session_id
+
+    # --- what its people see
+
+    async def _show(self, turn: Turn) -> None:
+        """Show that it works, and to a person in the agent's own room how far it is."""
+        is_shown = turn.message["sender"]["kind"] == "person" and turn.message["room_id"] == self._room_id
+        typed_at = float("-inf")
+        while True:
+            if time.monotonic() - typed_at > _TYPING_S / 2:
+                typed_at = time.monotonic()
+                with suppress(AiAgentChatError):  # it is for show
+                    await asyncio.to_thread(self._client.set_status, None, typing_s=_TYPING_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(turn.changed.wait(), _TYPING_S / 2)
+                turn.changed.clear()
+                if is_shown and (progress := turn.progress()):
+                    await self._show_now(turn, progress)
+                    await asyncio.sleep(_SHOWN_S)
+
+    async def _show_now(self, turn: Turn, body: str) -> None:
+        show = partial(self._client.show_progress, body, about=turn.message["event_id"], shown=turn.shown)
+        with suppress(AiAgentChatError):  # it is for show
+            notice = await asyncio.to_thread(show)
+            turn.shown = turn.shown or notice
+
+    async def _ask(self, turn: Turn, call: ToolCallUpdate, options: list[PermissionOption]) -> str | None:
+        """Ask a person; return the option that was chosen, or None: it was stopped meanwhile."""
+        turn.asked += 1
+        title = one_line(call.title or turn.calls.get(call.tool_call_id, ("", ""))[0] or "something")[:500]
+        key = f"acp {turn.message['event_id']} {turn.session_id} {turn.asked}"
+        given = [{"id": each.option_id, "name": each.name, "kind": each.kind} for each in options]
+        about = turn.message["event_id"] if turn.message["room_id"] == self._room_id else None
+        body = f"May {self._name} do this? **{title}**{_details(call)}"
+        ask = partial(self._client.ask_approval, body, given, timeout_s=self._program.approval_s, key=key, about=about)
+        asking = asyncio.create_task(asyncio.to_thread(ask))
+        stopping = asyncio.create_task(turn.stopped.wait())
+        try:
+            await asyncio.wait((asking, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            if not asking.done():  # else it would be waited for in a thread
+                with suppress(AiAgentChatError):
+                    await asyncio.to_thread(self._client.withdraw_approval, key)
+        try:
+            decision = await asking
+        except AiAgentChatError:
+            return None
+        if turn.stopped.is_set():
+            return None
+        if decision["option"] is not None:
+            return str(decision["option"])
+        return next((each.option_id for each in options if each.kind == "reject_once"), None)
+
+
+def is_stop(message: dict[str, Json]) -> bool:
+    """Whether a person has it stop."""
+    return message["sender"]["kind"] == "person" and str(message["body"]).strip().casefold() == STOP
+
+
+def _details(call: ToolCallUpdate) -> str:
+    """Return what a tool is to be called with, as a block of code that it cannot end."""
+    given = call.raw_input
+    if not given:
+        return ""
+    text = given if isinstance(given, str) else json.dumps(given, indent=2, ensure_ascii=False, default=str)
+    text = visible(text)[:_DETAIL_CHARACTERS]
+    fence_of = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"\n\n{fence_of}\n{text}\n{fence_of}"
+
+
+def _settle(listening: "asyncio.Future[None]") -> None:
+    if not listening.done():
+        listening.set_result(None)

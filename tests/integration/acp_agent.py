@@ -1,0 +1,108 @@
+"""An agent on the SDK's own agent side, which needs no model: the prompt says what it does. Started as a program.
+
+`stream N`: says N parts, 0.3 s apart. `ask`: asks for approval of a tool call, and says what was decided. `slow`: works
+until it is cancelled. `remember WORD`, `recall`: a session's memory, kept in the directory of `ACP_AGENT_STATE`.
+`die`: ends in the middle. `nothing`: says nothing. Anything else is said again.
+"""
+
+import asyncio
+import os
+import re
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+from acp import (
+    Agent,
+    PromptResponse,
+    RequestError,
+    run_agent,
+    start_tool_call,
+    update_agent_message_text,
+    update_tool_call,
+)
+from acp.core import AgentSideConnection
+from acp.schema import (
+    AgentCapabilities,
+    InitializeResponse,
+    LoadSessionResponse,
+    NewSessionResponse,
+    PermissionOption,
+    ToolCallUpdate,
+)
+
+
+class Scripted:
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._cancelled: dict[str, asyncio.Event] = {}
+
+    def on_connect(self, conn: Any) -> None:
+        self._connection: AgentSideConnection = conn
+
+    async def initialize(self, protocol_version: int, **_: Any) -> InitializeResponse:
+        return InitializeResponse(protocol_version=1, agent_capabilities=AgentCapabilities(load_session=True))
+
+    async def new_session(self, cwd: str, **_: Any) -> NewSessionResponse:
+        session_id = uuid4().hex
+        (self._state / session_id).write_text("")
+        return NewSessionResponse(session_id=session_id)
+
+    async def load_session(self, cwd: str, session_id: str, **_: Any) -> LoadSessionResponse:
+        if not (self._state / session_id).exists():
+            raise RequestError.resource_not_found(session_id)
+        await self._say(session_id, "what was said before, which nobody is to be shown")
+        return LoadSessionResponse()
+
+    async def cancel(self, session_id: str, **_: Any) -> None:
+        self._cancelled[session_id].set()
+
+    async def _say(self, session_id: str, text: str) -> None:
+        await self._connection.session_update(session_id, update_agent_message_text(text))
+
+    async def prompt(self, session_id: str, prompt: list[Any], **_: Any) -> PromptResponse:
+        cancelled = self._cancelled[session_id] = asyncio.Event()
+        asked = re.search(r"begins\n(.*)\n-----", prompt[0].text, re.DOTALL)
+        assert asked is not None
+        word, _space, rest = asked.group(1).partition(" ")
+        if word == "stream":
+            for number in range(int(rest)):
+                await self._say(session_id, f"part {number}\n\n")
+                await asyncio.sleep(0.3)
+        elif word == "ask":
+            await self._say(session_id, await self._ask(session_id))
+        elif word == "slow":
+            await self._say(session_id, "begun")
+            await cancelled.wait()
+            return PromptResponse(stop_reason="cancelled")
+        elif word == "remember":
+            (self._state / session_id).write_text(rest)
+            await self._say(session_id, "remembered")
+        elif word == "recall":
+            await self._say(session_id, (self._state / session_id).read_text() or "nothing")
+        elif word == "die":
+            os._exit(3)
+        elif word != "nothing":
+            await self._say(session_id, asked.group(1))
+        return PromptResponse(stop_reason="end_turn")
+
+    async def _ask(self, session_id: str) -> str:
+        call = start_tool_call("c1", "Delete it", kind="execute", status="pending", raw_input={"command": "rm `it`"})
+        await self._connection.session_update(session_id, call)
+        options = [
+            PermissionOption(option_id="go", name="Go ahead", kind="allow_once"),
+            PermissionOption(option_id="no", name="Leave it", kind="reject_once"),
+        ]
+        answer = await self._connection.request_permission(
+            session_id=session_id,
+            tool_call=ToolCallUpdate(tool_call_id="c1", title="Delete it", raw_input={"command": "rm `it`"}),
+            options=options,
+        )
+        chosen = getattr(answer.outcome, "option_id", "cancelled")
+        done = update_tool_call("c1", status="completed" if chosen == "go" else "failed")
+        await self._connection.session_update(session_id, done)
+        return f"decided: {chosen}"
+
+
+if __name__ == "__main__":
+    asyncio.run(run_agent(cast("Agent", Scripted(Path(os.environ["ACP_AGENT_STATE"])))))

@@ -1,0 +1,238 @@
+"""`cchat acp` with an agent on the SDK's own agent side, and a person who writes, watches and decides in the room."""
+
+import json
+import secrets
+import signal
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.integration import acp_agent
+from tests.integration.processes import Agent, Running, System, wait_until
+from tests.integration.systems import APPSERVICE_ALONE, OPERATOR, fresh_name
+
+pytestmark = APPSERVICE_ALONE  # it talks to the gateway alone
+
+Json = dict[str, Any]
+WAIT_S = 30.0
+
+
+class Person:
+    """The operator with a Matrix client of their own."""
+
+    def __init__(self, system: System, room_id: str) -> None:
+        device = json.loads(system.paths.operator_device.read_text())
+        self._token = device["access_token"]
+        self._room = f"{system.status()['homeserver_url']}/_matrix/client/v3/rooms/{quote(room_id, safe='')}"
+
+    def _request(self, method: str, path: str, body: Json | None = None) -> Json:
+        request = urllib.request.Request(
+            f"{self._room}/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {self._token}"},
+        )
+        with urllib.request.urlopen(request, timeout=WAIT_S) as response:
+            return dict(json.load(response))
+
+    def timeline(self) -> list[Json]:
+        return list(self._request("GET", "messages?dir=b&limit=100")["chunk"])[::-1]
+
+    def say(self, body: str) -> str:
+        content = {"msgtype": "m.text", "body": body}
+        return str(self._request("PUT", f"send/m.room.message/{secrets.token_hex(8)}", content)["event_id"])
+
+    def react(self, event_id: str, key: str) -> None:
+        content = {"m.relates_to": {"rel_type": "m.annotation", "event_id": event_id, "key": key}}
+        self._request("PUT", f"send/m.reaction/{secrets.token_hex(8)}", content)
+
+    def take_back(self, event_id: str) -> None:
+        self._request("PUT", f"redact/{quote(event_id, safe='')}/{secrets.token_hex(8)}", {})
+
+    def says(self, body: str) -> bool:
+        """Whether somebody has said just this."""
+        return any(each["content"].get("body") == body for each in self.timeline())
+
+    def progress(self) -> list[tuple[int, str]]:
+        """Return when each notice was shown, in ms, and what it said."""
+        notices = [each for each in self.timeline() if each["content"].get("msgtype") == "m.notice"]
+        return [
+            (each["origin_server_ts"], str((each["content"].get("m.new_content") or each["content"])["body"]))
+            for each in notices
+        ]
+
+    def request(self) -> Json:
+        """Return what was asked last, once there is something."""
+
+        def asked() -> list[Json]:
+            events = self.timeline()
+            edits = [each["content"]["m.relates_to"] for each in events if "m.new_content" in each["content"]]
+            decided = {edit["event_id"] for edit in edits}
+            found = [each for each in events if each["content"].get("body", "").startswith("May ")]
+            return [each for each in found if each["event_id"] not in decided]
+
+        return wait_until(asked, timeout_s=WAIT_S)[-1]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Where the program keeps its sessions."""
+    return tmp_path
+
+
+@contextmanager
+def running(system: System, name: str, state: Path, *options: str) -> Iterator[Running]:
+    program = (sys.executable, acp_agent.__file__)
+    with system.running("acp", *options, name, "--", *program, env={"ACP_AGENT_STATE": str(state)}) as process:
+        process.line(": online (room: ")
+        yield process
+        if process.is_running:
+            assert process.end() == 0
+
+
+def ask(system: System, name: str, text: str, *, of: Agent | None = None) -> str:
+    arguments = ("ask", "--timeout", f"{WAIT_S:g}", name, text)
+    done = system.cchat(*arguments) if of is None else of.cchat(*arguments)
+    return done.out.removesuffix("\n")
+
+
+def person(system: System, name: str) -> Person:
+    return Person(system, system.who()[name]["room_id"])
+
+
+def test_it_answers_people_and_agents_each_in_a_session_of_their_own(
+    system: System, writer: Agent, state: Path
+) -> None:
+    name = fresh_name("acp")
+    with running(system, name, state):
+        assert system.who()[name]["reach"] == "push"
+        assert ask(system, name, "remember one") == "remembered"
+        assert ask(system, name, "recall", of=writer) == "nothing"
+        assert ask(system, name, "recall") == "one"
+        assert ask(system, name, "nothing") == "✗ no answer: it said nothing"
+        system.cchat("send", f"all but {name}-2 may rest")
+    assert Agent(system, name, {}).unread() == []
+
+
+def test_a_conversation_goes_on_after_a_restart(system: System, state: Path) -> None:
+    name = fresh_name("acp")
+    with running(system, name, state):
+        assert ask(system, name, "remember this") == "remembered"
+    with running(system, name, state):
+        assert ask(system, name, "recall") == "this"
+    for session in state.iterdir():
+        session.unlink()
+    with running(system, name, state):
+        assert ask(system, name, "recall") == "nothing"
+
+
+def test_a_person_sees_how_far_it_is_at_most_once_a_second_and_the_answer_once(system: System, state: Path) -> None:
+    name = fresh_name("acp")
+    with running(system, name, state):
+        room = person(system, name)
+        sent_at = room.timeline()[-1]["origin_server_ts"]
+        event_id = room.say("stream 9")
+        wait_until(
+            lambda: any(
+                each["content"].get("body") == "\n\n".join(f"part {n}" for n in range(9)) for each in room.timeline()
+            )
+        )
+        wait_until(lambda: "done" in room.progress()[-1][1])
+        shown = room.progress()
+    asked_at = next(each["origin_server_ts"] for each in room.timeline() if each["event_id"] == event_id)
+    assert sent_at <= asked_at
+    assert len(shown) >= 3
+    assert shown[0][0] - asked_at < 2_000  # a second of the design, and one of a busy machine
+    times = [at for at, _ in shown[:-1]]  # the last one says that it is done, at once
+    assert all(later - earlier > 900 for earlier, later in pairwise(times))
+    first = next(each for each in room.timeline() if each["content"].get("msgtype") == "m.notice")
+    assert first["content"]["m.relates_to"] == {"rel_type": "m.thread", "event_id": event_id}
+    answers = [each for each in room.timeline() if each["content"].get("m.relates_to", {}).get("m.in_reply_to")]
+    assert len(answers) == 1
+
+
+def test_an_agent_that_asks_gets_the_answer_alone(system: System, writer: Agent, state: Path) -> None:
+    name = fresh_name("acp")
+    with running(system, name, state):
+        assert ask(system, name, "stream 2", of=writer) == "part 0\n\npart 1"
+        assert person(system, name).progress() == []
+
+
+@pytest.mark.parametrize(("sign", "decided"), [("✅", "go"), ("❌", "no")])
+def test_a_person_approves_what_it_asks_for_by_a_reaction(system: System, state: Path, sign: str, decided: str) -> None:
+    name = fresh_name("acp")
+    with running(system, name, state):
+        room = person(system, name)
+        room.say("ask")
+        request = room.request()
+        assert "**Delete it**" in request["content"]["body"]
+        assert "rm `it`" in request["content"]["body"]
+        room.react(request["event_id"], sign)
+        wait_until(lambda: room.says(f"decided: {decided}"))
+        edits = [
+            each["content"]["m.new_content"]["body"] for each in room.timeline() if "m.new_content" in each["content"]
+        ]
+        assert any(edit.startswith("May ") and f": @{OPERATOR}:localhost, 20" in edit for edit in edits)
+
+
+def test_what_nobody_approves_in_time_is_rejected(system: System, writer: Agent, state: Path) -> None:
+    name = fresh_name("acp")
+    with running(system, name, state, "--approval-timeout", "3"):
+        assert ask(system, name, "ask", of=writer) == "decided: no"
+
+
+def test_it_stops_when_a_person_says_so_or_takes_the_message_back(system: System, state: Path) -> None:
+    name = fresh_name("acp")
+    with running(system, name, state):
+        room = person(system, name)
+        room.say("slow")
+        wait_until(room.progress)
+        room.say("!stop")
+        wait_until(lambda: room.says("begun\n\n[it was stopped]"))
+        shown = len(room.progress())
+        event_id = room.say("slow")
+        wait_until(lambda: len(room.progress()) > shown)
+        room.take_back(event_id)
+        assert ask(system, name, "still there?") == "still there?"
+        room.say("ask")
+        room.request()
+        room.say("!stop")
+        assert ask(system, name, "and now?") == "and now?"
+    assert Agent(system, name, {}).unread() == []
+
+
+def test_a_program_that_ends_is_started_anew(system: System, state: Path) -> None:
+    name = fresh_name("acp")
+    with running(system, name, state):
+        assert ask(system, name, "die").startswith("✗ no answer: it failed: ")
+        assert ask(system, name, "again") == "again"
+
+
+def test_killed_in_the_middle_it_answers_once(system: System, state: Path) -> None:
+    name = fresh_name("acp")
+    with running(system, name, state) as process:
+        room = person(system, name)
+        room.say("slow")
+        wait_until(room.progress)
+        process.end(signal.SIGKILL)
+    assert Agent(system, name, {}).unread() == ["slow"]
+    with running(system, name, state):
+        room.say("!stop")
+        wait_until(lambda: any("[it was stopped]" in each["content"].get("body", "") for each in room.timeline()))
+    assert Agent(system, name, {}).unread() == []
+
+
+def test_a_program_that_does_not_speak_the_protocol_is_said_at_once(system: System) -> None:
+    began = time.monotonic()
+    done = system.cchat("acp", fresh_name("acp"), "--", "true", code=2)
+    assert done.err.startswith("cchat: true: ")
+    assert "there is no program" in system.cchat("acp", fresh_name("acp"), "--", "no-such-program", code=2).err
+    assert time.monotonic() - began < WAIT_S

@@ -1,0 +1,217 @@
+"""What an agent shows beside its messages, and who may approve what it asks for, on a real homeserver."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.model import EventId, RoomId
+from tests.integration.conftest import StartDaemon
+from tests.integration.correspondents import Hosted, Json, attach, messages_of, person, redact, say, until
+from tests.integration.systems import RunningDaemon, Synapse
+
+OPTIONS = [
+    {"id": "yes-id", "name": "Allow", "kind": "allow_once"},
+    {"id": "ever-id", "name": "Always allow", "kind": "allow_always"},
+    {"id": "no-id", "name": "Reject", "kind": "reject_once"},
+]
+
+
+@pytest.fixture
+async def agent(daemon: RunningDaemon) -> Hosted:
+    return await attach(daemon)
+
+
+@pytest.fixture
+def alice(synapse: Synapse, http: aiohttp.ClientSession) -> MatrixClient:
+    return synapse.operator_client(http)
+
+
+async def timeline(client: MatrixClient, room_id: RoomId) -> list[Json]:
+    page = await client.get_messages(room_id, direction="b", start=None, limit=50)
+    return list(page.chunk)[::-1]
+
+
+async def request_in(client: MatrixClient, agent: Hosted) -> EventId:
+    """Return the agent's request, once it can be answered with a click."""
+    found: list[EventId] = []
+
+    async def is_there() -> bool:
+        events = await timeline(client, agent.room_id)
+        asked = [each for each in events if "**Delete it**" in each["content"].get("body", "")]
+        reactions = [each for each in events if each["type"] == "m.reaction" and each["sender"] == agent.user_id]
+        found[:] = [EventId(each["event_id"]) for each in asked[:1]]
+        return bool(found) and len(reactions) >= len(OPTIONS)
+
+    await until(is_there)
+    return found[0]
+
+
+async def shown(client: MatrixClient, room_id: RoomId, event_id: EventId) -> str:
+    """Return what an event says after its edits, as a client shows it."""
+    edits = [
+        each["content"]["m.new_content"]["body"]
+        for each in await timeline(client, room_id)
+        if each["content"].get("m.relates_to", {}).get("event_id") == event_id and "m.new_content" in each["content"]
+    ]
+    return edits[-1] if edits else ""
+
+
+async def react(client: MatrixClient, room_id: RoomId, event_id: EventId, key: str) -> None:
+    relation = {"rel_type": "m.annotation", "event_id": event_id, "key": key}
+    await client.send(room_id, "m.reaction", {"m.relates_to": relation}, secrets.token_hex(8))
+
+
+@contextlib.asynccontextmanager
+async def asking(agent: Hosted, **fields: Any) -> AsyncIterator["asyncio.Task[Json]"]:
+    body = {"body": "May it? **Delete it**", "options": OPTIONS, "timeout_s": 60.0} | fields
+    task = asyncio.create_task(agent.api.post("/approvals", **body))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize(("key", "option"), [("✅", "yes-id"), ("♾", "ever-id"), ("❌", "no-id")])
+async def test_a_person_decides_by_a_reaction_and_it_stays_to_be_seen_who_and_when(
+    agent: Hosted, alice: MatrixClient, synapse: Synapse, key: str, option: str
+) -> None:
+    async with asking(agent) as task:
+        event_id = await request_in(alice, agent)
+        await react(alice, agent.room_id, event_id, "👍")  # which is none of the options
+        await react(alice, agent.room_id, event_id, key)
+        decision = await asyncio.wait_for(task, 30)
+    assert decision["option"] == option
+    assert decision["by"] == synapse.operator.user_id
+    text = await shown(alice, agent.room_id, event_id)
+    name = next(each["name"] for each in OPTIONS if each["id"] == option)
+    assert f"{name}: {synapse.operator.user_id}, 20" in text
+    assert "**Delete it**" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "option"), [("yes", "yes-id"), ("No.", "no-id"), ("2", "ever-id"), ("always allow", "ever-id")]
+)
+async def test_a_person_decides_by_an_answer(agent: Hosted, alice: MatrixClient, words: str, option: str) -> None:
+    async with asking(agent) as task:
+        event_id = await request_in(alice, agent)
+        await say(alice, agent.room_id, words)  # which answers nothing
+        await asyncio.sleep(2.0)
+        assert not task.done()
+        await say(alice, agent.room_id, words, **{"m.relates_to": {"m.in_reply_to": {"event_id": event_id}}})
+        assert (await asyncio.wait_for(task, 30))["option"] == option
+
+
+async def test_nobody_else_decides_not_another_person_and_no_agent(
+    agent: Hosted,
+    daemon: RunningDaemon,
+    alice: MatrixClient,
+    synapse: Synapse,
+    http: aiohttp.ClientSession,
+    tmp_path: Path,
+) -> None:
+    bob = await person(synapse, http, tmp_path)
+    other = await attach(daemon, "other")
+    await other.send("hello", to=agent.name)  # which makes its user a member
+    (await daemon.api.get("/who"))
+    bob_id, _ = await bob.whoami()
+    await alice.invite(agent.room_id, bob_id)
+    await bob.join_room(agent.room_id)
+    async with asking(agent, timeout_s=6.0) as task:
+        event_id = await request_in(alice, agent)
+        await react(bob, agent.room_id, event_id, "✅")
+        await say(bob, agent.room_id, "yes", **{"m.relates_to": {"m.in_reply_to": {"event_id": event_id}}})
+        await other.send("yes", to=agent.name)
+        decision = await asyncio.wait_for(task, 30)
+    assert (decision["option"], decision["by"]) == (None, None)
+    assert "Refused: nobody allowed it within 6 s" in await shown(alice, agent.room_id, event_id)
+
+
+async def test_only_who_is_configured_decides_by_the_exact_id(
+    synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    bob, alice = await person(synapse, http, tmp_path), synapse.operator_client(http)
+    bob_id, _ = await bob.whoami()
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path / "home", AIAGENTCHAT_APPROVERS=bob_id))
+    agent = await attach(daemon)
+    await bob.join_room(agent.room_id)  # invited as people are
+    async with asking(agent) as task:
+        event_id = await request_in(alice, agent)
+        await react(alice, agent.room_id, event_id, "✅")
+        await asyncio.sleep(4.0)
+        assert not task.done()
+        await react(bob, agent.room_id, event_id, "❌")
+        decision = await asyncio.wait_for(task, 30)
+    assert (decision["option"], decision["by"]) == ("no-id", bob_id)
+
+
+async def test_the_same_key_is_the_same_request_also_when_who_asked_hung_up(agent: Hosted, alice: MatrixClient) -> None:
+    async with asking(agent, key="one"):
+        event_id = await request_in(alice, agent)
+
+    async def is_withdrawn() -> bool:
+        return "Withdrawn" in await shown(alice, agent.room_id, event_id)
+
+    await until(is_withdrawn)
+    async with asking(agent, key="one") as task:
+        await react(alice, agent.room_id, event_id, "✅")
+        decision = await asyncio.wait_for(task, 30)
+    assert (decision["event_id"], decision["option"]) == (event_id, "yes-id")
+    assert "Allow: @" in await shown(alice, agent.room_id, event_id)
+
+
+async def test_who_asked_can_wait_for_it_no_more(agent: Hosted, alice: MatrixClient) -> None:
+    async with asking(agent, key="one/two") as task:
+        event_id = await request_in(alice, agent)
+        assert (await agent.api.call("DELETE", "/approvals/one%2Ftwo")).status == 200
+        assert (await asyncio.wait_for(task, 30))["option"] is None
+    assert "Withdrawn" in await shown(alice, agent.room_id, event_id)
+    assert (await agent.api.call("DELETE", "/approvals/one%2Ftwo")).status == 404
+
+
+async def test_progress_stands_in_the_thread_of_the_message_and_answers_nothing(
+    agent: Hosted, daemon: RunningDaemon, alice: MatrixClient
+) -> None:
+    event_id = (await daemon.api.post("/send", body="work", to=agent.name))["event_id"]
+    notice = (await agent.api.post("/progress", body="- one", about=event_id))["event_id"]
+    again = await agent.api.post("/progress", body="- one\n- two", about=event_id, shown=notice)
+    event = await alice.get_event(agent.room_id, notice)
+    assert event["content"]["msgtype"] == "m.notice"
+    assert event["content"]["m.relates_to"] == {"rel_type": "m.thread", "event_id": event_id}
+    assert again["event_id"] != notice
+    assert await shown(alice, agent.room_id, notice) == "- one\n- two"
+    sent = (await daemon.api.get("/sent", to=agent.name))["messages"][0]
+    assert (sent["state"], sent["answer"]) == ("stored", None)
+    assert [message["body"] for message in await agent.unread()] == ["work"]
+
+
+async def test_about_what_is_not_in_its_room_an_agent_shows_nothing(agent: Hosted, daemon: RunningDaemon) -> None:
+    other = await attach(daemon, "other")
+    event_id = (await daemon.api.post("/send", body="private", to=other.name))["event_id"]
+    for path, body in (
+        ("/progress", {"body": "x", "about": event_id}),
+        ("/approvals", {"body": "x", "options": OPTIONS, "about": event_id}),
+    ):
+        assert (await agent.api.call("POST", path, body)).status == 404
+
+
+async def test_a_stream_tells_of_a_message_that_was_taken_back(
+    agent: Hosted, alice: MatrixClient, synapse: Synapse
+) -> None:
+    async with agent.api.stream("GET", "/events") as stream:
+        first, second = [await say(alice, agent.room_id, body) for body in ("one", "two")]
+        messages = await messages_of(stream, 2)
+        await agent.acknowledge(messages[:1])
+        for event_id in (first, second):
+            await redact(synapse, agent.room_id, event_id)
+        async for event, data in stream:
+            if event == "removed":
+                assert data == {"event_id": second}  # the first was done with
+                break
