@@ -28,6 +28,7 @@ AGENTS = {
     "coder": "Writes the code",
     "reviewer": "Reads what others wrote",
 }
+ACP_AGENT = Path(__file__).with_name("demo_agent.py")
 ANSWER_S = 30.0
 
 Json = dict[str, Any]
@@ -141,6 +142,11 @@ class Person:
         path = f"/rooms/{quote(room_id)}/send/m.room.message/demo-{abs(hash(text))}"
         return str(self.call("PUT", path, {"msgtype": "m.text", "body": text})["event_id"])
 
+    def react(self, room_id: str, event_id: str, key: str) -> None:
+        relation = {"rel_type": "m.annotation", "event_id": event_id, "key": key}
+        path = f"/rooms/{quote(room_id)}/send/m.reaction/demo-{abs(hash(event_id))}"
+        self.call("PUT", path, {"m.relates_to": relation})
+
     def wait_message(self, room_id: str, wanted: Callable[[Json], bool]) -> Json:
         """Return the first message that is wanted, from a sync that waits for it."""
         since, deadline = "", time.monotonic() + ANSWER_S
@@ -213,11 +219,33 @@ def talk_to_program(system: System, person: Person, agents: dict[str, GatewayCli
         require(answer == "IS THIS A REAL PROGRAM?", f"it answered {answer!r}")
 
 
-def ask_in_room(person: Person, agent: GatewayClient, name: str, text: str) -> str:
-    """Have the person write into an agent's room; return the answer."""
+def approve_what_an_agent_asks(system: System, person: Person, agents: dict[str, GatewayClient]) -> None:
+    title("An agent that speaks ACP asks before it acts, and a person allows it with a reaction")
+    with system.running("acp", "--ephemeral", "careful", "--", sys.executable, str(ACP_AGENT)) as first_line:
+        print(f"     {first_line}")
+
+        def approve(room_id: str) -> None:
+            request = person.wait_message(room_id, lambda event: event["content"]["body"].startswith("May careful"))
+            said("careful in the same room", request["content"]["body"])
+            person.react(room_id, request["event_id"], "✅")
+            said("operator", "✅")
+
+        answer = ask_in_room(person, agents["planner"], "careful", "Push the branch", meanwhile=approve)
+        require(answer == "Pushed, as you allowed.", f"it answered {answer!r}")
+
+
+def ask_in_room(
+    person: Person,
+    agent: GatewayClient,
+    name: str,
+    text: str,
+    meanwhile: Callable[[str], None] = lambda _: None,
+) -> str:
+    """Have the person write into an agent's room, and do something there before it answers; return the answer."""
     room_id = next(entry["room_id"] for entry in agent.who()["agents"] if entry["name"] == name)
     asked = person.write(room_id, text)
     said(f"operator, in the room {name}", text)
+    meanwhile(room_id)
 
     def is_answer(event: Json) -> bool:
         related = event["content"].get("m.relates_to", {}).get("m.in_reply_to", {})
@@ -270,6 +298,7 @@ def main() -> None:
             person = Person(status)
             talk_to_agent(person, agents)
             talk_to_program(system, person, agents)
+            approve_what_an_agent_asks(system, person, agents)
             talk_among_agents(system, agents)
             talk_to_all(system)
             show_isolation(system)
