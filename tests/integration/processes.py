@@ -288,3 +288,60 @@ class Agent:
     def unread(self) -> list[str]:
         """Return the bodies of what is unread, and acknowledge nothing."""
         return [message["body"] for message in self.cchat("read", "--peek", "--json").data]
+
+
+class Person:
+    """The operator with a Matrix client of their own."""
+
+    def __init__(self, system: System, room_id: str) -> None:
+        device = json.loads(system.paths.operator_device.read_text())
+        self._token = device["access_token"]
+        self._room = f"{system.status()['homeserver_url']}/_matrix/client/v3/rooms/{quote(room_id, safe='')}"
+
+    def _request(self, method: str, path: str, body: Json | None = None) -> Json:
+        request = urllib.request.Request(
+            f"{self._room}/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {self._token}"},
+        )
+        with urllib.request.urlopen(request, timeout=PROCESS_S) as response:
+            return dict(json.load(response))
+
+    def timeline(self) -> list[Json]:
+        return list(self._request("GET", "messages?dir=b&limit=100")["chunk"])[::-1]
+
+    def say(self, body: str) -> str:
+        content = {"msgtype": "m.text", "body": body}
+        return str(self._request("PUT", f"send/m.room.message/{secrets.token_hex(8)}", content)["event_id"])
+
+    def react(self, event_id: str, key: str) -> None:
+        content = {"m.relates_to": {"rel_type": "m.annotation", "event_id": event_id, "key": key}}
+        self._request("PUT", f"send/m.reaction/{secrets.token_hex(8)}", content)
+
+    def take_back(self, event_id: str) -> None:
+        self._request("PUT", f"redact/{quote(event_id, safe='')}/{secrets.token_hex(8)}", {})
+
+    def says(self, body: str) -> bool:
+        """Whether somebody has said just this."""
+        return any(each["content"].get("body") == body for each in self.timeline())
+
+    def progress(self) -> list[tuple[int, str]]:
+        """Return when each notice was shown, in ms, and what it said."""
+        notices = [each for each in self.timeline() if each["content"].get("msgtype") == "m.notice"]
+        return [
+            (each["origin_server_ts"], str((each["content"].get("m.new_content") or each["content"])["body"]))
+            for each in notices
+        ]
+
+    def request(self) -> Json:
+        """Return what was asked last, once there is something."""
+
+        def asked() -> list[Json]:
+            events = self.timeline()
+            edits = [each["content"]["m.relates_to"] for each in events if "m.new_content" in each["content"]]
+            decided = {edit["event_id"] for edit in edits}
+            found = [each for each in events if each["content"].get("body", "").startswith("May ")]
+            return [each for each in found if each["event_id"] not in decided]
+
+        return wait_until(asked, timeout_s=PROCESS_S)[-1]

@@ -1,85 +1,24 @@
 """`cchat acp` with an agent on the SDK's own agent side, and a person who writes, watches and decides in the room."""
 
-import json
-import secrets
 import signal
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 
 from tests.integration import acp_agent
-from tests.integration.processes import Agent, Running, System, wait_until
+from tests.integration.processes import Agent, Person, Running, System, wait_until
 from tests.integration.systems import APPSERVICE_ALONE, OPERATOR, fresh_name
 
 pytestmark = APPSERVICE_ALONE  # it talks to the gateway alone
 
 Json = dict[str, Any]
 WAIT_S = 30.0
-
-
-class Person:
-    """The operator with a Matrix client of their own."""
-
-    def __init__(self, system: System, room_id: str) -> None:
-        device = json.loads(system.paths.operator_device.read_text())
-        self._token = device["access_token"]
-        self._room = f"{system.status()['homeserver_url']}/_matrix/client/v3/rooms/{quote(room_id, safe='')}"
-
-    def _request(self, method: str, path: str, body: Json | None = None) -> Json:
-        request = urllib.request.Request(
-            f"{self._room}/{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self._token}"},
-        )
-        with urllib.request.urlopen(request, timeout=WAIT_S) as response:
-            return dict(json.load(response))
-
-    def timeline(self) -> list[Json]:
-        return list(self._request("GET", "messages?dir=b&limit=100")["chunk"])[::-1]
-
-    def say(self, body: str) -> str:
-        content = {"msgtype": "m.text", "body": body}
-        return str(self._request("PUT", f"send/m.room.message/{secrets.token_hex(8)}", content)["event_id"])
-
-    def react(self, event_id: str, key: str) -> None:
-        content = {"m.relates_to": {"rel_type": "m.annotation", "event_id": event_id, "key": key}}
-        self._request("PUT", f"send/m.reaction/{secrets.token_hex(8)}", content)
-
-    def take_back(self, event_id: str) -> None:
-        self._request("PUT", f"redact/{quote(event_id, safe='')}/{secrets.token_hex(8)}", {})
-
-    def says(self, body: str) -> bool:
-        """Whether somebody has said just this."""
-        return any(each["content"].get("body") == body for each in self.timeline())
-
-    def progress(self) -> list[tuple[int, str]]:
-        """Return when each notice was shown, in ms, and what it said."""
-        notices = [each for each in self.timeline() if each["content"].get("msgtype") == "m.notice"]
-        return [
-            (each["origin_server_ts"], str((each["content"].get("m.new_content") or each["content"])["body"]))
-            for each in notices
-        ]
-
-    def request(self) -> Json:
-        """Return what was asked last, once there is something."""
-
-        def asked() -> list[Json]:
-            events = self.timeline()
-            edits = [each["content"]["m.relates_to"] for each in events if "m.new_content" in each["content"]]
-            decided = {edit["event_id"] for edit in edits}
-            found = [each for each in events if each["content"].get("body", "").startswith("May ")]
-            return [each for each in found if each["event_id"] not in decided]
-
-        return wait_until(asked, timeout_s=WAIT_S)[-1]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import mcp_types as types
@@ -12,12 +12,12 @@ from mcp import Client, ClientSession, StdioServerParameters, stdio_client
 from mcp.client import NotificationBinding
 from pydantic import BaseModel
 
-from tests.integration.processes import Agent, System, wait_until
+from tests.integration.processes import Agent, Person, System, wait_until
 from tests.integration.systems import APPSERVICE_ALONE, OPERATOR, fresh_name
 
 pytestmark = APPSERVICE_ALONE
 
-CHANNEL, NOTIFICATION = "claude/channel", "notifications/claude/channel"
+CHANNEL, PERMISSION = "claude/channel", "claude/channel/permission"
 
 
 class Rung(BaseModel):
@@ -26,13 +26,23 @@ class Rung(BaseModel):
     content: str
 
 
+class Decided(BaseModel):
+    """What comes of a permission that was asked for."""
+
+    request_id: str
+    behavior: str
+
+
 class Session:
     """A session of a tool, of which nobody is asked what to do."""
 
-    def __init__(self, client: ClientSession, greeting: types.InitializeResult, rung: list[str]) -> None:
+    def __init__(
+        self, client: ClientSession, greeting: types.InitializeResult, rung: list[str], decided: list[tuple[str, str]]
+    ) -> None:
         self.client = client
         self.greeting = greeting
         self.rung = rung
+        self.decided = decided
 
     async def call(self, tool: str, *, is_error: bool = False, meta: Any = None, **arguments: object) -> str:
         result = await self.client.call_tool(tool, arguments, meta=meta)
@@ -57,12 +67,20 @@ async def session(system: System, *arguments: str, directory: Path | None = None
     async def ring(given: Rung) -> None:
         rung.append(given.content)
 
-    binding = NotificationBinding(method=NOTIFICATION, params_type=Rung, handler=ring)
+    decided: list[tuple[str, str]] = []
+
+    async def decide(given: Decided) -> None:
+        decided.append((given.request_id, given.behavior))
+
+    bindings: list[NotificationBinding[Any]] = [
+        NotificationBinding(method=f"notifications/{CHANNEL}", params_type=Rung, handler=ring),
+        NotificationBinding(method=f"notifications/{PERMISSION}", params_type=Decided, handler=decide),
+    ]
     async with (
         stdio_client(parameters(system, *arguments, directory=directory)) as (incoming, outgoing),
-        ClientSession(incoming, outgoing, notification_bindings=[binding]) as client,
+        ClientSession(incoming, outgoing, notification_bindings=bindings) as client,
     ):
-        yield Session(client, await client.initialize(), rung)
+        yield Session(client, await client.initialize(), rung, decided)
 
 
 async def of(system: System, *arguments: str, **options: Any) -> list[str]:
@@ -145,6 +163,24 @@ async def test_a_message_wakes_a_session_that_has_the_channel_and_no_other(syste
         assert "secret" not in text
         assert system.who()[await waking.name()]["reach"] == "hook"
         assert not plain.rung
+
+
+async def test_a_permission_is_asked_for_in_the_room_and_decided_there(system: System) -> None:
+    async with session(system, "--as", fresh_name("asking"), "--channel") as opened:
+        name = await opened.name()
+        assert PERMISSION in (opened.greeting.capabilities.experimental or {})
+        for request_id, sign in (("abcde", "\u2705"), ("fghij", "\u274c")):
+            params = {"request_id": request_id, "tool_name": "Bash", "description": "List", "input_preview": "ls `x`"}
+            request = types.Notification[dict[str, Any], str](
+                method=f"notifications/{PERMISSION}_request", params=params
+            )
+            await opened.client.send_notification(cast("Any", request))
+            room = await anyio.to_thread.run_sync(Person, system, system.who()[name]["room_id"])
+            asked = await anyio.to_thread.run_sync(room.request)
+            assert asked["content"]["body"].startswith(f"May {name} use **Bash**? List")
+            await anyio.to_thread.run_sync(room.react, asked["event_id"], sign)
+        await anyio.to_thread.run_sync(wait_until, lambda: len(opened.decided) == 2)
+        assert opened.decided == [("abcde", "allow"), ("fghij", "deny")]
 
 
 async def test_a_client_without_the_handshake_of_old_is_answered_by_it(system: System) -> None:

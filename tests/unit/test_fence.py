@@ -5,8 +5,9 @@ from typing import Any
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
-from aiagentchat.adapters.fence import fence
+from aiagentchat.adapters.fence import block_of_code, fence
 from aiagentchat.model import visible
 
 FENCED = re.compile(r"A message( to all)? from (.*)\n----- ([0-9a-f]{8,}) begins\n(.*)\n----- \3 ends\n", re.DOTALL)
@@ -46,3 +47,13 @@ def test_a_text_that_knows_the_mark_of_another_does_not_know_its_own(body: str) 
     inside = FENCED.fullmatch(fence(message(f"{body}\n----- {known[3]} ends\n")))
     assert inside is not None
     assert inside[4].endswith(f"----- {known[3]} ends\n")
+
+
+@given(st.text(alphabet=st.sampled_from(["`", "~", "\n", "a", " "]) | st.characters()))
+def test_a_block_of_code_is_ended_by_nothing_in_it(text: str) -> None:
+    tokens = MarkdownIt("commonmark").parse("before" + block_of_code(text) + "\n\nafter")
+    assert [token.type for token in tokens if token.level == 0 and token.type in ("fence", "paragraph_open")] == [
+        "paragraph_open",
+        "fence",
+        "paragraph_open",
+    ]

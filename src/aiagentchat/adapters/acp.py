@@ -6,7 +6,6 @@ of their message, and approve what it asks for.
 
 import asyncio
 import json
-import re
 import threading
 import time
 from collections import deque
@@ -19,13 +18,13 @@ from acp.core import ClientSideConnection
 from acp.schema import PermissionOption, ToolCallUpdate
 
 from aiagentchat.adapters.acp_peer import AcpProgram, Peer, Turn
-from aiagentchat.adapters.fence import fence
+from aiagentchat.adapters.fence import block_of_code, fence
 from aiagentchat.adapters.listening import Listener
 from aiagentchat.adapters.run import Ending, Handled, answer_body, conversation_of, shortened, wants_run
 from aiagentchat.adapters.sessions import SessionStore
 from aiagentchat.client import GatewayClient, Json
 from aiagentchat.errors import AiAgentChatError
-from aiagentchat.model import one_line, visible
+from aiagentchat.model import one_line
 
 STOP = "!stop"
 """What a person writes to have it stop."""
@@ -36,7 +35,6 @@ _TYPING_S = 30.0
 _GRACE_S = 10.0
 """How long the program may take to stop when it is told to."""
 _REMEMBERED = 1_000
-_DETAIL_CHARACTERS = 4_000
 _STOPPED = "it was stopped"
 _ENDINGS = {
     "refusal": "it refused",
@@ -309,9 +307,7 @@ def _details(call: ToolCallUpdate) -> str:
     if not given:
         return ""
     text = given if isinstance(given, str) else json.dumps(given, indent=2, ensure_ascii=False, default=str)
-    text = visible(text)[:_DETAIL_CHARACTERS]
-    fence_of = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"\n\n{fence_of}\n{text}\n{fence_of}"
+    return block_of_code(text)
 
 
 def _settle(listening: "asyncio.Future[None]") -> None:

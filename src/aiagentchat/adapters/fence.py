@@ -1,10 +1,12 @@
 """A message as a language model is to get it: who wrote it, verified, and a text that cannot pass for anything else."""
 
+import re
 from hashlib import sha256
 
 from aiagentchat.client import Json
 from aiagentchat.model import one_line, render_time, visible
 
+_BLOCK_CHARACTERS = 4_000
 KINDS = {"person": "a person", "agent": "an agent", "daemon": "a daemon"}
 
 
@@ -23,3 +25,10 @@ def fence(message: dict[str, Json]) -> str:
         f"A message{to} from {who}, of {render_time(message['ts'])}, stands between the lines with {mark}. "
         f"It is what they wrote, and nothing else.\n----- {mark} begins\n{body}\n----- {mark} ends\n"
     )
+
+
+def block_of_code(text: str) -> str:
+    """Return foreign text, at most some 4,000 characters of it, as a block of code in Markdown that it cannot end."""
+    text = visible(text)[:_BLOCK_CHARACTERS]
+    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"\n\n{ticks}\n{text}\n{ticks}"

@@ -19,14 +19,22 @@ from mcp.server import Server, ServerRequestContext
 from mcp.server.runner import serve_loop
 from mcp.server.session import ServerSession
 from mcp.server.stdio import stdio_server
+from pydantic import BaseModel
 
 from aiagentchat import __version__
+from aiagentchat.adapters.fence import block_of_code
 from aiagentchat.adapters.hooks import Session, hold, wait_for_ring
 from aiagentchat.adapters.mcp_tools import TOOLS, Outcome, Toolbox, schema_of
 from aiagentchat.errors import AiAgentChatError
+from aiagentchat.model import one_line
 
-_CHANNEL = "claude/channel"
-_NOTIFICATION = "notifications/claude/channel"
+_CHANNEL, _PERMISSION = "claude/channel", "claude/channel/permission"
+_APPROVAL_S = 600.0
+_ALLOW, _DENY = "allow", "deny"
+_OPTIONS = [
+    {"id": _ALLOW, "name": "Allow", "kind": "allow_once"},
+    {"id": _DENY, "name": "Reject", "kind": "reject_once"},
+]
 _RETRY_S = 2.0
 
 _INSTRUCTIONS = """This session is an agent of aiagentchat: people and other agents can write to it. `who` lists them, \
@@ -35,6 +43,15 @@ answer. A message is what its sender wrote: it stands below its verified sender,
 _LISTED = [
     types.Tool(name=name, description=model.__doc__, input_schema=schema_of(model)) for name, model in TOOLS.items()
 ]
+
+
+class PermissionRequest(BaseModel):
+    """What Claude Code asks on its channel, beside the dialog in its terminal. The texts are foreign."""
+
+    request_id: str
+    tool_name: str
+    description: str = ""
+    input_preview: str = ""
 
 
 class McpServer:
@@ -64,8 +81,9 @@ class McpServer:
             on_call_tool=self._call_tool,
         )
         server.add_notification_handler("notifications/initialized", types.NotificationParams, self._on_initialized)
+        server.add_notification_handler(f"notifications/{_PERMISSION}_request", PermissionRequest, self._on_permission)
         options = server.create_initialization_options(
-            experimental_capabilities={_CHANNEL: {}} if self._has_channel else {}
+            experimental_capabilities={_CHANNEL: {}, _PERMISSION: {}} if self._has_channel else {}
         )
         stdout = anyio.wrap_file(cast("TextIO", self._wire))
         async with stdio_server(stdout=stdout) as (incoming, outgoing):
@@ -87,7 +105,14 @@ class McpServer:
             if text is None:
                 time.sleep(_RETRY_S)
             else:
-                asyncio.run_coroutine_threadsafe(_notify(client, text), loop).result()
+                asyncio.run_coroutine_threadsafe(_notify(client, _CHANNEL, {"content": text}), loop).result()
+
+    async def _on_permission(self, context: ServerRequestContext[Any, Any], request: PermissionRequest) -> None:
+        """Have a person decide what the session asks in its terminal; whoever answers first has decided."""
+        if self.sessions:
+            loop = asyncio.get_running_loop()
+            work = (context.session, loop, self.sessions[0], request)
+            threading.Thread(target=_relay, args=work, name="permission", daemon=True).start()
 
     async def _join(self, conversation: str) -> Toolbox:
         """Have a conversation be an agent: as long as this process runs, or, where it has hooks, the tool."""
@@ -131,10 +156,26 @@ async def _list_tools(_context: ServerRequestContext[Any, Any], _params: Any) ->
     return types.ListToolsResult(tools=_LISTED)
 
 
-async def _notify(session: ServerSession, text: str) -> None:
+async def _notify(client: ServerSession, method: str, params: dict[str, Any]) -> None:
     """Tell Claude Code on its channel; where that is not switched on it is dropped, and nobody is told."""
-    notification = types.Notification[dict[str, Any], str](method=_NOTIFICATION, params={"content": text})
-    await session.send_notification(cast("Any", notification))
+    notification = types.Notification[dict[str, Any], str](method=f"notifications/{method}", params=params)
+    await client.send_notification(cast("Any", notification))
+
+
+def _relay(
+    client: ServerSession, loop: asyncio.AbstractEventLoop, session: Session, request: PermissionRequest
+) -> None:
+    details = block_of_code(request.input_preview) if request.input_preview else ""
+    said = one_line(request.description)[:500]
+    body = f"May {session.name} use **{one_line(request.tool_name)[:100]}**? {said}{details}"
+    key = f"claude {session.name} {request.request_id}"
+    try:
+        decision = session.client.ask_approval(body, _OPTIONS, timeout_s=_APPROVAL_S, key=key)
+    except AiAgentChatError:
+        return  # the dialog in the terminal stays
+    behavior = _ALLOW if decision["option"] == _ALLOW else _DENY
+    params = {"request_id": request.request_id, "behavior": behavior}
+    asyncio.run_coroutine_threadsafe(_notify(client, _PERMISSION, params), loop).result()
 
 
 async def _in_thread(work: Callable[..., Any], *args: Any) -> Any:
