@@ -478,6 +478,30 @@ def test_a_gap_that_is_not_filled_holds_nobody_up_and_is_said_until_one_is(monke
     assert not inbox.has_gap
 
 
+def test_pushes_that_come_late_one_after_the_other_keep_no_reader_waiting() -> None:
+    """After a long stop thousands are pushed that were read from the room long ago."""
+
+    class Late(FakeRoom):
+        async def get_messages(self, room_id: RoomId, **query: Any) -> MessagesPage:
+            page = await super().get_messages(room_id, **query)
+            assert self.requests < 100
+            inbox.offer(as_message(self.timeline[1 + self.requests % 10]))
+            return page
+
+    room = Late()
+    ids = [room.add(f"${number}")["event_id"] for number in range(40)]
+    inbox = inbox_on(room)
+    handed: list[str] = []
+    while len(handed) < len(ids):
+        room.requests = 0
+        done(inbox.read_on())
+        handed += [message.event_id for message in inbox.unread()]
+        acknowledge(inbox, {message.event_id for message in inbox.unread()})
+    assert handed == ids
+    done(inbox.read_on())
+    assert inbox.unread() == []
+
+
 def test_what_was_left_out_after_a_gap_was_filled_is_fetched_too() -> None:
     room, afar = FakeRoom(), "@bob:elsewhere.org"
     inbox = inbox_on(room)

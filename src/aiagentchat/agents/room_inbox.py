@@ -134,7 +134,8 @@ class RoomInbox:
     async def read_on(self) -> None:
         """Read from the token on, until the end of the room or a full window."""
         window = self._window or await self._open()
-        has_filled = False  # once: else who writes from afar without a pause would keep the reader waiting
+        # Once each: else who writes from afar, or pushes late, without a pause would keep the reader waiting.
+        has_filled = has_reopened = False
         while not self._at_end and self._wants_more(window):
             looked_for = frozenset(self._missed)
             page = await self._client.get_messages(
@@ -147,7 +148,9 @@ class RoomInbox:
             elif page.end is not None:
                 self._token = page.end
             elif self._live or self._missed & looked_for:  # not after the token, so before it, or nowhere
-                window = await self._open()
+                if has_reopened:
+                    return
+                window, has_reopened = await self._open(), True
             elif not self._missed:
                 self._backfilled = frozenset()
                 self._regained.clear()
