@@ -2,7 +2,7 @@
 
 import sys
 
-from aiagentchat.cli.main import main
+from aiagentchat.cli.start import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -138,7 +139,7 @@ async def test_an_agents_credential_acts_as_no_other_on_any_route(pair: tuple[Ho
         for name in (second.name, "nobody", "../x"):
             answer = await first.api.call(
                 route.method,
-                route.path.replace("{name}", second.name),
+                re.sub(r"\{.*\}", second.name, route.path),
                 {} if route.body else None,
                 headers={"AIAgentChat-As": name},
             )

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiagentchat.adapters import quick
 from aiagentchat.adapters.hooks import Session, describe, introduce, parse_input
 from aiagentchat.adapters.owner import Owner, find_owner, process
 from aiagentchat.adapters.tools import TOOLS, agent_of, owner_of
@@ -167,7 +168,8 @@ def test_an_owner_that_ended_is_not_alive_nor_is_another_of_its_id() -> None:
     with subprocess.Popen(["sleep", "60"]) as started:
         owner = process(started.pid)
         assert owner.is_alive()
-        assert owner.arguments() == ["sleep", "60"]
+        while owner.arguments() != ["sleep", "60"]:  # until it is that program
+            assert started.poll() is None
         assert not Owner(started.pid, "long ago").is_alive()
         started.kill()
         deadline = time.monotonic() + 10
@@ -207,3 +209,51 @@ def test_of_a_tool_with_several_conversations_in_a_process_each_is_an_agent() ->
 def test_whatever_directory_it_is_in_a_session_has_a_name(tool: str, directory: str, conversation: str) -> None:
     name = agent_of(TOOLS[tool], Owner(1, "x"), conversation=conversation, directory=directory)
     assert parse_agent_name(name) == name
+
+
+# --- the short way
+
+
+def test_the_short_way_knows_the_same_of_each_tool() -> None:
+    moments = {event: at for tool in TOOLS.values() for event, at in tool.moments.items() if at in ("tool", "stop")}
+    assert moments == quick._MOMENTS
+    assert {name: tool.silence for name, tool in TOOLS.items() if tool.silence} == quick._SILENCE
+    assert set(quick._NAMED_HOOKS) == {name for name, tool in TOOLS.items() if tool.moments}
+
+
+def test_it_loads_next_to_nothing() -> None:
+    code = "import sys; from aiagentchat.adapters import quick; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {
+        "argparse",
+        "asyncio",
+        "dataclasses",
+        "email",
+        "http",
+        "pathlib",
+        "pydantic",
+        "secrets",
+        "subprocess",
+        "uuid",
+    }
+    assert not heavy & set(done.stdout.split())
+
+
+@given(st.lists(st.text(), max_size=4), st.binary())
+def test_whatever_it_is_given_the_short_way_leaves_it_to_the_long_one(words: list[str], raw: bytes) -> None:
+    assert quick.answer(words, raw) is None
+
+
+def test_a_note_in_a_directory_that_others_can_write_to_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("CLAUDE_PID", raising=False)
+    path = Path(quick.note_path("claude-code", find_owner().pid, "s", ""))
+    path.parent.mkdir(mode=0o700)
+    path.write_text(json.dumps({"name": "a", "token": "t", "socket": "none"}))
+    monkeypatch.setattr(quick, "_ask", lambda note, moment: {"messages": 0})
+    raw = json.dumps({"hook_event_name": "PostToolUse", "session_id": "s", "cwd": str(tmp_path)}).encode()
+    assert quick.answer(["claude-code"], raw) == ""
+    path.parent.chmod(0o777)
+    assert quick.answer(["claude-code"], raw) is None

@@ -90,10 +90,12 @@ def test_an_answer_is_to_what_was_read_last_here_or_to_what_is_named() -> None:
     tools.call("reply", {"text": "before"})
     outcome = tools.call("read", {})
     tools.call("reply", {"text": "not shown yet"})
-    tools.acknowledge(outcome.handed)
+    acknowledge = tools.note_shown(outcome.handed)
     tools.call("reply", {"text": "after"})
     tools.call("reply", {"text": "named", "event_id": "$1"})
     assert [fields["reply_to"] for _, fields in gateway.sent_texts] == ["last", "last", "$2", "$1"]
+    assert gateway.acknowledged == []
+    acknowledge()
     assert gateway.acknowledged == ["$1", "$2"]
 
 

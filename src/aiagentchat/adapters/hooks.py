@@ -104,15 +104,7 @@ class Session:
             bell = self._ask("tool" if given.source == "compact" else moment)
         except AiAgentChatError:
             return self.tool.silence
-        told = [introduce(self.name)] if moment == "start" else []
-        if bell["messages"]:
-            told.append(describe(self.name, bell))
-        if not told:
-            return self.tool.silence
-        if moment == "stop":
-            return json.dumps({"decision": self.tool.decision, "reason": told[0]})
-        text = "\n".join(told)
-        return json.dumps({"hookSpecificOutput": {"hookEventName": given.event, "additionalContext": text}})
+        return render(self.tool, given.event, moment, self.name, bell)
 
     def _ask(self, moment: str) -> dict[str, Json]:
         """Ask the doorbell; have the agent be there where it is not, unless it was made to leave meanwhile."""
@@ -140,6 +132,18 @@ class Session:
         if self.is_named:
             return None
         return one_line(f"{self.tool.title} in {self.directory}" if self.directory else self.tool.title)[:500]
+
+
+def render(tool: Tool, event: str, moment: str, name: AgentName, bell: dict[str, Json]) -> str:
+    """Return what a hook prints of what there is to say at an event."""
+    told = [introduce(name)] if moment == "start" else []
+    if bell["messages"]:
+        told.append(describe(name, bell))
+    if not told:
+        return tool.silence
+    if moment == "stop":
+        return json.dumps({"decision": tool.decision, "reason": told[0]})
+    return json.dumps({"hookSpecificOutput": {"hookEventName": event, "additionalContext": "\n".join(told)}})
 
 
 def introduce(name: AgentName) -> str:
@@ -188,22 +192,22 @@ def end_with(owner: Owner, end: Callable[[], None]) -> None:
     threading.Thread(target=watch, name="owner", daemon=True).start()
 
 
-def hold(session: Session, on_online: Callable[[], None] = lambda: None) -> None:
+def hold(session: Session, on_online: Callable[[dict[str, Json]], None] = lambda _: None) -> None:
     """Hold the agent online, through restarts of the daemon, until somebody has it leave.
 
-    `on_online` is called once, when it is.
+    `on_online` is called once, when it is, with what the gateway answers.
     """
     pause_s, is_new = _FIRST_RETRY_S, True
     while True:
         try:
             with session.client.hold(session.name, kind=session.kind, description=session.description) as events:
-                for event, _ in events:
+                for event, data in events:
                     if event == "ended":
                         return
                     pause_s = _FIRST_RETRY_S
                     if is_new:
                         is_new = False
-                        on_online()
+                        on_online(data)
         except AiAgentChatError:
             pass
         time.sleep(pause_s)

@@ -139,8 +139,7 @@ class McpServer:
         else:
             outcome = await _in_thread(toolbox.call, params.name, params.arguments)
             if outcome.handed:
-                acknowledge = partial(toolbox.acknowledge, outcome.handed)
-                self._wire.once_written(context.request_id, acknowledge)
+                self._wire.note(context.request_id, partial(toolbox.note_shown, outcome.handed))
         return types.CallToolResult(
             content=[types.TextContent(type="text", text=outcome.text)], is_error=outcome.is_error
         )
@@ -183,26 +182,29 @@ async def _in_thread(work: Callable[..., Any], *args: Any) -> Any:
 
 
 class _Wire:
-    """Standard output, which tells when an answer was written out: what is in it may be acknowledged then."""
+    """Standard output, which tells what was written out in it: only that may be acknowledged."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._written: list[str] = []
-        self._waiting: dict[str | int | None, Callable[[], None]] = {}
+        self._noted: dict[str | int | None, Callable[[], Callable[[], None]]] = {}
 
-    def once_written(self, request_id: str | int | None, work: Callable[[], None]) -> None:
-        """Do this in a thread of its own once the answer to a request was written and flushed."""
-        self._waiting[request_id] = work
+    def note(self, request_id: str | int | None, shown: Callable[[], Callable[[], None]]) -> None:
+        """Call this as the answer to a request is flushed, and what it returns in a thread once it was."""
+        self._noted[request_id] = shown
 
     def write(self, text: str) -> int:
         self._written.append(text)
         return self._stream.write(text)
 
     def flush(self) -> None:
-        self._stream.flush()
         written, self._written = self._written, []
-        for text in written if self._waiting else ():
+        acknowledging: list[Callable[[], None]] = []
+        for text in written if self._noted else ():
             answer = json.loads(text)
-            work = self._waiting.pop(answer.get("id"), None) if "id" in answer else None
-            if work is not None and "result" in answer:
-                threading.Thread(target=work, name="acknowledge").start()
+            shown = self._noted.pop(answer.get("id"), None) if "id" in answer else None
+            if shown is not None and "result" in answer:
+                acknowledging.append(shown())
+        self._stream.flush()
+        for acknowledge in acknowledging:
+            threading.Thread(target=acknowledge, name="acknowledge").start()

@@ -1,6 +1,7 @@
 """The tools that an MCP client is offered: what each takes, does, and says. Blocking; `adapters.mcp` serves them."""
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -114,11 +115,18 @@ class Toolbox:
             text = f"{visible(error.message)}\n{visible(error.hint)}" if error.hint else visible(error.message)
             return Outcome(text, is_error=True)
 
-    def acknowledge(self, event_ids: tuple[str, ...]) -> None:
-        """Acknowledge what was handed out; where that fails it comes again."""
-        self._last_read = event_ids[-1]  # which the model has seen
-        with contextlib.suppress(AiAgentChatError):
-            self._client.acknowledge(list(event_ids))
+    def note_shown(self, event_ids: tuple[str, ...]) -> Callable[[], None]:
+        """Take the last of these as what the model has read, whatever it does next; return what acknowledges them.
+
+        Where that fails they come again.
+        """
+        self._last_read = event_ids[-1]
+
+        def acknowledge() -> None:
+            with contextlib.suppress(AiAgentChatError):
+                self._client.acknowledge(list(event_ids))
+
+        return acknowledge
 
     def _do(self, given: _Arguments) -> Outcome:
         match given:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import Literal
 
@@ -23,8 +23,8 @@ Moment = Literal["start", "prompt", "tool", "stop", "end"]
 class Tool:
     """One of them.
 
-    `moments`: of each hook event. `named_hooks`: the file in a directory with the hooks of sessions there. `decision`:
-    what has it go on when it is about to stop. `silence`: what a hook prints that has nothing to say.
+    `moments`: of each hook event. `decision`: what has it go on when it is about to stop. `silence`: what a hook prints
+    that has nothing to say.
     `by_conversation`: one process may have several conversations.
     """
 
@@ -32,7 +32,6 @@ class Tool:
     title: str
     prefix: str
     moments: Mapping[str, Moment]
-    named_hooks: str = ""
     decision: str = "block"
     silence: str = ""
     by_conversation: bool = False
@@ -53,9 +52,9 @@ _GEMINI_EVENTS: Mapping[str, Moment] = MappingProxyType(
 TOOLS = {
     tool.name: tool
     for tool in (
-        Tool("claude-code", "Claude Code", "claude", _CLAUDE_EVENTS, ".claude/settings.local.json"),
-        Tool("codex", "Codex", "codex", _CLAUDE_EVENTS, ".codex/hooks.json", by_conversation=True),
-        Tool("gemini", "Gemini CLI", "gemini", _GEMINI_EVENTS, ".gemini/settings.json", decision="deny", silence="{}"),
+        Tool("claude-code", "Claude Code", "claude", _CLAUDE_EVENTS),
+        Tool("codex", "Codex", "codex", _CLAUDE_EVENTS, by_conversation=True),
+        Tool("gemini", "Gemini CLI", "gemini", _GEMINI_EVENTS, decision="deny", silence="{}"),
         Tool("opencode", "opencode", "opencode", MappingProxyType({})),
     )
 }
@@ -77,15 +76,6 @@ def agent_of(tool: Tool, owner: Owner, *, conversation: str = "", directory: str
         project = _slug(PurePath(project_of(tool) or directory).name)
     digest = sha256(f"{tool.name} {key}".encode(errors="replace")).hexdigest()[:6]
     return parse_agent_name("-".join(part for part in (tool.prefix, project, digest) if part))
-
-
-def has_named_hooks(tool: Tool, directory: str) -> bool:
-    """Whether sessions in a directory have hooks of an agent that somebody named: those speak for them."""
-    try:
-        text = (Path(project_of(tool) or directory) / tool.named_hooks).read_text(errors="replace")
-    except OSError:
-        return False
-    return all(word in text for word in ("cchat", tool.name, "--as"))
 
 
 def project_of(tool: Tool) -> str:

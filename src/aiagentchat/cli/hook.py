@@ -4,6 +4,7 @@ A tool takes a hook that fails as a refusal, or as something to say: so whatever
 """
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -25,8 +26,9 @@ from aiagentchat.adapters.hooks import (
     wake_codex,
 )
 from aiagentchat.adapters.owner import Owner, process
-from aiagentchat.adapters.tools import TOOLS, Tool, agent_of, has_named_hooks, owner_of
-from aiagentchat.client import connect
+from aiagentchat.adapters.quick import is_own, note_path, speaks_for
+from aiagentchat.adapters.tools import TOOLS, Tool, agent_of, owner_of
+from aiagentchat.client import Json, connect
 from aiagentchat.config import Settings, load_settings
 from aiagentchat.errors import AiAgentChatError
 from aiagentchat.model import AgentName, parse_agent_name
@@ -37,12 +39,12 @@ _FEW_SECONDS = 2.0
 _WAKE_TEXT = "Messages to this session's agent are unread. `cchat --as {name} read` shows them."
 
 
-def main(words: Sequence[str]) -> int:
+def main(words: Sequence[str], raw: bytes) -> int:
     """Answer one event, or do what goes on beside the session: wait for a message, or hold its agent."""
     tool = TOOLS.get(words[0]) if words else None
     silence = "" if tool is None else tool.silence
     try:
-        printed, code = (silence, 0) if tool is None else _run(tool, _parse(words[1:]))
+        printed, code = (silence, 0) if tool is None else _run(tool, _parse(words[1:]), raw)
     except Exception:  # noqa: BLE001 - the supervisor of a hook: whatever it is, the tool is to go on
         printed, code = silence, 0
     with suppress(OSError):
@@ -67,18 +69,18 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def _run(tool: Tool, args: argparse.Namespace) -> tuple[str, int]:
+def _run(tool: Tool, args: argparse.Namespace, raw: bytes) -> tuple[str, int]:
     """Return what is to be printed, and the exit code."""
     settings = load_settings(os.environ)
     if args.keep is not None:
         _keep(tool, args, settings)
         return "", 0
-    given = parse_input(sys.stdin.buffer.read())
+    given = parse_input(raw)
     if given is None or given.of_subagent or "CCHAT_AGENT" in os.environ:  # which `cchat run` and `cchat acp` set
         return tool.silence, 0
     named = args.acting_as or settings.agent
     directory = given.directory or os.getcwd()
-    if not named and has_named_hooks(tool, directory):
+    if not (named or speaks_for(tool.name, directory)):
         return tool.silence, 0
     owner = owner_of(tool)
     if args.wait:
@@ -146,18 +148,36 @@ def _keep(tool: Tool, args: argparse.Namespace, settings: Settings) -> None:
     client = connect(settings, acting_as=name, label=tool.title)
     session = Session(tool, name, client, not args.passing, args.directory, lambda: None)
 
+    note = note_path(tool.name, args.keep, args.conversation, "" if args.passing else name)
+
     def leave() -> None:
+        with suppress(OSError):
+            os.unlink(note)
         with suppress(AiAgentChatError):
             if args.passing:  # another session may be the same named one
                 client.detach(name)
         os._exit(0)
 
-    def begin_waking() -> None:
+    def begin(attached: dict[str, Json]) -> None:
+        if not settings.url:
+            _write_note(note, {"name": name, "socket": str(settings.paths.socket), "token": attached["token"]})
         if tool.name == "codex" and args.conversation:
             threading.Thread(target=_wake_codex, args=(session, args.conversation), daemon=True).start()
 
     end_with(process(args.keep), leave)
-    hold(session, begin_waking)
+    hold(session, begin)
+    with suppress(OSError):
+        os.unlink(note)
+
+
+def _write_note(path: str, note: dict[str, str]) -> None:
+    """Note where the session's bell is, for its hooks alone; where the directory is not the user's own, do not."""
+    directory = os.path.dirname(path)
+    with suppress(OSError):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        if is_own(directory):
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                json.dump(note, file)
 
 
 def _wake_codex(session: Session, conversation: str) -> None:

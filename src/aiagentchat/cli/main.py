@@ -58,8 +58,6 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one call; return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["hook"] and not {"-h", "--help"} & set(words):
-        return int(_import("hook").main(words[1:]))  # which never fails
     parser = build_parser()
     if any(_is_no_text(word) for word in words):
         parser.error("an argument is not UTF-8 text")
@@ -421,7 +419,7 @@ def _add_tools(add: _Add) -> None:
     setup.add_argument("--channel", action="store_true", help="offer Claude Code's channel as well")
     hook = add(
         "hook",
-        "hook:hook",
+        "start:main",
         "answer a hook of a coding tool: whether somebody wrote to its session",
         "cchat hook claude-code <event.json",
         more="'cchat setup' has the tool run it. The session is the agent --as NAME, or an ephemeral one.\n"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import logging.handlers
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _LOG_BYTES = 10 * 1024 * 1024
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 128 * 1024
 _STOP_S = 15.0
 _POLL_S = 0.05
 _RESTART_S = (1.0, 2.0, 5.0, 15.0)
@@ -59,13 +61,16 @@ def up(call: Invocation) -> None:
 
 
 def _settle_memory() -> None:
-    """Leave what was loaded out of the garbage collections to come.
+    """Have memory that is free again be used again, or given back, in a process that runs for weeks.
 
-    A full one is only due when what is new since the last makes a quarter of all that there is: with the modules
-    counted, megabytes of cycles would pile up.
+    A full garbage collection is only due when what is new since the last makes a quarter of all that there is: with the
+    modules counted, megabytes of cycles would pile up. And glibc takes large blocks, such as answers of the homeserver,
+    from a heap that their gaps have grow, as soon as one of that size was given back (mallopt(3), M_MMAP_THRESHOLD).
     """
     gc.collect()
     gc.freeze()
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
