@@ -14,7 +14,7 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import EventId, RoomId
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, messages_of, person, redact, say, until
-from tests.integration.systems import RunningDaemon, Synapse
+from tests.integration.systems import APPSERVICE_ALONE, RunningDaemon, Synapse
 
 OPTIONS = [
     {"id": "yes-id", "name": "Allow", "kind": "allow_once"},
@@ -96,6 +96,7 @@ async def test_a_person_decides_by_a_reaction_and_it_stays_to_be_seen_who_and_wh
     assert "**Delete it**" in text
 
 
+@APPSERVICE_ALONE  # all of it is asked of the homeserver, in both modes alike
 @pytest.mark.parametrize(
     ("words", "option"), [("yes", "yes-id"), ("No.", "no-id"), ("2", "ever-id"), ("always allow", "ever-id")]
 )
@@ -109,6 +110,7 @@ async def test_a_person_decides_by_an_answer(agent: Hosted, alice: MatrixClient,
         assert (await asyncio.wait_for(task, 30))["option"] == option
 
 
+@APPSERVICE_ALONE  # all of it is asked of the homeserver, in both modes alike
 async def test_nobody_else_decides_not_another_person_and_no_agent(
     agent: Hosted,
     daemon: RunningDaemon,
@@ -134,6 +136,7 @@ async def test_nobody_else_decides_not_another_person_and_no_agent(
     assert "Refused: nobody allowed it within 6 s" in await shown(alice, agent.room_id, event_id)
 
 
+@APPSERVICE_ALONE  # all of it is asked of the homeserver, in both modes alike
 async def test_only_who_is_configured_decides_by_the_exact_id(
     synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
@@ -152,6 +155,7 @@ async def test_only_who_is_configured_decides_by_the_exact_id(
     assert (decision["option"], decision["by"]) == ("no-id", bob_id)
 
 
+@APPSERVICE_ALONE  # all of it is asked of the homeserver, in both modes alike
 async def test_the_same_key_is_the_same_request_also_when_who_asked_hung_up(agent: Hosted, alice: MatrixClient) -> None:
     async with asking(agent, key="one"):
         event_id = await request_in(alice, agent)
@@ -167,6 +171,7 @@ async def test_the_same_key_is_the_same_request_also_when_who_asked_hung_up(agen
     assert "Allow: @" in await shown(alice, agent.room_id, event_id)
 
 
+@APPSERVICE_ALONE  # all of it is asked of the homeserver, in both modes alike
 async def test_who_asked_can_wait_for_it_no_more(agent: Hosted, alice: MatrixClient) -> None:
     async with asking(agent, key="one/two") as task:
         event_id = await request_in(alice, agent)
@@ -192,6 +197,7 @@ async def test_progress_stands_in_the_thread_of_the_message_and_answers_nothing(
     assert [message["body"] for message in await agent.unread()] == ["work"]
 
 
+@APPSERVICE_ALONE  # all of it is asked of the homeserver, in both modes alike
 async def test_about_what_is_not_in_its_room_an_agent_shows_nothing(agent: Hosted, daemon: RunningDaemon) -> None:
     other = await attach(daemon, "other")
     event_id = (await daemon.api.post("/send", body="private", to=other.name))["event_id"]

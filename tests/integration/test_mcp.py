@@ -106,6 +106,7 @@ async def test_a_named_one_stays_when_it_ends_and_what_came_meanwhile_is_read_by
         assert await opened.name() == name
     await anyio.to_thread.run_sync(wait_until, lambda: system.who()[name]["status"] == "offline")
     await of(system, "send", "--to", name, "meanwhile")
+    await anyio.sleep(1.5)  # the homeserver's clock, by which it is late, is known to the second
     async with session(system, "--as", name) as opened:
         text = await opened.call("read")
         assert "(came while you were away)" in text

@@ -187,7 +187,7 @@ async def test_an_answer_that_is_json_of_another_shape_is_a_typed_error_or_harml
 ) -> None:
     keys = ("room_id", "event_id", "user_id", "chunk", "start", "end", "joined_rooms", "capabilities")
     fake.always = Answer(body={} if value == "missing" else dict.fromkeys(keys, value))
-    done = await in_rooms_of_their_own(fake.client(http, timeout_s=0.5))
+    done = await in_rooms_of_their_own(fake.client(http, timeout_s=3.0))
     assert {type(done[name]) for name in ("send", "create_room", "whoami", "get_tokens_around")} == {MatrixError}
     assert isinstance(done["get_full_state"], HomeserverUnavailableError), "an object where a list is due"
     failed = {name: result for name, result in done.items() if isinstance(result, BaseException)}
