@@ -328,12 +328,18 @@ def alone_in(directory: Path) -> Iterator[None]:
 def write_private(path: Path, data: str) -> None:
     """Write `data` to `path` with mode 0600, atomically, in a directory of mode 0700 made if missing."""
     ensure_private_dir(path.parent)
+    replace_file(path, data, 0o600)
+
+
+def replace_file(path: Path, data: str, mode: int) -> None:
+    """Write a file of UTF-8 as a whole: whoever reads it finds what was there before, or all of `data`."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
@@ -348,7 +354,7 @@ def read_private(path: Path) -> str | None:
     """
     try:
         mode = path.stat().st_mode
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

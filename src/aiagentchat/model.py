@@ -101,6 +101,12 @@ def one_line(text: str) -> str:
     return visible(text).replace("\n", "\\n").replace("\t", " ")
 
 
+def shortened(text: str, most: int) -> str:
+    """Return foreign text on one line of at most so many characters."""
+    shown = one_line(text)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
 def is_called(name: str, text: str) -> bool:
     """Whether a text names an agent, as a word: what is for all concerns those that it names."""
     return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-]|\.\w)", text, re.IGNORECASE) is not None

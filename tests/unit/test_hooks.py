@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from aiagentchat.adapters import quick
 from aiagentchat.adapters.hooks import Session, describe, introduce, parse_input
-from aiagentchat.adapters.owner import Owner, find_owner, process
-from aiagentchat.adapters.tools import TOOLS, agent_of, owner_of
+from aiagentchat.adapters.owner import Owner, find_owner, owner_of, process
+from aiagentchat.adapters.tools import TOOLS, agent_of
 from aiagentchat.errors import AgentNotFoundError, AiAgentChatError, DaemonNotRunningError
 from aiagentchat.model import AgentName, parse_agent_name
 
@@ -191,7 +191,7 @@ def test_the_hooks_and_the_server_of_a_session_come_to_one_name(monkeypatch: pyt
     claude, me = TOOLS["claude-code"], process(os.getppid())
     monkeypatch.setenv("CLAUDE_PROJECT_DIR", "/home/me/Web Shop")
     monkeypatch.setenv("CLAUDE_PID", str(os.getppid()))
-    assert owner_of(claude) == me
+    assert owner_of(claude.name) == me
     of_hook = agent_of(claude, me, conversation="abc", directory="/elsewhere")
     assert of_hook == agent_of(claude, me, directory="/home/me")
     assert of_hook.startswith("claude-web-shop-")

@@ -62,11 +62,11 @@ def test_where_each_tool_has_its_configuration() -> None:
     assert set(edits_of("codex", CODEX_HOME="/c")) == {"/c/config.toml", "/c/hooks.json"}
     assert set(edits_of("gemini")) == {"/home/me/.gemini/settings.json"}
     assert set(edits_of("opencode")) == {"/home/me/.config/opencode/opencode.json"}
-    here = Wish("cchat", {}, Path("/work/shop"), "shop", has_channel=False)
-    assert set(edits_of("claude-code", here)) == {"/home/me/.claude.json", "/work/shop/.claude/settings.local.json"}
-    assert set(edits_of("codex", here)) == {"/work/shop/.codex/config.toml", "/work/shop/.codex/hooks.json"}
-    assert set(edits_of("gemini", here)) == {"/work/shop/.gemini/settings.json"}
-    assert set(edits_of("opencode", here)) == {"/work/shop/opencode.json"}
+    here = Wish("cchat", {}, Path("/srv/shop"), "shop", has_channel=False)
+    assert set(edits_of("claude-code", here)) == {"/home/me/.claude.json", "/srv/shop/.claude/settings.local.json"}
+    assert set(edits_of("codex", here)) == {"/srv/shop/.codex/config.toml", "/srv/shop/.codex/hooks.json"}
+    assert set(edits_of("gemini", here)) == {"/srv/shop/.gemini/settings.json"}
+    assert set(edits_of("opencode", here)) == {"/srv/shop/opencode.json"}
 
 
 def test_claude_code_gets_a_server_and_hooks_and_one_that_waits_in_the_background() -> None:
@@ -104,18 +104,18 @@ def test_gemini_counts_in_milliseconds_and_codex_in_seconds() -> None:
 
 
 def test_a_directory_of_its_own_has_an_agent_of_its_own() -> None:
-    here = Wish("cchat", {}, Path("/work/shop"), "shop", has_channel=False)
+    here = Wish("cchat", {}, Path("/srv/shop"), "shop", has_channel=False)
     found = edits_of("claude-code", here)
-    config = json.loads(found["/home/me/.claude.json"].apply('{"projects": {"/work/shop": {"history": [1]}}}'))
-    assert config["projects"]["/work/shop"]["history"] == [1]
-    assert config["projects"]["/work/shop"]["mcpServers"]["cchat"]["args"] == [
+    config = json.loads(found["/home/me/.claude.json"].apply('{"projects": {"/srv/shop": {"history": [1]}}}'))
+    assert config["projects"]["/srv/shop"]["history"] == [1]
+    assert config["projects"]["/srv/shop"]["mcpServers"]["cchat"]["args"] == [
         "mcp",
         "--tool",
         "claude-code",
         "--as",
         "shop",
     ]
-    hooks = json.loads(found["/work/shop/.claude/settings.local.json"].apply(""))["hooks"]
+    hooks = json.loads(found["/srv/shop/.claude/settings.local.json"].apply(""))["hooks"]
     assert hooks["Stop"][0]["hooks"][0]["args"] == ["hook", "claude-code", "--as", "shop"]
 
 
@@ -195,12 +195,12 @@ def test_half_a_character_is_no_obstacle() -> None:
 
 def test_tables_that_the_tool_puts_behind_ours_stay() -> None:
     edit = edits_of("codex")["/home/me/.codex/config.toml"]
-    added = '[projects."/work"]\ntrust_level = "trusted"\n\n[hooks.state."x:Stop:0:0"]\ntrusted_hash = "abc"\n'
+    added = '[projects."/srv"]\ntrust_level = "trusted"\n\n[hooks.state."x:Stop:0:0"]\ntrusted_hash = "abc"\n'
     tools = '[mcp_servers.cchat.tools.read]\napproval_mode = "approve"\n\n'
     for later in (added, tools + added):
         after = edit.apply(TOML) + "\n" + later
         assert tomllib.loads(edit.undo(after)) == tomllib.loads(TOML + added)
-        assert tomllib.loads(edit.apply(after))["projects"] == {"/work": {"trust_level": "trusted"}}
+        assert tomllib.loads(edit.apply(after))["projects"] == {"/srv": {"trust_level": "trusted"}}
 
 
 TOML = """# my own

@@ -20,7 +20,7 @@ from acp.schema import PermissionOption, ToolCallUpdate
 from aiagentchat.adapters.acp_peer import AcpProgram, Peer, Turn
 from aiagentchat.adapters.fence import block_of_code, fence
 from aiagentchat.adapters.listening import Listener
-from aiagentchat.adapters.run import Ending, Handled, answer_body, conversation_of, shortened, wants_run
+from aiagentchat.adapters.run import Ending, Handled, answer_body, conversation_of, store_answer, wants_run
 from aiagentchat.adapters.sessions import SessionStore
 from aiagentchat.client import GatewayClient, Json
 from aiagentchat.errors import AiAgentChatError
@@ -69,8 +69,8 @@ class AcpRunner:
         self._sessions = sessions
         self._on_handled = on_handled
         self._listener = Listener(client, self._attach_again, tell, on_removed=self._hear_removal)
-        self._token = self._room_id = ""
-        self._loop = asyncio.new_event_loop()  # until it runs
+        self._room_id = ""
+        self._loop: asyncio.AbstractEventLoop  # once it runs
         self._working: dict[str, asyncio.Task[None]] = {}
         self._waiting: dict[str, deque[dict[str, Json]]] = {}
         self._known: dict[str, None] = {}  # events in hand, or done with: they may come again on a new stream
@@ -80,8 +80,7 @@ class AcpRunner:
 
     def _attach_again(self) -> None:
         attached = self._attach()
-        self._token, self._room_id = str(attached["token"]), str(attached["room_id"])
-        self._peer.token = self._token
+        self._room_id, self._peer.token = str(attached["room_id"]), str(attached["token"])
 
     async def run(self) -> None:
         """Answer what comes until somebody has the agent leave. Cancelled, it ends what runs: that comes again.
@@ -157,9 +156,7 @@ class AcpRunner:
             ending = await self._prompt(conversation, message)
             body, key = answer_body(ending, message), f"acp {message['event_id']}"
             fmt = "plain" if ending.failure else "markdown"
-            error = await asyncio.to_thread(self._listener.answer, message, body, key=key, fmt=fmt)
-            if error is not None and error.code == "body_too_large":
-                error = await asyncio.to_thread(self._listener.answer, message, shortened(body), key=key, fmt=fmt)
+            error = await asyncio.to_thread(store_answer, self._listener, message, body, key=key, fmt=fmt)
         await asyncio.to_thread(self._listener.finish, message, error)
         self._on_handled(Handled(message, ending))
 

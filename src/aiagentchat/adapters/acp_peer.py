@@ -1,4 +1,4 @@
-"""The other end of the Agent Client Protocol: a program, what it tells of a prompt, and what it asks leave for.
+"""The other end of the Agent Client Protocol: a program, what it tells of a prompt, and what it asks approval for.
 
 On the official SDK. `adapters.acp` has it answer messages.
 """

@@ -256,7 +256,6 @@ def codex_queue() -> str | None:
     return program if "--thread" in options and "--message" in options else None
 
 
-def wake_codex(program: str, conversation: str, text: str) -> bool:
-    """Have Codex begin a turn in an idle conversation; return whether it has taken that on."""
-    queued = [program, "queue", "--thread", conversation, "--message", text]
-    return subprocess.run(queued, capture_output=True, check=False).returncode == 0
+def wake_codex(program: str, conversation: str, text: str) -> None:
+    """Have Codex begin a turn in an idle conversation; where it does not, the next hook finds the messages unread."""
+    subprocess.run([program, "queue", "--thread", conversation, "--message", text], capture_output=True, check=False)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from aiagentchat.adapters.fence import fence
 from aiagentchat.client import GatewayClient, Json
 from aiagentchat.errors import AiAgentChatError, InvalidRequestError
-from aiagentchat.model import one_line, render_time, visible
+from aiagentchat.model import one_line, render_time, shortened, visible
 
 ANSWER_LIMIT = 40_000
 """Most characters of messages in one answer: some 10,000 tokens, at which Claude Code begins to warn."""
@@ -210,7 +210,7 @@ def _stored(stored: dict[str, Json], how: str) -> str:
 
 
 def _shown(message: dict[str, Json]) -> str:
-    marks = [mark for mark, holds in (("came while you were away", message["late"]),) if holds]
+    marks = ["came while you were away"] if message["late"] else []
     if message["in_reply_to"] is not None:
         marks.append(f"answers {one_line(message['in_reply_to']['event_id'])}")
     note = f" ({'; '.join(marks)})" if marks else ""
@@ -224,10 +224,5 @@ def _came(item: dict[str, Json]) -> str:
     if item["read_by"]:
         came = f"read by {', '.join(map(one_line, item['read_by'][:5]))}"
     if answer is not None:
-        came = f"answered by {one_line(answer['sender']['name'])}: {_short(answer['body'])!r}"
-    return f"{render_time(message['ts'])} to {to}: {_short(message['body'])!r}: {came}"
-
-
-def _short(text: str) -> str:
-    shown = one_line(text)
-    return shown if len(shown) <= _SHORTENED else shown[: _SHORTENED - 1] + "…"
+        came = f"answered by {one_line(answer['sender']['name'])}: {shortened(answer['body'], _SHORTENED)!r}"
+    return f"{render_time(message['ts'])} to {to}: {shortened(message['body'], _SHORTENED)!r}: {came}"

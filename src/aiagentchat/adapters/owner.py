@@ -47,6 +47,12 @@ def process(pid: int) -> Owner:
     return Owner(pid, "" if found is None else found[1])
 
 
+def owner_of(tool: str) -> Owner:
+    """Return the tool's process: the ancestor that Claude Code says it is, or the closest that is no shell."""
+    told = os.environ.get("CLAUDE_PID", "") if tool == "claude-code" else ""
+    return find_owner(int(told) if told.isascii() and told.isdigit() else None)
+
+
 def find_owner(told: int | None = None) -> Owner:
     """Return the ancestor of this process that is `told`, else the closest that is no shell; at worst the parent."""
     line: list[tuple[Owner, str]] = []

@@ -1,22 +1,23 @@
 """A hook that has nothing to say, which is most of them: answered with hardly more than what Python loads by itself.
 
 Whoever holds a session's agent online notes where its bell is, in a file that the session's hooks find. Where there is
-none, or something is to be said, the way is the long one (`cli.hook`).
+none, the way is the long one (`cli.hook`).
 """
 
 import _socket  # `socket` takes as long to load as all the rest
 import json
 import os
 
-from aiagentchat.adapters.owner import find_owner
+from aiagentchat.adapters.owner import owner_of
 
 _MOMENTS = {"PostToolUse": "tool", "AfterTool": "tool", "Stop": "stop", "AfterAgent": "stop"}
 _SILENCE = {"gemini": "{}"}
 _NAMED_HOOKS = {
-    "claude-code": (".claude/settings.local.json", "CLAUDE_PROJECT_DIR"),
-    "codex": (".codex/hooks.json", ""),
-    "gemini": (".gemini/settings.json", "GEMINI_PROJECT_DIR"),
+    "claude-code": ".claude/settings.local.json",
+    "codex": ".codex/hooks.json",
+    "gemini": ".gemini/settings.json",
 }
+_PROJECT = {"claude-code": "CLAUDE_PROJECT_DIR", "gemini": "GEMINI_PROJECT_DIR"}
 _TIMEOUT_S = 2.0
 _MOST_BYTES = 100_000
 
@@ -45,9 +46,7 @@ def _answer(words: list[str], raw: bytes) -> str | None:
         return None
     if given.get("agent_id") or "CCHAT_AGENT" in os.environ or not (named or speaks_for(tool, given.get("cwd", ""))):
         return silence
-    told = os.environ.get("CLAUDE_PID", "") if tool == "claude-code" else ""
-    pid = find_owner(int(told) if told.isascii() and told.isdigit() else None).pid
-    path = note_path(tool, pid, str(given.get("session_id", "")), named)
+    path = note_path(tool, owner_of(tool).pid, str(given.get("session_id", "")), named)
     if not is_own(os.path.dirname(path)):
         return None
     with open(path, encoding="utf-8") as file:
@@ -56,20 +55,24 @@ def _answer(words: list[str], raw: bytes) -> str | None:
     if not bell["messages"]:
         return silence
     from aiagentchat.adapters.hooks import render  # noqa: PLC0415 - there is something to say
-    from aiagentchat.adapters.tools import TOOLS  # noqa: PLC0415
+    from aiagentchat.adapters.tools import TOOLS  # noqa: PLC0415 - likewise
 
     return render(TOOLS[tool], event, moment, note["name"], bell)
 
 
 def speaks_for(tool: str, directory: str) -> bool:
     """Whether sessions in a directory have no hooks of an agent that somebody named."""
-    file, variable = _NAMED_HOOKS[tool]
     try:
-        with open(os.path.join(os.environ.get(variable) or directory, file), errors="replace") as settings:
+        with open(os.path.join(project_of(tool) or directory, _NAMED_HOOKS[tool]), errors="replace") as settings:
             text = settings.read()
     except OSError:
         return True
     return not all(word in text for word in ("cchat", tool, "--as"))
+
+
+def project_of(tool: str) -> str:
+    """Return the directory that the tool says it was started in; a session's own may change."""
+    return os.environ.get(_PROJECT.get(tool, ""), "")
 
 
 def note_path(tool: str, pid: int, conversation: str, named: str) -> str:

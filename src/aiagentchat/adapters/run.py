@@ -172,9 +172,7 @@ class Runner:
                 return False
             body, how = answer_body(ending, message), {"key": f"run {message['event_id']}"}
             how["fmt"] = "plain" if ending.failure else self._program.format
-            error = listener.answer(message, body, **how)
-            if error is not None and error.code == "body_too_large":
-                error = listener.answer(message, shortened(body), **how)
+            error = store_answer(listener, message, body, **how)
             if error is not None and not listener.stopping.is_set():
                 ending = replace(ending, failure=f"its answer was not stored: {error.message}", errors=ending.answer)
         is_done = listener.finish(message, error)
@@ -306,6 +304,14 @@ def answer_body(ending: Ending, message: dict[str, Json]) -> str:
         return ending.answer
     last = ending.errors.rpartition("\n")[2][:200] if message["sender"]["kind"] == "person" else ""
     return f"✗ no answer: {ending.failure}" + (f" ({last})" if last else "")
+
+
+def store_answer(listener: Listener, message: dict[str, Json], body: str, **how: str) -> AiAgentChatError | None:
+    """Answer a message, with the beginning alone where all is too long; return why that is not stored, or None."""
+    error = listener.answer(message, body, **how)
+    if error is not None and error.code == "body_too_large":
+        error = listener.answer(message, shortened(body), **how)
+    return error
 
 
 def shortened(body: str) -> str:

@@ -4,7 +4,6 @@ A session's hooks and its MCP server come to the same name, each on its own: fro
 conversation's id where one process has several.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from pathlib import PurePath
 from types import MappingProxyType
 from typing import Literal
 
-from aiagentchat.adapters.owner import Owner, find_owner
+from aiagentchat.adapters.owner import Owner
+from aiagentchat.adapters.quick import project_of
 from aiagentchat.model import AgentName, parse_agent_name
 
 Moment = Literal["start", "prompt", "tool", "stop", "end"]
@@ -24,8 +24,7 @@ class Tool:
     """One of them.
 
     `moments`: of each hook event. `decision`: what has it go on when it is about to stop. `silence`: what a hook prints
-    that has nothing to say.
-    `by_conversation`: one process may have several conversations.
+    that has nothing to say. `by_conversation`: one process may have several conversations.
     """
 
     name: str
@@ -61,27 +60,15 @@ TOOLS = {
 OTHER = Tool("other", "An MCP client", "session", MappingProxyType({}))
 
 
-def owner_of(tool: Tool) -> Owner:
-    """Return the tool's process: the ancestor that Claude Code says it is, or the closest that is no shell."""
-    told = os.environ.get("CLAUDE_PID", "") if tool.name == "claude-code" else ""
-    return find_owner(int(told) if told.isascii() and told.isdigit() else None)
-
-
 def agent_of(tool: Tool, owner: Owner, *, conversation: str = "", directory: str = "") -> AgentName:
     """Return the agent that a session is: `claude-webshop-3fa9c1`. `directory`: where it was started."""
     if tool.by_conversation and conversation:
         key, project = conversation, ""
     else:
         key = f"{owner.pid} {owner.started}"
-        project = _slug(PurePath(project_of(tool) or directory).name)
+        project = _slug(PurePath(project_of(tool.name) or directory).name)
     digest = sha256(f"{tool.name} {key}".encode(errors="replace")).hexdigest()[:6]
     return parse_agent_name("-".join(part for part in (tool.prefix, project, digest) if part))
-
-
-def project_of(tool: Tool) -> str:
-    """Return the directory that the tool says it was started in; a session's own may change."""
-    variable = {"claude-code": "CLAUDE_PROJECT_DIR", "gemini": "GEMINI_PROJECT_DIR"}.get(tool.name, "")
-    return os.environ.get(variable, "")
 
 
 def _slug(text: str) -> str:

@@ -5,7 +5,6 @@ when it stops, or, waiting, while it idles. The state is in memory: after a rest
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -17,8 +16,6 @@ Moment = Literal["start", "prompt", "tool", "stop", "idle"]
 
 BUSY_S = 600.0
 """An agent that was said to work and has not been heard of for so long idles: it was interrupted, say."""
-
-
 AGAIN_S = 60.0
 """What it rang for so long ago, and is unread still, it rings for again when a session starts or its person writes."""
 
@@ -56,8 +53,7 @@ class Bell:
         finally:
             for task in (waiting, replacing):
                 task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(waiting, replacing, return_exceptions=True)
+            await asyncio.gather(waiting, replacing, return_exceptions=True)
 
     async def _wait(self, inbox: Inbox, wait_s: float) -> list[Message]:
         deadline = self._clock() + wait_s

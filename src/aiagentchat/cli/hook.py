@@ -25,9 +25,9 @@ from aiagentchat.adapters.hooks import (
     wait_for_ring,
     wake_codex,
 )
-from aiagentchat.adapters.owner import Owner, process
+from aiagentchat.adapters.owner import Owner, owner_of, process
 from aiagentchat.adapters.quick import is_own, note_path, speaks_for
-from aiagentchat.adapters.tools import TOOLS, Tool, agent_of, owner_of
+from aiagentchat.adapters.tools import TOOLS, Tool, agent_of
 from aiagentchat.client import Json, connect
 from aiagentchat.config import Settings, load_settings
 from aiagentchat.errors import AiAgentChatError
@@ -82,11 +82,12 @@ def _run(tool: Tool, args: argparse.Namespace, raw: bytes) -> tuple[str, int]:
     directory = given.directory or os.getcwd()
     if not (named or speaks_for(tool.name, directory)):
         return tool.silence, 0
-    owner = owner_of(tool)
+    owner = owner_of(tool.name)
+    session = _session(tool, settings, owner, given, named, directory)
     if args.wait:
-        return _wait(_session(tool, settings, owner, given, named, directory), owner)
+        return _wait(session, owner)
     _end_after(_SECONDS.get(tool.moments.get(given.event, ""), _FEW_SECONDS))
-    return _session(tool, settings, owner, given, named, directory).answer(given), 0
+    return session.answer(given), 0
 
 
 def _end_after(seconds: float) -> None:
@@ -105,7 +106,6 @@ def _session(tool: Tool, settings: Settings, owner: Owner, given: HookInput, nam
     else:
         name = agent_of(tool, owner, conversation=given.conversation, directory=directory)
     client = connect(settings, acting_as=name, label=f"{tool.title}'s hooks")
-
     keep = keeping(tool, owner, name, is_named=bool(named), directory=directory, conversation=given.conversation)
     return Session(tool, name, client, bool(named), directory, keep)
 

@@ -7,7 +7,8 @@ import anyio
 
 from aiagentchat.adapters.hooks import Session
 from aiagentchat.adapters.mcp import McpServer
-from aiagentchat.adapters.tools import OTHER, TOOLS, agent_of, owner_of
+from aiagentchat.adapters.owner import owner_of
+from aiagentchat.adapters.tools import OTHER, TOOLS, agent_of
 from aiagentchat.cli.hook import keeping
 from aiagentchat.cli.invocation import Invocation, interrupt_on_signals
 from aiagentchat.client import connect
@@ -18,7 +19,7 @@ from aiagentchat.model import parse_agent_name
 def mcp(call: Invocation) -> None:
     """Serve until standard input ends."""
     tool = TOOLS.get(call.args.tool, OTHER)
-    owner, directory = owner_of(tool), os.getcwd()
+    owner, directory = owner_of(tool.name), os.getcwd()
     # within `cchat run`, say, it is that agent, and may be no other
     within = os.environ.get("CCHAT_AGENT", "") if call.settings.token else ""
     named = call.given_name or (parse_agent_name(within) if within else None)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aiagentchat.errors import AiAgentChatError
-from aiagentchat.model import one_line, render_time, visible
+from aiagentchat.model import one_line, render_time, shortened, visible
 
 Json = Any
 
@@ -119,22 +119,17 @@ def render_sent(item: dict[str, Json], *, colour: bool = False) -> str:
     to = "(broadcast)" if message["broadcast"] else f"to {one_line(item['to'])}" if item["to"] else "in its own room"
     came = [f"read by {_names(item['read_by'])}"] if item["read_by"] else []
     if answer is not None:
-        came.append(f'answered by {one_line(answer["sender"]["name"])}: "{_shortened(answer["body"])}"')
+        came.append(f'answered by {one_line(answer["sender"]["name"])}: "{shortened(answer["body"], _SHORTENED)}"')
     came = came or ["stored" if message["broadcast"] or not item["to"] else "stored, not read yet"]
     below = " · ".join(came)
     if colour:
         time, to, below = f"{_DIM}{time}{_RESET}", f"{_BOLD}{_CYAN}{to}{_RESET}", f"{_DIM}{below}{_RESET}"
-    return f"{time} {to}: {_shortened(message['body'])}\n  {below}"
+    return f"{time} {to}: {shortened(message['body'], _SHORTENED)}\n  {below}"
 
 
 def _names(names: Sequence[str]) -> str:
     shown = ", ".join(one_line(name) for name in names[:_MOST_NAMES])
     return f"{shown} and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else shown
-
-
-def _shortened(text: str) -> str:
-    shown = one_line(text)
-    return shown if len(shown) <= _SHORTENED else shown[: _SHORTENED - 1] + "…"
 
 
 def render_agent(agent: dict[str, Json]) -> str:

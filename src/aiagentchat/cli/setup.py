@@ -4,7 +4,6 @@ import difflib
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ from aiagentchat.adapters.hooks import PASSED_ON
 from aiagentchat.adapters.setup import Wish, edits
 from aiagentchat.adapters.tools import TOOLS
 from aiagentchat.cli.invocation import Invocation
+from aiagentchat.config import replace_file
 from aiagentchat.errors import InvalidRequestError
 from aiagentchat.model import visible
 
@@ -97,14 +97,4 @@ def _write(path: Path, text: str) -> None:
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    replace_file(path, text, mode)

@@ -15,13 +15,13 @@ def main() -> int:
     is_answered_once = not {"--keep", "--wait"} & set(words)
     raw = b"" if "--keep" in words else sys.stdin.buffer.read()
     if is_answered_once and len(words) > 1:
-        from aiagentchat.adapters.quick import answer  # noqa: PLC0415
+        from aiagentchat.adapters.quick import answer  # noqa: PLC0415 - likewise
 
         printed = answer(words[1:], raw)
         if printed is not None:
             if printed:
                 print(printed, flush=True)
             return 0
-    from aiagentchat.cli.hook import main as run_hook  # noqa: PLC0415
+    from aiagentchat.cli.hook import main as run_hook  # noqa: PLC0415 - likewise
 
     return run_hook(words[1:], raw)
