@@ -13,6 +13,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,7 +29,7 @@ from aiagentchat.errors import (
     RefusedError,
     UnauthenticatedError,
 )
-from aiagentchat.model import parse_agent_name
+from aiagentchat.model import Attachment, parse_agent_name
 
 Json = Any
 
@@ -39,6 +40,8 @@ _GRACE_S = 5.0
 """Beyond the gateway's own deadline: its answer says more than a timeout of ours."""
 _FIRST_RETRY_S = 0.1
 _LONGEST_RETRY_S = 1.0
+_TRANSFER_S = 300.0
+"""How much longer a request may take that a file comes with."""
 _SILENCE_S = 60.0
 """A stream is pinged every 15 s; after this long without anything its other end is gone."""
 
@@ -66,6 +69,26 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What goes out with a request, as it is on the wire."""
+
+    content_type: str
+    data: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, message: Mapping[str, Json], file: bytes) -> Self:
+        """Return a form of two parts, a message and its file."""
+        boundary = uuid.uuid4().hex
+        parts = (
+            b'--%b\r\nContent-Disposition: form-data; name="message"\r\n\r\n%b\r\n'
+            b'--%b\r\nContent-Disposition: form-data; name="file"; filename="file"\r\n\r\n%b\r\n--%b--\r\n'
+        )
+        mark = boundary.encode()
+        data = parts % (mark, json.dumps(message).encode(), mark, file, mark)
+        return cls(f"multipart/form-data; boundary={boundary}", data)
 
 
 class EventStream:
@@ -140,22 +163,27 @@ class GatewayClient:
         reply_to: str | None = None,
         key: str | None = None,
         fmt: str = "plain",
+        file: Attachment | None = None,
     ) -> dict[str, Json]:
         """Send a message once; return `event_id`, `room_id` and `state`. Without `to` and `reply_to`: to all.
 
-        `key`: the same key is the same message; None: a new one. Where it is not known whether the message was stored,
-        the same request goes out again, with the same key, until the client's `timeout_s`; the error after that names
-        the key. A daemon that was not there to begin with is not waited for.
+        `file`: comes with it; the body is its caption then. `key`: the same key is the same message; None: a new one.
+        Where it is not known whether the message was stored, the same request goes out again, with the same key, until
+        the client's `timeout_s`; the error after that names the key. A daemon that was not there to begin with is not
+        waited for.
         """
         key = uuid.uuid4().hex if key is None else key
-        message = {"body": body, "to": to, "reply_to": reply_to, "key": key, "format": fmt}
+        about = None if file is None else {"name": file.name, "mimetype": file.mimetype}
+        message = {"body": body, "to": to, "reply_to": reply_to, "key": key, "format": fmt, "file": about}
         message = {name: value for name, value in message.items() if value is not None}
-        deadline = time.monotonic() + self._timeout_s
+        given = message if file is None else _Form.of(message, file.data)
+        timeout_s = self._timeout_s + (0.0 if file is None else _TRANSFER_S)
+        deadline = time.monotonic() + timeout_s
         failure: AiAgentChatError | None = None
-        attempt_s, pause_s = self._timeout_s + _GRACE_S, _FIRST_RETRY_S
+        attempt_s, pause_s = timeout_s + _GRACE_S, _FIRST_RETRY_S
         while True:
             try:
-                return self._call("POST", "/send", message, limit_s=attempt_s)
+                return self._call("POST", "/send", given, limit_s=attempt_s)
             except AiAgentChatError as error:
                 nobody_there = isinstance(error, _NobodyThereError)
                 if not error.retryable or (failure is None and nobody_there):
@@ -178,6 +206,17 @@ class GatewayClient:
     def history(self, *, before: str, limit: int = 100) -> list[dict[str, Json]]:
         """Return messages that stand before an event, in order."""
         return _messages(self._call("GET", "/read", query={"before": before, "limit": str(limit)}))
+
+    def fetch_file(self, event_id: str) -> bytes:
+        """Return the file that came with a message."""
+        connection = self._connect(self._timeout_s + _TRANSFER_S + _GRACE_S)
+        try:
+            response = self._exchange(connection, "GET", f"/files/{quote(event_id, safe='')}", None)
+            if response.status >= 400:
+                raise GatewayError(self._answer(response))
+            return self._read(response)
+        finally:
+            connection.close()
 
     def acknowledge(self, event_ids: list[str]) -> None:
         """Acknowledge messages: they never come again."""
@@ -282,7 +321,7 @@ class GatewayClient:
         self,
         method: str,
         path: str,
-        body: Mapping[str, Json] | None = None,
+        body: "Mapping[str, Json] | _Form | None" = None,
         *,
         query: Mapping[str, str] | None = None,
         wait_s: float = 0.0,
@@ -324,9 +363,14 @@ class GatewayClient:
         return http.client.HTTPConnection(host, port, timeout=timeout_s)
 
     def _exchange(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: Mapping[str, Json] | None
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: "Mapping[str, Json] | _Form | None",
     ) -> http.client.HTTPResponse:
-        headers = self._headers | ({"Content-Type": "application/json"} if body is not None else {})
+        form = body if isinstance(body, _Form) or body is None else _Form("application/json", json.dumps(body).encode())
+        headers = self._headers | ({} if form is None else {"Content-Type": form.content_type})
         try:
             connection.connect()
         except TimeoutError:
@@ -336,7 +380,7 @@ class GatewayClient:
         except OSError:
             raise _NobodyThereError(f"no daemon answers at {self._address}", hint="start one with 'cchat up'") from None
         try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            connection.request(method, path, None if form is None else form.data, headers)
             return connection.getresponse()
         except TimeoutError:
             raise self._late() from None
@@ -345,16 +389,20 @@ class GatewayClient:
 
     def _answer(self, response: http.client.HTTPResponse) -> dict[str, Json]:
         try:
-            answer = json.loads(response.read())
-        except TimeoutError:
-            raise self._late() from None
-        except (http.client.HTTPException, OSError):
-            raise self._gone() from None
+            answer = json.loads(self._read(response))
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
             raise AiAgentChatError(f"what answers at {self._address} is no daemon of aiagentchat")
         return answer
+
+    def _read(self, response: http.client.HTTPResponse) -> bytes:
+        try:
+            return response.read()
+        except TimeoutError:
+            raise self._late() from None
+        except (http.client.HTTPException, OSError):
+            raise self._gone() from None
 
     def _late(self) -> DeadlineExceededError:
         return DeadlineExceededError(f"the daemon at {self._address} did not answer in time; it may still take effect")

@@ -70,6 +70,11 @@ class Paths:
         return self.data_dir / "accounts"
 
     @property
+    def files(self) -> Path:
+        """The files that came with messages, for who reads these."""
+        return self.data_dir / "files"
+
+    @property
     def landmarks(self) -> Path:
         """Some of the latest events that the homeserver had: JSON."""
         return self.data_dir / "landmarks.json"
@@ -112,6 +117,12 @@ def _port(text: str) -> int:
 def _whole(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 6):
         raise ValueError("must be a whole number, 0 to 99999")
+    return int(text)
+
+
+def _bytes(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ValueError("must be a whole number of bytes, below 1000000000")
     return int(text)
 
 
@@ -189,6 +200,7 @@ OPTIONS: Final = (
     Option("directory_ttl_s", "AIAGENTCHAT_DIRECTORY_TTL", _seconds, "seconds the daemon trusts its directory unread"),
     Option("loop_hops", "AIAGENTCHAT_LOOP_HOPS", _whole, "answers of agents to each other in a row that wake; 0: any"),
     Option("loop_rate", "AIAGENTCHAT_LOOP_RATE", _whole, "messages from an agent to another an hour that wake; 0: any"),
+    Option("file_limit", "AIAGENTCHAT_FILE_LIMIT", _bytes, "most bytes of a file that comes with a message"),
     Option("listen", "AIAGENTCHAT_LISTEN", _identity, "HOST:PORT on which the gateway also listens; loopback only"),
     Option("url", "AIAGENTCHAT_URL", _identity, "gateway that cchat talks to, instead of the unix socket"),
     Option("log_level", "AIAGENTCHAT_LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "what daemon.log holds"),
@@ -226,6 +238,7 @@ class Settings:
     directory_ttl_s: float = 300.0
     loop_hops: int = 10
     loop_rate: int = 120
+    file_limit: int = 20_000_000
     listen: str = ""
     url: str = ""
     log_level: str = "info"
@@ -325,18 +338,18 @@ def alone_in(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def write_private(path: Path, data: str) -> None:
+def write_private(path: Path, data: str | bytes) -> None:
     """Write `data` to `path` with mode 0600, atomically, in a directory of mode 0700 made if missing."""
     ensure_private_dir(path.parent)
     replace_file(path, data, 0o600)
 
 
-def replace_file(path: Path, data: str, mode: int) -> None:
-    """Write a file of UTF-8 as a whole: whoever reads it finds what was there before, or all of `data`."""
+def replace_file(path: Path, data: str | bytes, mode: int) -> None:
+    """Write a file, text as UTF-8, as a whole: whoever reads it finds what was there before, or all of `data`."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(data)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, mode)

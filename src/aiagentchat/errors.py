@@ -3,7 +3,8 @@
     AiAgentChatError
     ├── InvalidRequestError        the caller's words are wrong; nothing was done
     │   ├── InvalidNameError
-    │   └── BodyTooLargeError
+    │   ├── BodyTooLargeError
+    │   └── FileTooLargeError
     ├── NotFoundError
     │   └── AgentNotFoundError
     ├── RefusedError               understood, and not allowed
@@ -45,6 +46,7 @@ OUTCOMES: dict[str, Outcome] = {
     "bad_request": Outcome(400, 2),
     "bad_name": Outcome(400, 2),
     "body_too_large": Outcome(413, 2),
+    "file_too_large": Outcome(413, 2),
     "daemon_not_running": Outcome(503, 3),
     "not_found": Outcome(404, 4),
     "agent_not_found": Outcome(404, 4),
@@ -103,6 +105,12 @@ class BodyTooLargeError(InvalidRequestError):
     """The event would pass the size limit; the message names the limit."""
 
     code = "body_too_large"
+
+
+class FileTooLargeError(InvalidRequestError):
+    """A file passes the size limit; the message names the limit."""
+
+    code = "file_too_large"
 
 
 class NotFoundError(AiAgentChatError):

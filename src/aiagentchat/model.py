@@ -5,7 +5,7 @@ Every layer uses this module; it uses none. What stands in events on the homeser
 
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, NewType
 
@@ -24,6 +24,9 @@ SenderKind = Literal["agent", "person", "daemon"]
 
 CONTENT_LIMIT_BYTES = 60_000
 """Most bytes of an event's content that are sent. Synapse takes 64,500 and refuses 65,000 (`M_TOO_LARGE`)."""
+
+BYTES = "application/octet-stream"
+"""The media type of a file of which nothing else is known."""
 
 _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _SERVER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,230})(:[0-9]{1,5})?")
@@ -139,6 +142,24 @@ class Sender:
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """A file that comes with a message, as its sender describes it. `size` in bytes; None: it is not said."""
+
+    name: str
+    mimetype: str
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file to send."""
+
+    name: str
+    mimetype: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class EventRef:
     """Names one event."""
 
@@ -166,6 +187,7 @@ class Message:
     late: bool = False
     hops: int = 0
     quiet: bool = False
+    file: File | None = None
 
 
 @dataclass(frozen=True, slots=True)

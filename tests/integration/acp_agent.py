@@ -2,10 +2,12 @@
 
 `stream N`: says N parts, 0.3 s apart. `ask`: asks for approval of a tool call, and says what was decided. `slow`: works
 until it is cancelled. `remember WORD`, `recall`: a session's memory, kept in the directory of `ACP_AGENT_STATE`.
-`die`: ends in the middle. `nothing`: says nothing. Anything else is said again.
+`[image]`: says what came with the prompt. `die`: ends in the middle. `nothing`: says nothing. Anything else is said
+again.
 """
 
 import asyncio
+import base64
 import os
 import re
 from pathlib import Path
@@ -28,6 +30,7 @@ from acp.schema import (
     LoadSessionResponse,
     NewSessionResponse,
     PermissionOption,
+    PromptCapabilities,
     ToolCallUpdate,
 )
 
@@ -41,7 +44,8 @@ class Scripted:
         self._connection: AgentSideConnection = conn
 
     async def initialize(self, protocol_version: int, **_: Any) -> InitializeResponse:
-        return InitializeResponse(protocol_version=1, agent_capabilities=AgentCapabilities(load_session=True))
+        capabilities = AgentCapabilities(load_session=True, prompt_capabilities=PromptCapabilities(image=True))
+        return InitializeResponse(protocol_version=1, agent_capabilities=capabilities)
 
     async def new_session(self, cwd: str, **_: Any) -> NewSessionResponse:
         session_id = uuid4().hex
@@ -80,6 +84,8 @@ class Scripted:
             await self._say(session_id, "remembered")
         elif word == "recall":
             await self._say(session_id, (self._state / session_id).read_text() or "nothing")
+        elif word == "[image]":
+            await self._say(session_id, _describe(prompt))
         elif word == "die":
             os._exit(3)
         elif word != "nothing":
@@ -102,6 +108,13 @@ class Scripted:
         done = update_tool_call("c1", status="completed" if chosen == "go" else "failed")
         await self._connection.session_update(session_id, done)
         return f"decided: {chosen}"
+
+
+def _describe(prompt: list[Any]) -> str:
+    text, link, image = prompt
+    (path,) = re.findall(r"A file came with it: (.*)\n", text.text)
+    is_image = base64.b64decode(image.data) == Path(path).read_bytes()
+    return f"{link.name} {link.mime_type} {link.uri == Path(path).as_uri()} {is_image}"
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from tests.integration.matrix_calls import DEVICE, ROOM, USER
 TOKEN = "a-secret-token"
 LIMITED = {"errcode": "M_LIMIT_EXCEEDED", "error": "Too Many Requests"}
 _UNCARING = {"room_id": "!room", "event_id": "$event", "user_id": "@someone:example.org", "start": "t1", "end": "t2"}
+_UNCARING |= {"content_uri": "mxc://example.org/abc"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class FakeHomeserver:
         if request.headers.get("Authorization") != f"Bearer {TOKEN}" and not request.path.endswith("/versions"):
             return Answer(401, {"errcode": "M_UNKNOWN_TOKEN", "error": "unknown token"})
         user = request.query.get("user_id", "")
-        content = json.loads(body) if body else {}
+        content = json.loads(body) if body and "json" in request.headers.get("Content-Type", "") else {}
         match request.method, [unquote(part) for part in request.rel_url.raw_path.split("/")[4:]]:
             case "POST", ["createRoom"]:
                 return self._create(user, content)

@@ -55,6 +55,10 @@ CALLS: dict[str, Call] = WRITES | {
     "send_receipt": lambda client, room: client.send_receipt(room, EVENT),
     "get_receipts": lambda client, room: client.get_receipts(room),
     "set_typing": lambda client, room: client.set_typing(room, USER, 1.0),
+    "upload_limit": lambda client, _: client.upload_limit(),
+    "upload": lambda client, _: client.upload(b"bytes", name="a b.txt", mimetype="text/plain"),
+    "download": lambda client, _: client.download("mxc://example.org/abc", most_bytes=1_000),
+    "download_in_the_open": lambda client, _: client.download_in_the_open("mxc://example.org/abc", most_bytes=1_000),
     "sync": lambda client, _: client.sync(filter_json="{}", since="s1", timeout_s=0.0),
 }
 

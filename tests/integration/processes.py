@@ -284,15 +284,15 @@ class Person:
     def __init__(self, system: System, room_id: str) -> None:
         device = json.loads(system.paths.operator_device.read_text())
         self._token = device["access_token"]
-        self._room = f"{system.status()['homeserver_url']}/_matrix/client/v3/rooms/{quote(room_id, safe='')}"
+        self._homeserver = system.status()["homeserver_url"]
+        self._room = f"{self._homeserver}/_matrix/client/v3/rooms/{quote(room_id, safe='')}"
 
     def _request(self, method: str, path: str, body: Json | None = None) -> Json:
-        request = urllib.request.Request(
-            f"{self._room}/{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self._token}"},
-        )
+        return self._ask(method, f"{self._room}/{path}", None if body is None else json.dumps(body).encode())
+
+    def _ask(self, method: str, url: str, data: bytes | None) -> Json:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        request = urllib.request.Request(url, method=method, data=data, headers=headers)
         with urllib.request.urlopen(request, timeout=PROCESS_S) as response:
             return dict(json.load(response))
 
@@ -301,6 +301,13 @@ class Person:
 
     def say(self, body: str) -> str:
         content = {"msgtype": "m.text", "body": body}
+        return str(self._request("PUT", f"send/m.room.message/{secrets.token_hex(8)}", content)["event_id"])
+
+    def show(self, name: str, data: bytes, caption: str = "") -> str:
+        """Show a picture, as a client does."""
+        uri = self._ask("POST", f"{self._homeserver}/_matrix/media/v3/upload", data)["content_uri"]
+        info = {"mimetype": "image/png", "size": len(data)}
+        content = {"msgtype": "m.image", "body": caption or name, "filename": name, "url": uri, "info": info}
         return str(self._request("PUT", f"send/m.room.message/{secrets.token_hex(8)}", content)["event_id"])
 
     def react(self, event_id: str, key: str) -> None:

@@ -167,6 +167,8 @@ async def test_no_route_gives_an_agent_what_is_anothers(
             assert is_problem(await attempt("GET", "/sent", event_id=event_id, **query), 404, "not_found")
         assert is_problem(await attempt("POST", "/send", {"body": "?", "reply_to": event_id}), 404, "not_found")
         assert (await attempt("POST", "/ack", {"event_ids": [event_id]})).data == {"acknowledged": []}
+        assert is_problem(await first.api.call("GET", f"/files/{event_id}"), 404, "not_found")
+        tried.add(("GET", "/files/{event_id}"))
     listed = await attempt("GET", "/sent", to=second.name)
     assert [sent["message"]["body"] for sent in listed.data["messages"]] == ["now my user is a member of that room"]
     assert (await attempt("GET", "/read", peek="true")).data == {"messages": []}

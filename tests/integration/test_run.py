@@ -250,14 +250,18 @@ def test_what_is_for_all_starts_it_only_when_it_names_the_agent(system: System) 
     assert (answer["sender"]["name"], answer["broadcast"]) == (name, True)
 
 
-def test_an_answer_that_is_too_long_is_cut_and_says_so(system: System, writer: Agent) -> None:
+def test_an_answer_that_is_too_long_is_cut_says_so_and_is_in_a_file(system: System, writer: Agent) -> None:
     name = fresh_name("long")
     with system.running("run", "--markdown", name, "--", *python("print('<é>' * 30_000)")) as running:
         started(running)
         for of in (None, writer):
             answer = ask(system, name, "go on & on" * 100, of=of)
             assert answer.startswith("<é><é>")
-            assert re.search(r"\[the first [\d,]+ of 90,000 characters\]$", answer)
+            assert re.search(r"\[the first [\d,]+ of 90,000 characters; all of it is in the file below\]$", answer)
+            running.line("  answered")
+        *_, message = writer.cchat("read", "--json").data
+        assert Path(message["file"]["path"]).read_text() == "<é>" * 30_000
+        assert (message["file"]["name"], message["file"]["mimetype"]) == ("answer.md", "text/markdown")
         running.end()
 
 

@@ -3,6 +3,7 @@
 import argparse
 import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiagentchat.cli import invocation
+from aiagentchat.cli.invocation import read_file
 from aiagentchat.cli.main import build_parser, main
 from aiagentchat.cli.output import Output
 from aiagentchat.config import load_settings
 from aiagentchat.errors import InvalidNameError, InvalidRequestError
+from aiagentchat.model import BYTES, Attachment
 
 COMMANDS = (
     "up",
@@ -123,7 +126,6 @@ def test_a_line_means(line: str, expected: dict[str, Any]) -> None:
     [
         ("", "COMMAND"),
         ("sed hello", "invalid choice: 'sed'"),
-        ("send", "TEXT"),
         ("send System maintenance", "a text of several words goes into quotes"),
         ("ask coder two words", "a text of several words goes into quotes"),
         ("read --lim 3", "unrecognized arguments: --lim"),
@@ -220,6 +222,31 @@ def test_reply_says_what_it_takes(line: str, said: str) -> None:
     with pytest.raises(InvalidRequestError, match=said) as refused:
         reply(invoke(line))
     assert "quotes" in refused.value.hint
+
+
+@pytest.mark.parametrize("line", ["send", "send --to coder", "reply", "reply --key k"])
+def test_nothing_to_send_is_said_before_anything_else(capsys: pytest.CaptureFixture[str], line: str) -> None:
+    assert main(shlex.split(line)) == 2
+    assert capsys.readouterr().err == "cchat: there is nothing to send\n  give a TEXT, or --file PATH\n"
+
+
+def test_a_file_that_cannot_be_sent_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AIAGENTCHAT_FILE_LIMIT", "3")
+    for name, data in (("empty", b""), ("large", b"1234"), ("fits", b"123")):
+        (tmp_path / name).write_bytes(data)
+    for name, said in (
+        ("nowhere", "cannot be read: No such file or directory; nothing was sent"),
+        ("", "cannot be read: Is a directory; nothing was sent"),
+        ("empty", "is empty; nothing was sent"),
+        ("large", "is larger than 3 bytes; nothing was sent"),
+    ):
+        assert main(["send", "--file", str(tmp_path / name)]) == 2
+        assert said in capsys.readouterr().err
+    assert read_file(tmp_path / "fits", 3) == Attachment("fits", BYTES, b"123")
+    (tmp_path / "fits").rename(tmp_path / "fits.PNG")
+    assert read_file(tmp_path / "fits.PNG", 3).mimetype == "image/png"
 
 
 @pytest.mark.parametrize(

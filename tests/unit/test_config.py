@@ -43,6 +43,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "directory_ttl_s": ("1", "2", "3"),
     "loop_hops": ("1", "2", "3"),
     "loop_rate": ("1", "2", "3"),
+    "file_limit": ("1", "2", "3"),
     "listen": ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"),
     "url": ("http://flag.test", "http://env.test", "http://file.test"),
     "log_level": ("debug", "warning", "error"),
@@ -78,6 +79,8 @@ BAD = [
     ("loop_hops", "-1"),
     ("loop_rate", "100000"),
     ("loop_rate", "many"),
+    ("file_limit", "20M"),
+    ("file_limit", "1000000000"),
 ]
 
 

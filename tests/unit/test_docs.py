@@ -23,6 +23,7 @@ from aiagentchat.daemon.doctor import CHECKS, CHECKS_OF_ACCOUNTS
 from aiagentchat.errors import OUTCOMES
 from aiagentchat.gateway.routes import ROUTES
 from aiagentchat.gateway.routing import Route
+from aiagentchat.matrix import client
 from aiagentchat.model import AgentName, DirectoryEntry, Message, RoomAlias, RoomId, UserId
 from aiagentchat.space.layout import Layout, RoomSpec, agent_room_spec, broadcast_spec, space_spec
 from aiagentchat.space.names import Naming
@@ -273,8 +274,14 @@ def endpoints_of_the_client() -> dict[str, str]:
 
 def render_path(path: ast.expr) -> str:
     assert isinstance(path, ast.Tuple)
-    parts = [part for part in path.elts if not isinstance(part, ast.Starred)]
-    return "".join("/" + (str(part.value) if isinstance(part, ast.Constant) else "{}") for part in parts)
+    parts: list[str] = []
+    for part in path.elts:
+        if isinstance(part, ast.Starred):
+            base = ast.unparse(part.value)
+            parts += () if base == "_V3" else getattr(client, base)
+        else:
+            parts.append(str(part.value) if isinstance(part, ast.Constant) else "{}")
+    return "".join(f"/{part}" for part in parts)
 
 
 def endpoints_listed(heading: str) -> list[str]:

@@ -1,10 +1,12 @@
 """What an MCP client is offered, and what its tools say. In `tests/integration/test_mcp.py` the SDK's client asks."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from aiagentchat.adapters.files import FileStore
 from aiagentchat.adapters.mcp_tools import ANSWER_LIMIT, TOOLS, Toolbox, schema_of
 from aiagentchat.errors import AgentNotFoundError
 
@@ -49,11 +51,13 @@ def message(number: int, body: str = "hello", **fields: Any) -> Json:
         "broadcast": False,
         "late": False,
         "in_reply_to": None,
+        "file": None,
     } | fields
 
 
 def toolbox(gateway: Gateway) -> Toolbox:
-    return Toolbox("claude-dev", cast("Any", gateway))
+    client = cast("Any", gateway)
+    return Toolbox("claude-dev", client, FileStore(client, Path("unused")))
 
 
 def test_there_are_few_tools_with_short_schemas_and_none_is_taken_for_a_built_in_one() -> None:

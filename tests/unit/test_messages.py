@@ -1,6 +1,7 @@
 """Between events and messages: whatever a homeserver hands on becomes a message or nothing, never a fault."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -13,12 +14,24 @@ from aiagentchat.agents.messages import (
     check_size,
     mark_late,
     parse_message,
+    render_file,
     render_message,
     transaction_id,
 )
 from aiagentchat.errors import BodyTooLargeError, InvalidRequestError
 from aiagentchat.matrix.events import RoomEvent
-from aiagentchat.model import CONTENT_LIMIT_BYTES, AgentName, EventId, EventRef, Message, RoomId, UserId
+from aiagentchat.model import (
+    BYTES,
+    CONTENT_LIMIT_BYTES,
+    AgentName,
+    Attachment,
+    EventId,
+    EventRef,
+    File,
+    Message,
+    RoomId,
+    UserId,
+)
 from aiagentchat.space.content import HOPS, IN_REPLY_TO
 from aiagentchat.space.directory import Directory
 from aiagentchat.space.names import Naming
@@ -42,7 +55,10 @@ relations = st.fixed_dictionaries(
 contents = st.fixed_dictionaries(
     {"body": foreign_text | JSON},
     optional={
-        "msgtype": st.sampled_from(["m.text", "m.notice", "m.image"]) | JSON,
+        "msgtype": st.sampled_from(["m.text", "m.notice", "m.image", "m.file"]) | JSON,
+        "filename": foreign_text | JSON,
+        "url": st.just("mxc://example.org/abc") | foreign_text | JSON,
+        "info": st.fixed_dictionaries({"mimetype": st.just("image/png") | JSON, "size": st.integers() | JSON}) | JSON,
         "format": st.just("org.matrix.custom.html") | JSON,
         "formatted_body": foreign_text | JSON,
         "m.relates_to": relations | JSON,
@@ -71,6 +87,12 @@ def test_whatever_stands_in_an_event_it_is_a_message_that_can_be_passed_on_or_no
         assert 0 <= message.hops <= MOST_HOPS
         reference = message.in_reply_to
         texts = [message.body, message.thread or "", *((reference.room_id, reference.event_id) if reference else ())]
+        file = message.file
+        if file is not None:
+            assert re.fullmatch(r"[^\s/]+/[^\s/]+", file.mimetype)
+            assert len(file.name) <= 255
+            assert file.size is None or file.size >= 0
+            texts += [file.name]
         json.dumps(texts, ensure_ascii=False).encode()
 
 
@@ -97,6 +119,61 @@ def test_whatever_stands_in_an_event_it_is_a_message_that_can_be_passed_on_or_no
 )
 def test_what_is_no_plain_text_says_so_in_front(content: dict[str, object], kind: str, body: str) -> None:
     assert parsed(content, kind=kind).body == body
+
+
+PICTURE: dict[str, object] = {
+    "msgtype": "m.image",
+    "body": "what is this?",
+    "filename": "cat.png",
+    "url": "mxc://example.org/abc",
+    "info": {"mimetype": "image/png", "size": 123},
+}
+
+
+def test_a_file_is_described_as_its_sender_does() -> None:
+    message = parsed(PICTURE)
+    assert (message.body, message.file) == ("[image] what is this?", File("cat.png", "image/png", 123))
+    assert parsed(PICTURE | {"filename": None, "body": "cat.png"}).file == File("cat.png", "image/png", 123)
+    assert parsed(PICTURE | {"msgtype": None}, kind="m.sticker").file is not None
+    for info in ({}, {"mimetype": "a\nb/c", "size": -1}, {"mimetype": 3, "size": True}, None):
+        assert parsed(PICTURE | {"info": info}).file == File("cat.png", BYTES, None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"msgtype": "m.text"},
+        {"msgtype": ["m.image"]},
+        {"url": None, "file": {"url": "mxc://example.org/abc", "key": {}}},  # encrypted
+        {"url": "https://example.org/abc"},
+        {"url": "mxc://example.org"},
+        {"url": "mxc://example.org/../../admin"},
+        {"url": "mxc://example.org/a?b"},
+        {"url": "mxc:///abc"},
+        {"url": 7},
+    ],
+)
+def test_what_the_homeserver_has_no_file_for_comes_without_one(change: dict[str, object]) -> None:
+    assert parsed(PICTURE | change).file is None
+
+
+@pytest.mark.parametrize(
+    ("mimetype", "kind"),
+    [("image/png", "m.image"), ("audio/ogg", "m.audio"), ("video/mp4", "m.video"), ("text/x", "m.file")],
+)
+def test_a_file_is_read_as_it_was_rendered(mimetype: str, kind: str) -> None:
+    content = render_file("*look*", "markdown", Attachment("a b.x", mimetype, b"123"))
+    assert (content["msgtype"], content["formatted_body"]) == (kind, "<p><em>look</em></p>")
+    message = parsed(content | {"url": "mxc://example.org/abc"})
+    assert (message.body, message.file) == (f"[{kind[2:]}] *look*", File("a b.x", mimetype, 3))
+    bare = render_file(" ", "plain", Attachment("a b.x", mimetype, b"123"))
+    assert (bare["body"], bare["filename"]) == ("a b.x", "a b.x")
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a\x1bb"])
+def test_a_file_without_a_name_that_can_be_shown_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        render_file("", "plain", Attachment(name, "text/plain", b"1"))
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from aiagentchat.adapters import listening
-from aiagentchat.adapters.run import Handled, Program, Runner, conversation_of, session_of, shortened
+from aiagentchat.adapters.files import FileStore
+from aiagentchat.adapters.run import Handled, Program, Runner, beginning_of, conversation_of, session_of
 from aiagentchat.client import GatewayClient, GatewayError
 
 Json = dict[str, Any]
@@ -18,7 +20,7 @@ AGENT = "upper"
 
 def message(event_id: str = "$1", **fields: Any) -> Json:
     sender = {"user_id": "@alice:example.org", "name": "alice", "kind": "person"}
-    room = {"room_id": "!room", "thread": None, "broadcast": False, "late": False, "in_reply_to": None}
+    room = {"room_id": "!room", "thread": None, "broadcast": False, "late": False, "in_reply_to": None, "file": None}
     return room | {"event_id": event_id, "sender": sender, "body": "hello"} | fields
 
 
@@ -72,9 +74,9 @@ def run(monkeypatch: pytest.MonkeyPatch, gateway: Gateway, *code: str) -> list[H
     gateway.handled = []
     program = Program((sys.executable, "-c", code[0] if code else "print(input().upper())"))
     client = cast("GatewayClient", gateway)
-    Runner(
-        AGENT, program, client, lambda: {"token": "token"}, tell=lambda _: None, on_handled=gateway.handled.append
-    ).run()
+    files = FileStore(client, Path("unused"))
+    handled = gateway.handled.append
+    Runner(AGENT, program, client, files, lambda: {"token": "token"}, tell=lambda _: None, on_handled=handled).run()
     return gateway.handled
 
 
@@ -149,6 +151,6 @@ def test_a_conversation_is_a_thread_or_an_agent_or_where_people_write() -> None:
 
 
 def test_a_long_answer_is_cut_between_characters() -> None:
-    cut = shortened("é" * 10_000)
-    assert cut.startswith("é" * 4_000)
-    assert cut.endswith("\n\n[the first 4,000 of 10,000 characters]")
+    beginning = beginning_of("é" * 10_000)
+    assert beginning.startswith("é" * 4_000)
+    assert beginning.endswith("\n\n[the first 4,000 of 10,000 characters; all of it is in the file below]")

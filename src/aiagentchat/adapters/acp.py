@@ -13,14 +13,23 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
-from acp import RequestError, text_block
+from acp import RequestError
 from acp.core import ClientSideConnection
 from acp.schema import PermissionOption, ToolCallUpdate
 
 from aiagentchat.adapters.acp_peer import AcpProgram, Peer, Turn
-from aiagentchat.adapters.fence import block_of_code, fence
+from aiagentchat.adapters.fence import block_of_code
+from aiagentchat.adapters.files import FileStore
 from aiagentchat.adapters.listening import Listener
-from aiagentchat.adapters.run import Ending, Handled, answer_body, conversation_of, store_answer, wants_run
+from aiagentchat.adapters.run import (
+    Ending,
+    Handled,
+    answer_body,
+    conversation_of,
+    place_file,
+    store_answer,
+    wants_run,
+)
 from aiagentchat.adapters.sessions import SessionStore
 from aiagentchat.client import GatewayClient, Json
 from aiagentchat.errors import AiAgentChatError
@@ -47,8 +56,9 @@ class AcpRunner:
     """Has the program answer: one prompt at a time in a conversation, several conversations at once.
 
     Args:
-        client: acts as the agent. attach: has it be there; returns the gateway's answer. sessions: the program's.
-        tell: is told of errors of the daemon, and (None) when it hears the agent. on_handled: is told of each message.
+        client: acts as the agent. files: where files go that come with messages. attach: has the agent be there;
+        returns the gateway's answer. sessions: the program's. tell: is told of errors of the daemon, and (None) when
+        it hears the agent. on_handled: is told of each message.
     """
 
     def __init__(
@@ -56,6 +66,7 @@ class AcpRunner:
         name: str,
         program: AcpProgram,
         client: GatewayClient,
+        files: FileStore,
         attach: Callable[[], Mapping[str, Json]],
         sessions: SessionStore,
         *,
@@ -65,6 +76,7 @@ class AcpRunner:
         self._name = name
         self._program = program
         self._client = client
+        self._files = files
         self._attach = attach
         self._sessions = sessions
         self._on_handled = on_handled
@@ -164,6 +176,7 @@ class AcpRunner:
 
     async def _prompt(self, conversation: str, message: dict[str, Json]) -> Ending:
         began = time.monotonic()
+        message = await asyncio.to_thread(place_file, self._listener, self._files, message)
         try:
             connection = await self._peer.connection()
             turn = Turn(message, await self._session(connection, conversation))
@@ -189,7 +202,8 @@ class AcpRunner:
 
     async def _await_answer(self, connection: ClientSideConnection, turn: Turn) -> str:
         """Have a prompt answered; return why it was not, or ""."""
-        prompting = asyncio.create_task(connection.prompt(turn.session_id, [text_block(fence(turn.message))]))
+        prompt = self._peer.prompt_of(turn.message)
+        prompting = asyncio.create_task(connection.prompt(turn.session_id, prompt))
         stopping = asyncio.create_task(turn.stopped.wait())
         try:
             await asyncio.wait(

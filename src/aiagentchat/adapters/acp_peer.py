@@ -4,22 +4,35 @@ On the official SDK. `adapters.acp` has it answer messages.
 """
 
 import asyncio
+import base64
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
 
-from acp import PROTOCOL_VERSION, Client, RequestError, spawn_agent_process
+from acp import (
+    PROTOCOL_VERSION,
+    Client,
+    RequestError,
+    image_block,
+    resource_link_block,
+    spawn_agent_process,
+    text_block,
+)
 from acp.core import ClientSideConnection
 from acp.schema import (
     AgentMessageChunk,
     AllowedOutcome,
+    AudioContentBlock,
     ClientCapabilities,
     DeniedOutcome,
+    EmbeddedResourceContentBlock,
+    ImageContentBlock,
     Implementation,
     PermissionOption,
     RequestPermissionResponse,
+    ResourceContentBlock,
     TextContentBlock,
     ToolCallProgress,
     ToolCallStart,
@@ -27,13 +40,20 @@ from acp.schema import (
 )
 
 from aiagentchat import __version__
+from aiagentchat.adapters.fence import fence
 from aiagentchat.client import Json
 from aiagentchat.errors import InvalidRequestError
 from aiagentchat.model import one_line, visible
 
+Block = TextContentBlock | ImageContentBlock | AudioContentBlock | ResourceContentBlock | EmbeddedResourceContentBlock
+"""A part of a prompt."""
+
 _SHOWN_CHARACTERS = 4_000
 _MOST_SHOWN_CALLS = 20
 _LINE_BYTES = 50 * 1024 * 1024
+_IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_MOST_IMAGE_BYTES = 5_000_000
+"""What models take of an image; a program reads a larger one itself."""
 _MARKS = {"completed": "✔", "failed": "✘"}
 _OF_A_SESSION = ("CLAUDECODE", "CLAUDE_CODE_CHILD_SESSION", "CLAUDE_CODE_SESSION_ID", "CLAUDE_PID")
 """What Claude Code sets for what it starts: a program that finds it takes itself for a part of that session."""
@@ -118,7 +138,7 @@ class Peer:
         self._serving: asyncio.Task[None] | None = None
         self.token = ""
         self.is_new = False
-        self.can_resume = self.can_load = False
+        self.can_resume = self.can_load = self.sees_images = False
 
     async def __aenter__(self) -> Self:
         self._ready = asyncio.get_running_loop().create_future()
@@ -180,8 +200,22 @@ class Peer:
             raise ValueError(f"it speaks version {greeting.protocol_version} of the protocol, not {PROTOCOL_VERSION}")
         capabilities = greeting.agent_capabilities
         sessions = None if capabilities is None else capabilities.session_capabilities
+        prompts = None if capabilities is None else capabilities.prompt_capabilities
+        self.sees_images = prompts is not None and bool(prompts.image)
         self.can_load = capabilities is not None and bool(capabilities.load_session)
         self.can_resume = sessions is not None and sessions.resume is not None
+
+    def prompt_of(self, message: dict[str, Json]) -> list[Block]:
+        """Return what to say of a message: who wrote it and what, and the file that came with it."""
+        prompt: list[Block] = [text_block(fence(message))]
+        file = message["file"]
+        if file is None or not file.get("path"):
+            return prompt
+        path, mimetype = Path(file["path"]), file["mimetype"]
+        prompt.append(resource_link_block(path.name, path.as_uri(), mime_type=mimetype, size=path.stat().st_size))
+        if self.sees_images and mimetype in _IMAGES and path.stat().st_size <= _MOST_IMAGE_BYTES:
+            prompt.append(image_block(base64.b64encode(path.read_bytes()).decode(), mimetype))
+        return prompt
 
     # --- what the program asks for
 

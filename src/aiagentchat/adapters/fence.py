@@ -3,6 +3,7 @@
 import re
 from hashlib import sha256
 
+from aiagentchat.adapters.files import describe_file
 from aiagentchat.client import Json
 from aiagentchat.model import one_line, render_time, visible
 
@@ -21,9 +22,11 @@ def fence(message: dict[str, Json]) -> str:
     kind = KINDS.get(sender["kind"], "somebody")
     to = " to all" if message["broadcast"] else ""
     who = f"{one_line(sender['name'])}, {kind} ({one_line(sender['user_id'])})"
+    file = describe_file(message)
+    came = f" A file came with it: {file}" if file else ""
     return (
         f"A message{to} from {who}, of {render_time(message['ts'])}, stands between the lines with {mark}. "
-        f"It is what they wrote, and nothing else.\n----- {mark} begins\n{body}\n----- {mark} ends\n"
+        f"It is what they wrote, and nothing else.{came}\n----- {mark} begins\n{body}\n----- {mark} ends\n"
     )
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from aiagentchat.client import GatewayClient, Json
 from aiagentchat.errors import AiAgentChatError, DaemonNotRunningError
@@ -10,7 +11,7 @@ RETRY_S = 2.0
 """How long to wait after something failed that may work later."""
 
 
-_FINAL = ("bad_request", "agent_not_found", "room_encrypted", "body_too_large")
+_FINAL = ("bad_request", "agent_not_found", "room_encrypted", "body_too_large", "file_too_large")
 """Why no answer to a message can ever be stored: its asker left, say. Anything else may be mended."""
 _HELD_UP = "ack_window_full"
 """So much is acknowledged beyond a message still in hand that no more can be, until that one is."""
@@ -62,7 +63,7 @@ class Listener:
                 self._told = error.message
                 self.stopping.wait(RETRY_S)
 
-    def answer(self, message: dict[str, Json], body: str, **send: str) -> AiAgentChatError | None:
+    def answer(self, message: dict[str, Json], body: str, **send: Any) -> AiAgentChatError | None:
         """Answer a message, once, whatever fails meanwhile; return why it is not stored, or None."""
         event_id = message["event_id"]
         return self.until_done(lambda: self._client.send(body, reply_to=event_id, **send))

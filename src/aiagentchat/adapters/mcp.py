@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 import anyio
@@ -23,6 +24,7 @@ from pydantic import BaseModel
 
 from aiagentchat import __version__
 from aiagentchat.adapters.fence import block_of_code
+from aiagentchat.adapters.files import FileStore
 from aiagentchat.adapters.hooks import Session, hold, wait_for_ring
 from aiagentchat.adapters.mcp_tools import TOOLS, Outcome, Toolbox, schema_of
 from aiagentchat.errors import AiAgentChatError
@@ -59,10 +61,14 @@ class McpServer:
 
     Args:
         session_for: the session as an agent; it gets the id of the client's conversation, "" where none is told.
-        by_conversation: the client tells that id with each call, so it is waited for. has_channel: offer the channel.
+        files: the directory for what comes with messages. by_conversation: the client tells that id with each call,
+        so it is waited for. has_channel: offer the channel.
     """
 
-    def __init__(self, session_for: Callable[[str], Session], *, by_conversation: bool, has_channel: bool) -> None:
+    def __init__(
+        self, session_for: Callable[[str], Session], files: Path, *, by_conversation: bool, has_channel: bool
+    ) -> None:
+        self._files = files
         self._session_for = session_for
         self._by_conversation = by_conversation
         self._has_channel = has_channel
@@ -126,7 +132,9 @@ class McpServer:
                 elif session.is_named or not await _in_thread(_is_online, session):
                     session.keep()  # as its hooks do
                 self.sessions.append(session)
-                self._toolboxes[conversation] = Toolbox(session.name, session.client)
+                self._toolboxes[conversation] = Toolbox(
+                    session.name, session.client, FileStore(session.client, self._files)
+                )
             return self._toolboxes[conversation]
 
     async def _call_tool(

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aiagentchat.adapters.fence import fence
+from aiagentchat.adapters.files import FileStore
 from aiagentchat.client import GatewayClient, Json
 from aiagentchat.errors import AiAgentChatError, InvalidRequestError
 from aiagentchat.model import one_line, render_time, shortened, visible
@@ -99,9 +100,10 @@ class Outcome:
 class Toolbox:
     """The tools, for one agent."""
 
-    def __init__(self, name: str, client: GatewayClient) -> None:
+    def __init__(self, name: str, client: GatewayClient, files: FileStore) -> None:
         self._name = name
         self._client = client
+        self._files = files
         self._last_read = ""
 
     def call(self, tool: str, arguments: dict[str, Any] | None) -> Outcome:
@@ -173,7 +175,7 @@ class Toolbox:
                 f"{given.to} {read} not answered within {given.wait_s:g} s. The message ({event_id}) stays: its answer "
                 "will be among what `read` shows."
             )
-        return Outcome(_shown(answer), handed=(answer["event_id"],))
+        return Outcome(_shown(self._files.place(answer)), handed=(answer["event_id"],))
 
     def _read(self, wait_s: float) -> Outcome:
         messages = self._client.read(wait_s=wait_s, limit=50)
@@ -181,7 +183,7 @@ class Toolbox:
             return Outcome(f"Nothing to {self._name} is unread.")
         shown: list[str] = []
         for message in messages:
-            text = _shown(message)
+            text = _shown(self._files.place(message))
             if shown and sum(map(len, shown)) + len(text) > ANSWER_LIMIT:
                 break
             shown.append(text)

@@ -19,10 +19,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from aiagentchat.adapters.fence import fence
+from aiagentchat.adapters.files import FileStore
 from aiagentchat.adapters.listening import Listener, is_answer_of_agent
 from aiagentchat.client import GatewayClient, Json
 from aiagentchat.errors import AiAgentChatError
-from aiagentchat.model import is_called, visible
+from aiagentchat.model import Attachment, is_called, visible
 
 SESSION = "{session}"
 """Stands in a command for the conversation's id."""
@@ -33,7 +34,7 @@ _TYPING_S = 30.0
 _GRACE_S = 2.0
 """How long a program may take to end when it is told to."""
 _ANSWER_BYTES = 8_000
-"""What of an answer is sent that is too long for a message: as HTML, and quoted, it is several times as much."""
+"""What of an answer stands in a message that is too long for one: as HTML, and quoted, it is several times as much."""
 _SESSIONS = uuid.UUID("5b2f3c0e-5a0c-4f0e-9d53-0d5c6a1f7c11")
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
 
@@ -79,8 +80,9 @@ class Runner:
     """Runs the program for each message: one at a time in a conversation, a few conversations at once.
 
     Args:
-        client: acts as the agent. attach: has it be there; returns the gateway's answer. tell: is
-            told of errors of the daemon, and (None) when it is back. on_handled: is told of each message.
+        client: acts as the agent. files: where files go that come with messages. attach: has the agent be there;
+            returns the gateway's answer. tell: is told of errors of the daemon, and (None) when it is back. on_handled:
+            is told of each message.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Runner:
         name: str,
         program: Program,
         client: GatewayClient,
+        files: FileStore,
         attach: Callable[[], Mapping[str, Json]],
         *,
         tell: Callable[[AiAgentChatError | None], None],
@@ -96,6 +99,7 @@ class Runner:
         self._name = name
         self._program = program
         self._client = client
+        self._files = files
         self._attach = attach
         self._on_handled = on_handled
         self._listener = Listener(client, self._attach_again, tell)
@@ -170,9 +174,8 @@ class Runner:
             ending = self._invoke(conversation, message)
             if listener.stopping.is_set():
                 return False
-            body, how = answer_body(ending, message), {"key": f"run {message['event_id']}"}
-            how["fmt"] = "plain" if ending.failure else self._program.format
-            error = store_answer(listener, message, body, **how)
+            body, fmt = answer_body(ending, message), "plain" if ending.failure else self._program.format
+            error = store_answer(listener, message, body, key=f"run {message['event_id']}", fmt=fmt)
             if error is not None and not listener.stopping.is_set():
                 ending = replace(ending, failure=f"its answer was not stored: {error.message}", errors=ending.answer)
         is_done = listener.finish(message, error)
@@ -184,6 +187,7 @@ class Runner:
     # --- the program
 
     def _invoke(self, conversation: str, message: dict[str, Json]) -> Ending:
+        message = place_file(self._listener, self._files, message)
         session = session_of(self._name, conversation)
         began = time.monotonic()
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as errors:
@@ -294,6 +298,7 @@ def environment_of(name: str, token: str, session: str, message: dict[str, Json]
         "CCHAT_THREAD": message["thread"] or "",
         "CCHAT_BROADCAST": "1" if message["broadcast"] else "",
         "CCHAT_LATE": "1" if message["late"] else "",
+        "CCHAT_FILE": (message["file"] or {}).get("path") or "",
         "CCHAT_SESSION": session,
     }
 
@@ -306,18 +311,35 @@ def answer_body(ending: Ending, message: dict[str, Json]) -> str:
     return f"✗ no answer: {ending.failure}" + (f" ({last})" if last else "")
 
 
-def store_answer(listener: Listener, message: dict[str, Json], body: str, **how: str) -> AiAgentChatError | None:
-    """Answer a message, with the beginning alone where all is too long; return why that is not stored, or None."""
-    error = listener.answer(message, body, **how)
-    if error is not None and error.code == "body_too_large":
-        error = listener.answer(message, shortened(body), **how)
-    return error
+def place_file(listener: Listener, files: FileStore, message: dict[str, Json]) -> dict[str, Json]:
+    """Return a message with where its file is, once the daemon is there."""
+    placed = [message]
+
+    def place() -> None:
+        placed[0] = files.place(message)
+
+    listener.until_done(place)
+    return placed[0]
 
 
-def shortened(body: str) -> str:
+def store_answer(
+    listener: Listener, message: dict[str, Json], body: str, *, key: str, fmt: str
+) -> AiAgentChatError | None:
+    """Answer a message, in full in a file of its own where that is too long; return why it is not stored, or None."""
+    error = listener.answer(message, body, key=key, fmt=fmt)
+    if error is None or error.code != "body_too_large":
+        return error
+    name, mimetype = ("answer.md", "text/markdown") if fmt == "markdown" else ("answer.txt", "text/plain")
+    error = listener.answer(message, beginning_of(body), key=key, fmt=fmt)
+    if error is None:
+        error = listener.answer(message, "", key=f"{key} file", file=Attachment(name, mimetype, body.encode()))
+    return None if error is not None and error.code == "file_too_large" else error
+
+
+def beginning_of(body: str) -> str:
     """Return the beginning of an answer that is too long to send."""
     kept = body.encode()[:_ANSWER_BYTES].decode(errors="ignore")
-    return f"{kept}\n\n[the first {len(kept):,} of {len(body):,} characters]"
+    return f"{kept}\n\n[the first {len(kept):,} of {len(body):,} characters; all of it is in the file below]"
 
 
 def _clean(printed: bytes) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from aiagentchat.agents.files import Files
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.loops import Loops
 from aiagentchat.agents.messages import (
@@ -18,6 +19,7 @@ from aiagentchat.agents.messages import (
     add_quiet,
     add_reply,
     check_size,
+    render_file,
     render_message,
     render_notice,
     transaction_id,
@@ -33,7 +35,7 @@ from aiagentchat.errors import (
     NotFoundError,
     RefusedError,
 )
-from aiagentchat.model import AgentName, EventId, Message, RoomAlias, RoomId, UserId
+from aiagentchat.model import AgentName, Attachment, EventId, Message, RoomAlias, RoomId, UserId
 from aiagentchat.space.content import CHAIN, HOPS
 from aiagentchat.space.directory import Listed
 
@@ -47,6 +49,7 @@ class Draft:
     to: AgentName | None = None
     reply_to: EventId | None = None
     format: Literal["plain", "markdown"] = "plain"
+    file: Attachment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,9 @@ class Mail:
         operator: who the operator is, with a client that acts as them; None: there is none.
     """
 
-    def __init__(self, host: AgentHost, past: Past, operator: Speaker | None, loops: Loops) -> None:
+    def __init__(self, host: AgentHost, past: Past, files: Files, operator: Speaker | None, loops: Loops) -> None:
         self._host = host
+        self._files = files
         self._loops = loops
         self._past = past
         self._operator = operator
@@ -90,9 +94,9 @@ class Mail:
         """Send, and return what the homeserver stored, where.
 
         Raises:
-            InvalidRequestError: empty, too large, or to oneself. AgentNotFoundError: no such agent.
-            RefusedError: the operator's device is logged out. RoomEncryptedError: the room is encrypted.
-            HomeserverUnavailableError: not stored, as far as is known.
+            InvalidRequestError: empty, too large, or to oneself. FileTooLargeError: the file is too large.
+            AgentNotFoundError: no such agent. RefusedError: the operator's device is logged out.
+            RoomEncryptedError: the room is encrypted. HomeserverUnavailableError: not stored, as far as is known.
         """
         try:
             return await self._send(speaker, draft)
@@ -105,7 +109,10 @@ class Mail:
             ) from None
 
     async def _send(self, speaker: Speaker, draft: Draft) -> Stored:
-        content = render_message(draft.body, draft.format)
+        if draft.file is None:
+            content = render_message(draft.body, draft.format)
+        else:
+            content = render_file(draft.body, draft.format, draft.file)
         check_size(content)
         if speaker.agent is not None:
             await self._host.ready(speaker.agent)
@@ -243,6 +250,8 @@ class Mail:
     ) -> Stored:
         """Send; a 403 may mean that the speaker is not in the room yet: then it is let in, and sends again."""
         self._host.require_clear(room_id)
+        if draft.file is not None:
+            content = content | {"url": await self._files.store(speaker, draft.file)}
         quiet = "" if speaker.agent is None else self._loops.judge(speaker.agent, room_id, content[HOPS])
         if quiet:
             content = add_quiet(content)

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from hashlib import sha256
@@ -11,7 +12,19 @@ from markdown_it import MarkdownIt
 
 from aiagentchat.errors import BodyTooLargeError, InvalidRequestError
 from aiagentchat.matrix.events import RoomEvent
-from aiagentchat.model import CONTENT_LIMIT_BYTES, EventId, EventRef, Message, RoomId, Sender, UserId, parse_text
+from aiagentchat.model import (
+    BYTES,
+    CONTENT_LIMIT_BYTES,
+    Attachment,
+    EventId,
+    EventRef,
+    File,
+    Message,
+    RoomId,
+    Sender,
+    UserId,
+    parse_text,
+)
 from aiagentchat.space.content import (
     CHAIN,
     HOPS,
@@ -29,6 +42,10 @@ SenderOf = Callable[[UserId], Sender]
 """Who a user is, as `Directory.sender_of` knows it."""
 
 MOST_HOPS = 1_000_000
+_FILE_TYPES = {"image": "m.image", "audio": "m.audio", "video": "m.video", "file": "m.file"}
+_ADDRESS = re.compile(r"mxc://[A-Za-z0-9.:\[\]-]{1,255}/[A-Za-z0-9._~-]{1,255}")
+MIME_TYPE = re.compile(r"^[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62}$")
+_NAME_CHARACTERS = 255
 _QUOTE_CHARACTERS = 300
 _markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
 
@@ -59,6 +76,26 @@ def parse_message(event: RoomEvent, sender_of: SenderOf, broadcast: RoomId | Non
         broadcast=event.room_id == broadcast,
         hops=hops if isinstance(hops, int) and not isinstance(hops, bool) and 0 <= hops <= MOST_HOPS else 0,
         quiet=sender.kind == "agent" and chain is not None and chain.quiet,
+        file=None if file_address(event) is None else _parse_file(content),
+    )
+
+
+def file_address(event: RoomEvent) -> str | None:
+    """Return where the homeserver has the file that comes with an event, `mxc://…`, or None where none does."""
+    url = event.content.get("url")
+    is_file = event.type == "m.sticker" or event.content.get("msgtype") in _FILE_TYPES.values()
+    return url if is_file and isinstance(url, str) and _ADDRESS.fullmatch(url) else None
+
+
+def _parse_file(content: dict[str, Any]) -> File:
+    info, name = content.get("info"), content.get("filename")
+    info = info if isinstance(info, dict) else {}
+    mimetype, size = info.get("mimetype"), info.get("size")
+    is_size = isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 2**53
+    return File(
+        name=_text(name if isinstance(name, str) and name else content["body"])[:_NAME_CHARACTERS],
+        mimetype=mimetype if isinstance(mimetype, str) and MIME_TYPE.fullmatch(mimetype) else BYTES,
+        size=size if is_size else None,
     )
 
 
@@ -103,6 +140,21 @@ def render_message(body: str, fmt: str) -> dict[str, Any]:
         rendered = _markdown.render(body).strip()
         content |= {"format": "org.matrix.custom.html", "formatted_body": rendered}
     return content
+
+
+def render_file(body: str, fmt: str, file: Attachment) -> dict[str, Any]:
+    """Return the content of a message that a file comes with, but for its address; the body, if any, is its caption.
+
+    Raises:
+        InvalidRequestError: body or name hold control characters, or the file has no name.
+    """
+    name = parse_text(file.name, "the file's name").strip()
+    if not name or "\n" in name:
+        raise InvalidRequestError("the file's name is none; nothing was sent")
+    kind = _FILE_TYPES.get(file.mimetype.split("/", 1)[0], _FILE_TYPES["file"])
+    content = render_message(body, fmt) if body.strip() else {"body": name, "m.mentions": {}}
+    info = {"mimetype": file.mimetype, "size": len(file.data)}
+    return content | {"msgtype": kind, "filename": name, "info": info}
 
 
 def add_reply(content: dict[str, Any], parent: Message) -> dict[str, Any]:
@@ -168,7 +220,7 @@ def check_size(content: dict[str, Any]) -> None:
     if size > CONTENT_LIMIT_BYTES:
         raise BodyTooLargeError(
             f"the message makes an event of {size} bytes; the limit is {CONTENT_LIMIT_BYTES}. Nothing was sent",
-            hint="send it in parts, or put it into a file and send its path",
+            hint="send it in parts, or as a file: --file PATH",
         )
 
 

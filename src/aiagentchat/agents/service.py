@@ -11,6 +11,7 @@ from dataclasses import replace
 from aiagentchat.agents.asides import Asides, Decision, Request
 from aiagentchat.agents.bells import Moment
 from aiagentchat.agents.delivery import Delivery, Sent, Until
+from aiagentchat.agents.files import Files
 from aiagentchat.agents.heartbeat import check_roster_has_room
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.hosted import Attached, Wish
@@ -31,10 +32,11 @@ _ANSWERS_REMEMBERED = 1000
 class AgentService:
     """The operations."""
 
-    def __init__(self, host: AgentHost, mail: Mail, past: Past, asides: Asides) -> None:
+    def __init__(self, host: AgentHost, mail: Mail, past: Past, files: Files, asides: Asides) -> None:
         self._host = host
         self._mail = mail
         self._past = past
+        self._files = files
         self._asides = asides
         self._delivery = Delivery(host, past)
         self._readers = Readers()
@@ -182,6 +184,10 @@ class AgentService:
     async def history(self, agent: AgentName, *, before: EventId, limit: int) -> list[Message]:
         """Return messages that stand before an event; see `Past.history`."""
         return await self._past.history(self._mail.speaker(agent), before, limit)
+
+    async def fetch_file(self, agent: AgentName | None, event_id: EventId) -> bytes:
+        """Return the file that came with a message; see `Files.fetch`."""
+        return await self._files.fetch(self._mail.speaker(agent), event_id)
 
     async def acknowledge(
         self, agent: AgentName, event_ids: frozenset[EventId], *, reader_id: str

@@ -23,7 +23,8 @@ def acp(call: Invocation) -> None:
     program = AcpProgram(tuple(args.words), Path.cwd(), args.timeout, args.approval_timeout)
     with answering(call) as agent:
         sessions = SessionStore(call.settings.paths.data_dir / "acp" / f"{agent.name}.json")
+        files = call.files(agent.client)
         runner = AcpRunner(
-            agent.name, program, agent.client, agent.attach, sessions, tell=agent.tell, on_handled=agent.show
+            agent.name, program, agent.client, files, agent.attach, sessions, tell=agent.tell, on_handled=agent.show
         )
         asyncio.run(runner.run())

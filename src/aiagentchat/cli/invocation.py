@@ -4,14 +4,16 @@ import signal
 import sys
 from argparse import Namespace
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from aiagentchat.adapters.files import FileStore
 from aiagentchat.cli.output import Output
 from aiagentchat.client import GatewayClient, connect
 from aiagentchat.config import Settings
-from aiagentchat.errors import InvalidRequestError
-from aiagentchat.model import AgentName, parse_agent_name
+from aiagentchat.errors import FileTooLargeError, InvalidRequestError
+from aiagentchat.model import BYTES, AgentName, Attachment, parse_agent_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,10 @@ class Invocation:
     def client(self) -> GatewayClient:
         """Return a client that speaks as this call is to."""
         return connect(self.settings, acting_as=self.acting_as, label=f"cchat {self.args.command}")
+
+    def files(self, client: GatewayClient) -> FileStore:
+        """Return where the files are kept that come with messages to whom the client speaks as."""
+        return FileStore(client, self.settings.paths.files)
 
 
 def interrupt_on_signals() -> None:
@@ -64,3 +70,26 @@ def read_text(given: str) -> str:
         return sys.stdin.buffer.read().decode().removesuffix("\n")
     except UnicodeDecodeError:
         raise InvalidRequestError("standard input is not UTF-8 text; nothing was sent") from None
+
+
+def read_file(path: Path, limit_bytes: int) -> Attachment:
+    """Return a file that is to be sent.
+
+    Raises:
+        InvalidRequestError: it cannot be read, is empty, or no file. FileTooLargeError: it is larger than that.
+    """
+    import mimetypes  # noqa: PLC0415 - most calls send none
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit_bytes + 1)
+    except OSError as error:
+        raise InvalidRequestError(f"{path} cannot be read: {error.strerror}; nothing was sent") from None
+    if not data:
+        raise InvalidRequestError(f"{path} is empty; nothing was sent")
+    if len(data) > limit_bytes:
+        raise FileTooLargeError(
+            f"{path} is larger than {limit_bytes:,} bytes; nothing was sent",
+            hint="AIAGENTCHAT_FILE_LIMIT sets the limit, of the daemon as well",
+        )
+    return Attachment(path.name, mimetypes.guess_type(path.name)[0] or BYTES, data)

@@ -258,8 +258,8 @@ def _add_agents(add: _Add) -> None:
         "command runs. An agent's answer starts nothing, a message to all only if it names the agent.\n\n"
         "In CMD, {session} is the conversation's id, a UUID that stays the same. The program's environment has\n"
         "CCHAT_SENDER, CCHAT_SENDER_NAME, CCHAT_SENDER_KIND (person or agent), CCHAT_ROOM, CCHAT_EVENT, CCHAT_THREAD,\n"
-        "CCHAT_BROADCAST and CCHAT_LATE (1, or empty), CCHAT_AGENT and CCHAT_SESSION. In it, cchat speaks as the\n"
-        "agent.",
+        "CCHAT_BROADCAST and CCHAT_LATE (1, or empty), CCHAT_FILE (the path of the file that came with it, or\n"
+        "empty), CCHAT_AGENT and CCHAT_SESSION. In it, cchat speaks as the agent.",
     )
     run.usage = (
         "cchat run [-h] [--json] [--ephemeral] [--description T] [--timeout S] [--fenced] [--markdown] [--shell] "
@@ -281,6 +281,7 @@ def _add_agents(add: _Add) -> None:
 
 def _add_messages(add: _Add) -> None:
     text = "the message; - reads standard input"
+    attached = "a file, with which TEXT may be left out"
     key = "the same key is the same message, however often it is sent; without, each call is a message of its own"
     send = add(
         "send",
@@ -289,6 +290,7 @@ def _add_messages(add: _Add) -> None:
         'cchat send "System maintenance in 5 minutes"',
         "git diff | cchat send --to claude-dev -",
         'cchat send --to claude-dev --wait-read 60 "Please review PR #42"',
+        'cchat send --to claude-dev --file screen.png "Why is this red?"',
         more="It is sent once, also when the daemon or the homeserver is restarted meanwhile.\n"
         "'cchat sent' shows how far it came.",
     )
@@ -301,7 +303,8 @@ def _add_messages(add: _Add) -> None:
     send.add_argument(
         "--wait-read", type=_seconds, metavar="S", help="wait until the agent has read it, at most S seconds"
     )
-    send.add_argument("text", metavar="TEXT", help=text)
+    send.add_argument("--file", metavar="PATH", help=attached)
+    send.add_argument("text", nargs="?", metavar="TEXT", help=text)
     sent = add(
         "sent",
         "messages:sent",
@@ -319,7 +322,8 @@ def _add_messages(add: _Add) -> None:
         "print the messages that an agent has not acknowledged",
         "cchat --as claude-dev read",
         "cchat --as claude-dev read --wait 60 --json",
-        more="They are acknowledged once they are written out, and then never come again.",
+        more="They are acknowledged once they are written out, and then never come again. A file that came with one\n"
+        "is fetched, and kept for a week: the line below the message says where.",
     )
     how = read.add_mutually_exclusive_group()
     how.add_argument(
@@ -329,6 +333,14 @@ def _add_messages(add: _Add) -> None:
     how.add_argument("--peek", action="store_true", help="acknowledge nothing")
     how.add_argument("--before", metavar="ID", help="look back: what stands before this event")
     read.add_argument("--limit", type=_count, default=100, metavar="N", help="at most N messages (100)")
+    file = add(
+        "file",
+        "messages:file",
+        "write the file that came with a message to standard output",
+        "cchat --as claude-dev file '$r9Xa8uTqbZ' >screen.png",
+        more="'cchat read' fetches files by itself. This is for older ones, and for you.",
+    )
+    file.add_argument("event", metavar="EVENT", help="the message's id, as 'cchat read --json' shows it")
     reply = add(
         "reply",
         "messages:reply",
@@ -336,9 +348,10 @@ def _add_messages(add: _Add) -> None:
         'cchat --as claude-dev reply "Done."',
         "cchat --as claude-dev reply '$r9Xa8uTqbZ' \"Done.\"",
     )
-    reply.usage = "cchat reply [-h] [--as NAME] [--json] [--key K] [EVENT] TEXT"
-    reply.add_argument("words", nargs="+", metavar="TEXT", help=f"{text}; before it, the id of the event to answer")
+    reply.usage = "cchat reply [-h] [--as NAME] [--json] [--key K] [--file PATH] [EVENT] TEXT"
+    reply.add_argument("words", nargs="*", metavar="TEXT", help=f"{text}; before it, the id of the event to answer")
     reply.add_argument("--key", metavar="K", help=key)
+    reply.add_argument("--file", metavar="PATH", help=attached)
     ask = add(
         "ask",
         "messages:ask",
@@ -348,6 +361,7 @@ def _add_messages(add: _Add) -> None:
     ask.add_argument("--timeout", type=_seconds, default=300.0, metavar="S", help="seconds to wait (300)")
     ask.add_argument("--key", metavar="K", help=key)
     ask.add_argument("name", metavar="NAME", help="the agent")
+    ask.add_argument("--file", metavar="PATH", help="a file that comes with it")
     ask.add_argument("text", metavar="TEXT", help=text)
 
 

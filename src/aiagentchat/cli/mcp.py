@@ -31,7 +31,8 @@ def mcp(call: Invocation) -> None:
         return Session(tool, name, client, bool(named), directory, keep)
 
     by_conversation = tool.by_conversation and not named
-    server = McpServer(session_for, by_conversation=by_conversation, has_channel=call.args.channel)
+    files = call.settings.paths.files
+    server = McpServer(session_for, files, by_conversation=by_conversation, has_channel=call.args.channel)
     interrupt_on_signals()
     try:
         anyio.run(server.run)

@@ -1,22 +1,27 @@
-"""`cchat send`, `sent`, `read`, `reply` and `ask`."""
+"""`cchat send`, `sent`, `read`, `file`, `reply` and `ask`."""
 
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
-from aiagentchat.cli.invocation import Invocation, read_text
+from aiagentchat.cli.invocation import Invocation, read_file, read_text
+from aiagentchat.cli.output import render_body
 from aiagentchat.client import LONGEST_WAIT_S, GatewayClient
 from aiagentchat.errors import AiAgentChatError, DaemonNotRunningError, InvalidRequestError, WaitedInVainError
-from aiagentchat.model import one_line, visible
+from aiagentchat.model import Attachment, one_line
 
 Json = Any
 
 
 def send(call: Invocation) -> None:
     """Send a message to an agent, or to all."""
-    args, client = call.args, call.client()
+    args = call.args
     if args.wait_read is not None and args.to is None:
         raise InvalidRequestError("--wait-read waits for one agent; nothing was sent", hint="name it: --to NAME")
-    answer = client.send(read_text(args.text), to=args.to, key=args.key)
+    body, file = _given(call, args.text)
+    client = call.client()
+    answer = client.send(body, to=args.to, key=args.key, file=file)
     if args.wait_read is None:
         _show_stored(call, answer)
     else:
@@ -45,13 +50,25 @@ def _show_read(call: Invocation, client: GatewayClient, answer: dict[str, Json])
 
 def reply(call: Invocation) -> None:
     """Answer the message read last, or the one named."""
-    *event, text = call.args.words
+    args = call.args
+    *event, text = args.words or [None]
+    if args.file is not None and text is not None and text.startswith("$") and not event:
+        event, text = [text], None
     if len(event) > 1:
         raise InvalidRequestError("reply takes a text, or an event and a text", hint="put the text into quotes")
     if event and not event[0].startswith("$"):
         raise InvalidRequestError(f"{event[0]!r} is no event id", hint="it starts with $; put the text into quotes")
-    body = read_text(text)
-    _show_stored(call, call.client().send(body, reply_to=event[0] if event else "last", key=call.args.key))
+    body, file = _given(call, text)
+    _show_stored(call, call.client().send(body, reply_to=event[0] if event else "last", key=args.key, file=file))
+
+
+def _given(call: Invocation, text: str | None) -> tuple[str, Attachment | None]:
+    """Return what is to be sent: a text, a file, or a file with a text below it."""
+    path = call.args.file
+    if path is None and text is None:
+        raise InvalidRequestError("there is nothing to send", hint="give a TEXT, or --file PATH")
+    file = None if path is None else read_file(Path(path), call.settings.file_limit)
+    return "" if text is None else read_text(text), file
 
 
 def _show_stored(call: Invocation, answer: dict[str, Json]) -> None:
@@ -62,8 +79,10 @@ def _show_stored(call: Invocation, answer: dict[str, Json]) -> None:
 
 def ask(call: Invocation) -> None:
     """Send a message, wait for what answers it, and print that."""
-    client, name, timeout_s = call.client(), call.args.name, call.args.timeout
-    sent = client.send(read_text(call.args.text), to=name, key=call.args.key)
+    name, timeout_s = call.args.name, call.args.timeout
+    body, file = _given(call, call.args.text)
+    client = call.client()
+    sent = client.send(body, to=name, key=call.args.key, file=file)
     if call.out.is_terminal:
         call.out.note(f"stored {sent['event_id']}; waiting for {name} to answer")
     answer = _wait_sent(client, name, sent["event_id"], timeout_s, until="answered")["answer"]
@@ -72,10 +91,11 @@ def ask(call: Invocation) -> None:
             f"no answer within {timeout_s:g} s to {sent['event_id']}{_why_not(client, name)}",
             hint=f"it is stored in the room of {name}; an answer can still come",
         )
+    answer = call.files(client).place(answer)
     if call.out.as_json:
         call.out.data(answer)
     else:
-        call.out.line(visible(answer["body"]))
+        call.out.line(render_body(answer))
     call.out.flush()
     if call.acting_as or call.settings.agent or call.settings.token:  # else it is the operator, who has no inbox
         client.acknowledge([answer["event_id"]])
@@ -133,12 +153,21 @@ def _read_once(call: Invocation, client: GatewayClient) -> None:
         if args.wait is not None
         else client.read(limit=args.limit, peek=args.peek)
     )
-    call.out.messages(messages)
+    call.out.messages(map(call.files(client).place, messages))
     call.out.flush()
     if messages and not args.peek:
         client.acknowledge([message["event_id"] for message in messages])
     if len(messages) == args.limit and call.out.is_terminal:
         call.out.note(f"these are the first {args.limit}; there may be more")
+
+
+def file(call: Invocation) -> None:
+    """Write the file that came with a message to standard output."""
+    if sys.stdout.isatty():
+        raise InvalidRequestError("a file is not shown on a terminal", hint=f"cchat file '{call.args.event}' >FILE")
+    data = call.client().fetch_file(call.args.event)
+    sys.stdout.buffer.write(data)
+    call.out.flush()
 
 
 def _wait_unread(client: GatewayClient, limit: int, wait_s: float) -> list[dict[str, Json]]:
@@ -153,10 +182,11 @@ def _wait_unread(client: GatewayClient, limit: int, wait_s: float) -> list[dict[
 
 
 def _follow(call: Invocation, client: GatewayClient) -> None:
+    files = call.files(client)
     with client.events() as events:
         for event, data in events:
             if event == "message":
-                call.out.messages([data])
+                call.out.messages([files.place(data)])
                 call.out.flush()
                 client.acknowledge([data["event_id"]])
             elif event == "ended":

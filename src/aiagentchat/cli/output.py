@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from aiagentchat.adapters.files import describe_file
 from aiagentchat.errors import AiAgentChatError
 from aiagentchat.model import one_line, render_time, shortened, visible
 
@@ -103,13 +104,19 @@ def render_json(value: Json, *, is_unicode: bool = True) -> str:
 
 
 def render_message(message: dict[str, Json], *, colour: bool = False) -> str:
-    """Return `TIME NAME: body` or `TIME NAME (broadcast): body`; further lines of the body are indented."""
+    """Return `TIME NAME: body` or `TIME NAME (broadcast): body`; further lines, of body and file, are indented."""
     time, name = render_time(message["ts"]), one_line(message["sender"]["name"])
     if colour:
         time, name = f"{_DIM}{time}{_RESET}", f"{_BOLD}{_CYAN}{name}{_RESET}"
     marker = " (broadcast)" if message["broadcast"] else ""
-    body = visible(message["body"]).replace("\n", "\n  ")
+    body = render_body(message).replace("\n", "\n  ")
     return f"{time} {name}{marker}: {body}"
+
+
+def render_body(message: dict[str, Json]) -> str:
+    """Return the body, and in a line of its own what file came with it."""
+    body, file = visible(message["body"]), describe_file(message)
+    return f"{body}\nfile: {file}" if file else body
 
 
 def render_sent(item: dict[str, Json], *, colour: bool = False) -> str:

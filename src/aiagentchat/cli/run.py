@@ -13,7 +13,8 @@ def run(call: Invocation) -> None:
     """Run the program for each message to the agent."""
     program = _program(call)
     with answering(call) as agent:
-        Runner(agent.name, program, agent.client, agent.attach, tell=agent.tell, on_handled=agent.show).run()
+        files = call.files(agent.client)
+        Runner(agent.name, program, agent.client, files, agent.attach, tell=agent.tell, on_handled=agent.show).run()
 
 
 def _program(call: Invocation) -> Program:

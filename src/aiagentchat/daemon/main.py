@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from aiagentchat.agents.asides import Asides
+from aiagentchat.agents.files import Files
 from aiagentchat.agents.heartbeat import Heartbeat
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.intake import Intake
@@ -266,14 +267,16 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         speaker = None if operator_id is None or operator is None else Speaker(operator_id, operator, None)
         past = Past(host)
         asides = Asides(host, past, _approvers(settings, operator_id))
+        files = Files(past, settings.file_limit)
         gateway = Gateway(
-            AgentService(host, Mail(host, past, speaker, loops), past, asides),
+            AgentService(host, Mail(host, past, files, speaker, loops), past, files, asides),
             Credentials(settings.paths),
             server_name=homeserver.server_name,
             health=health.report,
             stalled=lambda: transport.failure()[0],
             metrics=health.metrics,
             deadline_s=settings.deadline_s,
+            file_limit_bytes=settings.file_limit,
         )
         stack.push_async_callback(transport.stop)
         stack.push_async_callback(gateway.stop)

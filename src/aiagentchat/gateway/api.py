@@ -13,15 +13,18 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
+from aiohttp import BodyPartReader, web
+from aiohttp.http import HttpProcessingError
 from pydantic import BaseModel, ValidationError
 
+from aiagentchat.agents.files import TRANSFER_S
 from aiagentchat.agents.service import AgentService
 from aiagentchat.config import ensure_private_dir
 from aiagentchat.errors import (
     AiAgentChatError,
     BodyTooLargeError,
     DeadlineExceededError,
+    FileTooLargeError,
     InvalidRequestError,
     NotFoundError,
     RefusedError,
@@ -33,11 +36,12 @@ from aiagentchat.gateway.routes import ROUTES
 from aiagentchat.gateway.routing import Call, Caller, Route
 from aiagentchat.gateway.schemas import HealthAnswer, Problem
 from aiagentchat.gateway.sse import internal_error
-from aiagentchat.model import CONTENT_LIMIT_BYTES, AgentName, parse_agent_name, visible
+from aiagentchat.model import BYTES, CONTENT_LIMIT_BYTES, AgentName, parse_agent_name, visible
 
 log = logging.getLogger(__name__)
 
 _BODY_LIMIT_BYTES = 512 * 1024
+_CHUNK_BYTES = 64 * 1024
 _HOSTS_OF_SOCKET = frozenset({"localhost", "aiagentchat"})
 
 
@@ -46,7 +50,8 @@ class Gateway:
 
     Args:
         server_name: of the homeserver. deadline_s: seconds after which a request that does not wait on purpose fails.
-        health, metrics: what those two routes answer. stalled: says why messages do not arrive, "" where they do.
+        file_limit_bytes: for each file. health, metrics: what those two routes answer. stalled: says why messages do
+        not arrive, "" where they do.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Gateway:
         metrics: Callable[[], str],
         stalled: Callable[[], str],
         deadline_s: float,
+        file_limit_bytes: int,
     ) -> None:
         self.service = service
         self.server_name = server_name
@@ -67,6 +73,7 @@ class Gateway:
         self.stalled = stalled
         self.metrics = metrics
         self.deadline_s = deadline_s
+        self._file_limit_bytes = file_limit_bytes
         self.closing = asyncio.Event()
         self.openapi = render_openapi(ROUTES)
         self._hosts = set(_HOSTS_OF_SOCKET)
@@ -124,11 +131,15 @@ class Gateway:
         async def handle(request: web.Request) -> web.StreamResponse:
             caller = self._authenticate(request)
             query = _validate(route.query, dict(request.query)) if route.query is not None else None
-            body = _validate(route.body, await _read_json(request)) if route.body is not None else None
-            async with asyncio.timeout(self._limit_s(route, query)):
+            body, file = None, None
+            if route.body is not None:
+                is_form = route.takes_file and request.content_type == "multipart/form-data"
+                data, file = await self._read_form(request) if is_form else (await _read_json(request), None)
+                body = _validate(route.body, data)
+            async with asyncio.timeout(self._limit_s(route, query, file)):
                 if caller.agent is not None and route.path != "/agents":
                     await self._note_presence(caller, caller.agent)
-                answer = await route.handler(Call(self, caller, request, query, body))
+                answer = await route.handler(Call(self, caller, request, query, body, file))
             if isinstance(answer, BaseModel):
                 return web.Response(
                     body=answer.__pydantic_serializer__.to_json(answer), content_type="application/json"
@@ -137,8 +148,32 @@ class Gateway:
 
         return handle
 
-    def _limit_s(self, route: Route, query: BaseModel | None) -> float | None:
+    async def _read_form(self, request: web.Request) -> tuple[Any, bytes]:
+        """Return what a form of two parts holds: JSON in `message`, and the `file`."""
+        most = {"message": _BODY_LIMIT_BYTES, "file": self._file_limit_bytes}
+        parts: dict[str, bytearray] = {}
+        try:
+            async for part in await request.multipart():
+                if not isinstance(part, BodyPartReader) or (name := part.name) not in most or name in parts:
+                    raise InvalidRequestError("a form has two parts: message, which is JSON, and file")
+                parts[name] = bytearray()
+                while chunk := await part.read_chunk(_CHUNK_BYTES):
+                    parts[name] += chunk
+                    if len(parts[name]) > most[name]:
+                        raise FileTooLargeError(
+                            f"the {name} is larger than {most[name]:,} bytes, and nothing was sent",
+                            hint="AIAGENTCHAT_FILE_LIMIT sets the limit of a file",
+                        )
+        except (ValueError, LookupError, HttpProcessingError):
+            raise InvalidRequestError("the body is no multipart/form-data that can be read") from None
+        if len(parts) < len(most):
+            raise InvalidRequestError("a form has two parts: message, which is JSON, and file")
+        return _parse_json(parts["message"]), bytes(parts["file"])
+
+    def _limit_s(self, route: Route, query: BaseModel | None, file: bytes | None) -> float | None:
         """Return seconds that the request may take; None: as long as its connection stands."""
+        if file is not None or route.media_type == BYTES:
+            return self.deadline_s + TRANSFER_S
         if not route.waits:
             return self.deadline_s
         wait_s: float | None = getattr(query, "wait", None)
@@ -224,8 +259,12 @@ def _validate(model: type[BaseModel], data: Any) -> BaseModel:
 
 
 async def _read_json(request: web.Request) -> Any:
+    return _parse_json(await request.read())
+
+
+def _parse_json(data: bytes | bytearray) -> Any:
     try:
-        return json.loads(await request.read())
+        return json.loads(data)
     except (ValueError, RecursionError):
         raise InvalidRequestError("the body is not JSON") from None
 

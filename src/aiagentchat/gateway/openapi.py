@@ -1,5 +1,6 @@
 """`/openapi.json`, from the route table and the same models that check the requests. Pure."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -52,7 +53,12 @@ def _operation(route: Route, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     }
     if route.body is not None:
         schema = refs[route.body, "validation"]
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        bodies = {"application/json": {"schema": schema}}
+        if route.takes_file:
+            parts = {"message": schema, "file": {"type": "string", "format": "binary"}}
+            form = {"type": "object", "properties": parts, "required": ["message", "file"]}
+            bodies["multipart/form-data"] = {"schema": form}
+        operation["requestBody"] = {"required": True, "content": bodies}
     return operation
 
 
@@ -66,9 +72,8 @@ def _as_agent() -> dict[str, Any]:
 
 
 def _path_parameters(route: Route) -> list[dict[str, Any]]:
-    if "{name}" not in route.path:
-        return []
-    return [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
+    names = re.findall(r"{(\w+)}", route.path)
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
 
 
 def _query_parameters(route: Route) -> list[dict[str, Any]]:

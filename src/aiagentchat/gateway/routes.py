@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from aiagentchat.agents.asides import Option, Request
 from aiagentchat.agents.mail import Draft
-from aiagentchat.errors import RefusedError
+from aiagentchat.errors import InvalidRequestError, RefusedError
 from aiagentchat.gateway.routing import Call, Route
 from aiagentchat.gateway.schemas import (
     AckAnswer,
@@ -38,7 +38,7 @@ from aiagentchat.gateway.schemas import (
     WhoAnswer,
 )
 from aiagentchat.gateway.sse import EventStream, message_data
-from aiagentchat.model import EventId, Message, new_session_name, parse_address, parse_agent_name
+from aiagentchat.model import BYTES, Attachment, EventId, Message, new_session_name, parse_address, parse_agent_name
 
 
 async def _who(call: Call) -> WhoAnswer:
@@ -53,12 +53,18 @@ async def _who(call: Call) -> WhoAnswer:
 
 async def _send(call: Call) -> SendAnswer:
     body: SendBody = call.body
+    file = None
+    if body.file is not None and call.file is not None:
+        file = Attachment(body.file.name, body.file.mimetype, call.file)
+    elif body.file is not None or call.file is not None:
+        raise InvalidRequestError("a file is sent as a form: what it is in message, and itself in file")
     draft = Draft(
         body=body.body,
         key=body.key or uuid.uuid4().hex,
         to=parse_address(body.to, call.gateway.server_name) if body.to is not None else None,
         reply_to=EventId(body.reply_to) if body.reply_to is not None else None,
         format=body.format,
+        file=file,
     )
     stored = await call.gateway.service.send(call.caller.agent, draft)
     return SendAnswer(event_id=stored.event_id, room_id=stored.room_id, state="stored", quiet=stored.quiet)
@@ -79,6 +85,12 @@ async def _read(call: Call) -> ReadAnswer:
             peek=query.peek,
         )
     return ReadAnswer.model_construct(messages=messages)
+
+
+async def _file(call: Call) -> web.Response:
+    event_id = EventId(call.request.match_info["event_id"])
+    data = await call.gateway.service.fetch_file(call.caller.agent, event_id)
+    return web.Response(body=data, content_type=BYTES)
 
 
 async def _bell(call: Call) -> BellAnswer:
@@ -228,8 +240,9 @@ async def _openapi(call: Call) -> web.StreamResponse:
 
 ROUTES = (
     Route("GET", "/who", _who, "The directory.", WhoAnswer, NoQuery),
-    Route("POST", "/send", _send, "Send a message.", SendAnswer, NoQuery, SendBody),
+    Route("POST", "/send", _send, "Send a message.", SendAnswer, NoQuery, SendBody, takes_file=True),
     Route("GET", "/read", _read, "The own inbox, or history; acknowledges nothing.", ReadAnswer, ReadQuery, waits=True),
+    Route("GET", "/files/{event_id}", _file, "The file that came with a message.", None, NoQuery, media_type=BYTES),
     Route("POST", "/ack", _ack, "Move the own cursor forward.", AckAnswer, NoQuery, AckBody),
     Route(
         "GET",

@@ -24,13 +24,14 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request after its credential, query and body were checked."""
+    """One request after its credential, query and body were checked. `file`: what came with the body."""
 
     gateway: "Gateway"
     caller: Caller
     request: web.Request
     query: Any
     body: Any
+    file: bytes | None
 
     @property
     def agent(self) -> AgentName:
@@ -59,7 +60,10 @@ Handler = Callable[[Call], Awaitable[BaseModel | web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route. `waits`: it may take as long as its caller asks, so the deadline does not apply."""
+    """One route. `waits`: it may take as long as its caller asks, so the deadline does not apply.
+
+    `takes_file`: a file may come with its body, in `multipart/form-data`.
+    """
 
     method: str
     path: str
@@ -69,4 +73,5 @@ class Route:
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
     waits: bool = False
+    takes_file: bool = False
     media_type: str = "application/json"

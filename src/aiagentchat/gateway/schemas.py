@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from aiagentchat.agents.asides import OptionKind
 from aiagentchat.agents.bells import Moment
+from aiagentchat.agents.messages import MIME_TYPE
 from aiagentchat.agents.service import LAST_READ
 from aiagentchat.errors import AiAgentChatError
-from aiagentchat.model import AgentKind, DirectoryEntry, Message, SenderKind
+from aiagentchat.model import BYTES, AgentKind, DirectoryEntry, Message, SenderKind
 
 MOST_WAIT_S = 3600.0
 MOST_LIMIT = 500
@@ -32,10 +33,21 @@ class _Query(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SendBody(_Strict):
-    """A message. Without `to` and `reply_to` it goes to the broadcast room."""
+class FileBody(_Strict):
+    """What a file is called, and what it is: `image/png`."""
 
-    body: str
+    name: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    mimetype: Annotated[str, StringConstraints(pattern=MIME_TYPE.pattern)] = BYTES
+
+
+class SendBody(_Strict):
+    """A message. Without `to` and `reply_to` it goes to the broadcast room.
+
+    With a file it is the part `message` of a form, whose part `file` is the file itself.
+    """
+
+    body: str = Field(description="With a file: its caption, which may be empty.")
+    file: FileBody | None = None
     to: _Name | None = Field(None, description="Name of the agent; `name:server` on another homeserver.")
     format: Literal["plain", "markdown"] = "plain"
     reply_to: _EventId | Literal["last"] | None = Field(

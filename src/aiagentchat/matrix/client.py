@@ -7,12 +7,15 @@ shares connections, write queues and statistics. Endpoints are those of the clie
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from aiagentchat.errors import MatrixConflictError, MatrixError, MatrixNotFoundError
 from aiagentchat.matrix.wire import AccessToken, Json, Wire
 from aiagentchat.model import EventId, RoomAlias, RoomId, UserId
 
 _V3 = ("_matrix", "client", "v3")
+_V1 = ("_matrix", "client", "v1")
+_MEDIA = ("_matrix", "media", "v3")
 _OLDEST_DEFAULT_ROOM_VERSION = "10"
 
 
@@ -112,7 +115,7 @@ class MatrixClient(Wire):
 
     async def ping_appservice(self, appservice_id: str) -> None:
         """Have the homeserver send a ping to the receiver, and with it what it held back (MSC2659)."""
-        await self._request("POST", ("_matrix", "client", "v1", "appservice", appservice_id, "ping"), body={})
+        await self._request("POST", (*_V1, "appservice", appservice_id, "ping"), body={})
 
     async def set_presence(self, user_id: UserId, presence: str, status_msg: str | None = None) -> None:
         """PUT presence: `online`, `unavailable` or `offline`, with a line of text."""
@@ -212,7 +215,7 @@ class MatrixClient(Wire):
         self, room_id: RoomId, event_id: EventId, rel_type: str, event_type: str
     ) -> tuple[Json, ...]:
         """Return events of a type that relate so to an event: the latest hundred, the newest first."""
-        path = ("_matrix", "client", "v1", "rooms", room_id, "relations", event_id, rel_type, event_type)
+        path = (*_V1, "rooms", room_id, "relations", event_id, rel_type, event_type)
         return tuple(_list(await self._request("GET", path, query={"limit": "100"}), "chunk"))
 
     async def get_tokens_around(self, room_id: RoomId, event_id: EventId) -> tuple[str, str]:
@@ -260,6 +263,45 @@ class MatrixClient(Wire):
         query = {"filter": filter_json, "timeout": str(int(timeout_s * 1000)), "set_presence": presence}
         query |= {"since": since} if since is not None else {}
         return await self._request("GET", (*_V3, "sync"), query=query, extra_s=timeout_s)
+
+    # --- files
+
+    async def upload_limit(self) -> int | None:
+        """Return how many bytes a file may have; None: the homeserver does not say."""
+        try:
+            limit = (await self._request("GET", (*_V1, "media", "config"))).get("m.upload.size")
+        except MatrixNotFoundError:
+            return None
+        return limit if isinstance(limit, int) else None
+
+    async def upload(self, data: bytes, *, name: str, mimetype: str) -> str:
+        """Have the homeserver keep a file; return its `mxc://` address."""
+        query = {"filename": name}
+        answer = await self._request("POST", (*_MEDIA, "upload"), query=query, body=data, content_type=mimetype)
+        return _text(answer, "content_uri")
+
+    async def download(self, uri: str, *, most_bytes: int) -> bytes:
+        """Return the file at an `mxc://` address.
+
+        Raises:
+            FileTooLargeError: it is larger than that. MatrixNotFoundError: there is none.
+        """
+        server, media_id = uri.removeprefix("mxc://").split("/", 1)
+        path = (*_V1, "media", "download", server, media_id)
+        try:
+            data: Json = await self._request("GET", path, shape=bytes, most_bytes=most_bytes)
+        except MatrixNotFoundError as error:
+            if error.errcode != "M_UNRECOGNIZED":
+                raise
+            return await self.download_in_the_open(uri, most_bytes=most_bytes)
+        return cast("bytes", data)
+
+    async def download_in_the_open(self, uri: str, *, most_bytes: int) -> bytes:
+        """Return the file likewise where anybody may have it: on a server of before version 1.11 of the protocol."""
+        server, media_id = uri.removeprefix("mxc://").split("/", 1)
+        path = (*_MEDIA, "download", server, media_id)
+        data: Json = await self._request("GET", path, shape=bytes, most_bytes=most_bytes)
+        return cast("bytes", data)
 
 
 def _text(answer: dict[str, Json], key: str) -> str:

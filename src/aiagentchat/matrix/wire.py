@@ -5,6 +5,7 @@ queues and statistics.
 """
 
 import asyncio
+import io
 import json
 import random
 import time
@@ -19,6 +20,7 @@ import aiohttp
 from yarl import URL
 
 from aiagentchat.errors import (
+    FileTooLargeError,
     HomeserverUnavailableError,
     InvalidRequestError,
     MatrixError,
@@ -30,6 +32,9 @@ from aiagentchat.model import UserId
 
 Json = Any
 _DEVICE_PARAMETERS = ("device_id", "org.matrix.msc3202.device_id")  # an older Synapse has but the second
+
+_AT_ONCE_BYTES = 512 * 1024
+"""A larger body is written in parts, so that nothing else waits for it."""
 
 
 @dataclass(slots=True)
@@ -62,13 +67,18 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One request as it goes out, the same at every attempt. `shape`: of the answer's JSON."""
+    """One request as it goes out, the same at every attempt. `shape`: of the answer's JSON; bytes: it is none.
+
+    `most_bytes`: of an answer that is no JSON.
+    """
 
     method: str
     url: URL
     data: bytes | None
+    content_type: str
     what: str
     shape: type
+    most_bytes: int
 
 
 class AccessToken(Protocol):
@@ -170,17 +180,20 @@ class Wire:
         path: tuple[str, ...],
         *,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Json] | None = None,
+        body: Mapping[str, Json] | bytes | None = None,
+        content_type: str = "application/json",
         extra_s: float = 0.0,
         with_device: bool = True,
         shape: type = dict,
+        most_bytes: int = 0,
         writes_to: str | None = None,
     ) -> dict[str, Json]:
         """Do one request until it succeeds, fails for good, or the deadline passes.
 
         Args:
-            extra_s: seconds beyond the deadline that the server was asked to take. shape: of the answer's JSON.
-            writes_to: the room whose other writes have to wait.
+            body: JSON, or bytes of the `content_type`. extra_s: seconds beyond the deadline that the server was asked
+            to take. shape: of the answer's JSON; bytes: it is none, and has at most `most_bytes`. writes_to: the room
+            whose other writes have to wait.
 
         aiohttp by itself repeats a GET, PUT or DELETE once when a connection breaks: the same bytes to the same URL,
         within the deadline.
@@ -189,11 +202,12 @@ class Wire:
         what = f"{method} {'/'.join(path[3:] or path[-1:])}"
         try:
             url = self._url(path, query or {}, with_device=with_device)
-            data = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+            data = body if body is None or isinstance(body, bytes) else _render(body)
         except UnicodeEncodeError:
             raise InvalidRequestError("half a surrogate pair is no text that can be sent") from None
         async with self._turn(writes_to, deadline, what):
-            answer = await self._until_answered(_Call(method, url, data, what, shape), deadline)
+            call = _Call(method, url, data, content_type, what, shape, most_bytes)
+            answer = await self._until_answered(call, deadline)
         return cast("dict[str, Json]", answer)  # its shape was checked
 
     async def _until_answered(self, call: _Call, deadline: float) -> Json:
@@ -237,23 +251,21 @@ class Wire:
     async def _attempt(self, call: _Call, token: str, left_s: float) -> tuple[Transient | MatrixError | None, Json]:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         if call.data is not None:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = call.content_type
         timeout = aiohttp.ClientTimeout(total=max(left_s, 0.001), sock_connect=10)
         self.stats.requests += 1
         try:
+            data = io.BytesIO(call.data) if call.data and len(call.data) > _AT_ONCE_BYTES else call.data
             async with self._shared.session.request(
-                call.method, call.url, data=call.data, headers=headers, timeout=timeout, allow_redirects=False
+                call.method, call.url, data=data, headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
-                raw = await response.read()
+                raw = await _read(response, call)
                 status, answer_headers = response.status, response.headers
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self.stats.breaks += 1
             return Transient(None, f"{type(error).__name__}: {error}".rstrip(": ")), None
         self._note_clock(answer_headers)
-        try:
-            answer = json.loads(raw)
-        except (ValueError, RecursionError):
-            answer = None
+        answer = raw if call.shape is bytes and status == 200 else _parse(raw)
         if not isinstance(answer, call.shape) and 200 <= status < 300:
             return Transient(None, f"HTTP {status} with a malformed body"), None
         verdict = classify(status, answer_headers, answer, request=call.what)
@@ -265,3 +277,29 @@ class Wire:
         told = parse_http_date(headers.get("Date", ""))
         if told is not None:
             self.stats.server_offset_s = told - time.time()
+
+
+async def _read(response: aiohttp.ClientResponse, call: _Call) -> bytes:
+    """Return what an answer holds, unpacked. Raises `FileTooLargeError` as soon as it is more than may come."""
+    if call.shape is not bytes:
+        return await response.read()
+    raw = bytearray()
+    async for chunk in response.content.iter_any():
+        raw += chunk
+        if len(raw) > call.most_bytes:
+            raise FileTooLargeError(
+                f"the file is larger than {call.most_bytes:,} bytes, and was not fetched",
+                hint="AIAGENTCHAT_FILE_LIMIT sets the limit",
+            )
+    return bytes(raw)
+
+
+def _render(body: Mapping[str, Json]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _parse(raw: bytes) -> Json:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
