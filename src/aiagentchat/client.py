@@ -29,7 +29,7 @@ from aiagentchat.errors import (
     RefusedError,
     UnauthenticatedError,
 )
-from aiagentchat.model import Attachment, parse_agent_name
+from aiagentchat.model import Attachment, parse_agent_name, transfer_s
 
 Json = Any
 
@@ -40,8 +40,8 @@ _GRACE_S = 5.0
 """Beyond the gateway's own deadline: its answer says more than a timeout of ours."""
 _FIRST_RETRY_S = 0.1
 _LONGEST_RETRY_S = 1.0
-_TRANSFER_S = 300.0
-"""How much longer a request may take that a file comes with."""
+_FETCH_S = 600.0
+"""How long at most a file may take that is fetched: the gateway says when it gives up."""
 _SILENCE_S = 60.0
 """A stream is pinged every 15 s; after this long without anything its other end is gone."""
 
@@ -79,7 +79,7 @@ class _Form:
     data: bytes = field(repr=False)
 
     @classmethod
-    def of(cls, message: Mapping[str, Json], file: bytes) -> Self:
+    def of(cls, message: Mapping[str, Json], file: bytes | bytearray) -> Self:
         """Return a form of two parts, a message and its file."""
         boundary = uuid.uuid4().hex
         parts = (
@@ -177,7 +177,7 @@ class GatewayClient:
         message = {"body": body, "to": to, "reply_to": reply_to, "key": key, "format": fmt, "file": about}
         message = {name: value for name, value in message.items() if value is not None}
         given = message if file is None else _Form.of(message, file.data)
-        timeout_s = self._timeout_s + (0.0 if file is None else _TRANSFER_S)
+        timeout_s = self._timeout_s + (0.0 if file is None else 2 * transfer_s(len(file.data)))
         deadline = time.monotonic() + timeout_s
         failure: AiAgentChatError | None = None
         attempt_s, pause_s = timeout_s + _GRACE_S, _FIRST_RETRY_S
@@ -207,9 +207,9 @@ class GatewayClient:
         """Return messages that stand before an event, in order."""
         return _messages(self._call("GET", "/read", query={"before": before, "limit": str(limit)}))
 
-    def fetch_file(self, event_id: str) -> bytes:
-        """Return the file that came with a message."""
-        connection = self._connect(self._timeout_s + _TRANSFER_S + _GRACE_S)
+    def fetch_file(self, event_id: str, *, within_s: float | None = None) -> bytes:
+        """Return the file that came with a message; it may take as long as the gateway lets it, or `within_s` s."""
+        connection = self._connect(within_s or _FETCH_S)
         try:
             response = self._exchange(connection, "GET", f"/files/{quote(event_id, safe='')}", None)
             if response.status >= 400:

@@ -28,6 +28,11 @@ CONTENT_LIMIT_BYTES = 60_000
 BYTES = "application/octet-stream"
 """The media type of a file of which nothing else is known."""
 
+MIME_TYPE = re.compile(r"^[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62}$")
+"""What a media type may be."""
+
+_SLOWEST_BYTES_A_S = 100_000
+
 _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _SERVER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,230})(:[0-9]{1,5})?")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -150,13 +155,18 @@ class File:
     size: int | None
 
 
+def transfer_s(size: int) -> float:
+    """Return how many seconds longer than others a request may take that carries a file of so many bytes."""
+    return size / _SLOWEST_BYTES_A_S
+
+
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """A file to send."""
 
     name: str
     mimetype: str
-    data: bytes = field(repr=False)
+    data: bytes | bytearray = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,9 +303,9 @@ class Person:
         content = {"msgtype": "m.text", "body": body}
         return str(self._request("PUT", f"send/m.room.message/{secrets.token_hex(8)}", content)["event_id"])
 
-    def show(self, name: str, data: bytes, caption: str = "") -> str:
-        """Show a picture, as a client does."""
-        uri = self._ask("POST", f"{self._homeserver}/_matrix/media/v3/upload", data)["content_uri"]
+    def show(self, name: str, data: bytes, caption: str = "", *, url: str = "") -> str:
+        """Show a picture, as a client does: this data, or what the homeserver has at `url`."""
+        uri = url or self._ask("POST", f"{self._homeserver}/_matrix/media/v3/upload", data)["content_uri"]
         info = {"mimetype": "image/png", "size": len(data)}
         content = {"msgtype": "m.image", "body": caption or name, "filename": name, "url": uri, "info": info}
         return str(self._request("PUT", f"send/m.room.message/{secrets.token_hex(8)}", content)["event_id"])

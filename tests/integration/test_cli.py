@@ -32,6 +32,7 @@ MESSAGE_KEYS = {
     "late",
     "hops",
     "quiet",
+    "file",
 }
 STATUS_KEYS = {
     "homeserver_url",

@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from aiagentchat.agents import past
+from aiagentchat.agents import delivery, past
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomId, UserId
 from tests.integration.conftest import StartDaemon
@@ -111,7 +111,7 @@ async def test_an_answer_is_found_though_the_agent_wrote_in_its_own_room_long_af
 
 
 async def test_what_many_messages_of_others_came_after_is_listed_with_who_has_read_it(
-    trio: tuple[Hosted, Hosted, Hosted], alice: MatrixClient
+    trio: tuple[Hosted, Hosted, Hosted], alice: MatrixClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer, first, _ = trio
     await writer.send("long ago", to=first.name)
@@ -119,6 +119,12 @@ async def test_what_many_messages_of_others_came_after_is_listed_with_who_has_re
         await say(alice, first.room_id, f"message {number}")
     assert [told(item)[:4] for item in await sent(writer.api)] == [("long ago", first.name, "stored", [])]
     await first.acknowledge((await first.unread(limit="500"))[:131])
+    assert [told(item)[:4] for item in await sent(writer.api)] == [("long ago", first.name, "read", [first.name])]
+    for number in range(21):
+        await say(alice, first.room_id, f"unread {number}")
+    monkeypatch.setattr(past, "MOST_LOOKED_AT", 20)  # so that the cursor stands before all that is looked at
+    monkeypatch.setattr(past, "_PAGE", 20)
+    monkeypatch.setattr(delivery, "_ORDER_MS", 0)
     assert [told(item)[:4] for item in await sent(writer.api)] == [("long ago", first.name, "read", [first.name])]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import nio  # type: ignore[import-untyped]  # matrix-nio comes without types
 import pytest
 
 from aiagentchat.client import GatewayClient, GatewayError
+from aiagentchat.matrix import client as matrix_client
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import BYTES, Attachment, RoomId
 from tests.integration.conftest import StartDaemon
-from tests.integration.correspondents import Hosted, attach, say
+from tests.integration.correspondents import Hosted, attach, matrix, say
 from tests.integration.systems import WAIT_S, RunningDaemon, Synapse
 from tests.integration.test_gateway import is_problem, raw
 
@@ -144,6 +146,36 @@ async def test_a_file_that_the_homeserver_lost_is_said(
     server = synapse.config.server_name
     gone = await show(synapse.operator_client(http), agent.room_id, url=f"mxc://{server}/{'x' * 24}")
     assert await refusal(agent, gone) == "not_found"
+
+
+async def test_a_file_that_is_still_to_come_keeps_nobody_else_waiting(
+    daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix_client, "_MEDIA_QUERY", {"timeout_ms": "500"})
+    agent = await attach(daemon)
+    alice = synapse.operator_client(http)
+    created = await matrix(synapse, synapse.operator.access_token, "POST", "_matrix", "media", "v1", "create")
+    pending = [await show(alice, agent.room_id, url=created["content_uri"]) for _ in range(6)]
+    shown = await show(alice, agent.room_id)
+    began = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        refusals = [group.create_task(refusal(agent, event_id)) for event_id in pending]
+        fetching = group.create_task(fetch(agent, shown))
+    assert [each.result() for each in refusals] == ["not_found"] * 6
+    assert fetching.result() == PICTURE
+    assert time.monotonic() - began < WAIT_S / 2
+
+
+async def test_a_file_that_the_homeserver_refuses_is_no_fault_of_the_room(
+    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Synapse refuses with 403 what is beyond a user's quota, and has no media with 404 where they are off."""
+    agent, other = await attach(daemon), await attach(daemon)
+    monkeypatch.setattr(matrix_client, "_MEDIA", ("_matrix", "media", "none"))
+    with pytest.raises(GatewayError) as refused:
+        await send_file(agent, Attachment("a.txt", "text/plain", b"x"), to=other.name)
+    assert refused.value.code == "forbidden"
+    assert refused.value.message.startswith("the homeserver does not take the file, and nothing was sent: ")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The files that come with messages, as commands and adapters give them. They talk to the gateway alone."""
 
-import os
 import stat
 import subprocess
 import sys
@@ -29,12 +28,15 @@ def show(agent: Agent, caption: str = "look") -> str:
     return Person(agent.system, agent.joined["room_id"]).show(NAME, PICTURE, caption)
 
 
+def path_in(line: str) -> Path:
+    return Path(line.partition(" (file ")[2].partition("): ")[0])
+
+
 def test_a_picture_of_a_person_is_a_file_for_who_reads_it(system: System, agent: Agent) -> None:
     show(agent)
-    first, second = agent.cchat("read", "--wait", "30").lines
-    assert first.endswith(" alice: [image] look")
-    assert second.startswith("  file: ")
-    path = Path(second.removeprefix("  file: "))
+    (line,) = agent.cchat("read", "--wait", "30").lines
+    path = path_in(line)
+    assert line.endswith(f" alice (file {path}): [image] look")
     assert (path.name, path.read_bytes()) == (SAFE, PICTURE)
     assert path.is_relative_to(system.paths.files)
     assert (stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(system.paths.files.stat().st_mode)) == (0o600, 0o700)
@@ -66,12 +68,10 @@ def test_who_holds_the_agents_credential_alone_has_the_file_at_home(
 def test_a_stream_gives_it_as_well_and_history_only_says_it(agent: Agent) -> None:
     event_id = show(agent)
     with agent.system.running("--as", agent.name, "read", "--follow") as reader:
-        reader.line("[image] look")
-        assert Path(reader.line("file: ").removeprefix("  file: ")).read_bytes() == PICTURE
+        assert path_in(reader.line("[image] look")).read_bytes() == PICTURE
         reader.end()
     last = agent.system.cchat("send", "--to", agent.name, "--json", "later").data[0]["event_id"]
-    lines = agent.cchat("read", "--before", last).lines
-    assert lines[-1] == f"  file: {NAME} (image/png, {len(PICTURE):,} bytes)"
+    assert agent.cchat("read", "--before", last).lines[-1].endswith(f" alice (file {SAFE}): [image] look")
     for speaker in (agent.system.command("--as", agent.name), agent.system.command()):
         environment = agent.system.environment
         done = subprocess.run(
@@ -114,20 +114,18 @@ def test_an_acp_agent_gets_the_picture_and_its_path_and_its_long_answer_is_a_fil
         room.say("<b>" * 15_000)
         running.line("alice: <b>")
         running.line("answered")
-        beginning, file = [each["content"] for each in room.timeline() if each["type"] == "m.room.message"][-2:]
-        assert beginning["body"].endswith("all of it is in the file below]")
+        *_, file = [each["content"] for each in room.timeline() if each["type"] == "m.room.message"]
+        assert file["body"].endswith("all of it is in this file]")
         assert (file["msgtype"], file["filename"], file["info"]["mimetype"]) == ("m.file", "answer.md", "text/markdown")
         assert file["info"]["size"] == len("<b>" * 15_000)
         assert running.end() == 0
 
 
-def test_a_file_that_cannot_be_had_is_said_and_the_message_is_read(system: System, agent: Agent, writer: Agent) -> None:
-    room = Person(system, agent.joined["room_id"])
-    content = {"msgtype": "m.file", "body": "lost.bin", "url": "mxc://localhost/" + "x" * 24}
-    room._request("PUT", "send/m.room.message/t", content)
-    system.paths.files.mkdir(mode=0o700, exist_ok=True)
-    os.chmod(system.paths.files, 0o700)
-    first, second = agent.cchat("read", "--wait", "30").lines
-    assert first.endswith("[file] lost.bin")
-    assert second.startswith("  file: lost.bin (application/octet-stream), not fetched: the homeserver does not have")
+def test_a_file_that_cannot_be_had_is_said_and_the_message_is_read(agent: Agent) -> None:
+    room = Person(agent.system, agent.joined["room_id"])
+    event_id = room.show("lost.png", PICTURE, url=f"mxc://{agent.system.status()['server_name']}/{'x' * 24}")
+    done = agent.cchat("read", "--wait", "30")
+    assert done.out.endswith(" alice (file lost.png, not fetched): [image] lost.png\n")
+    assert done.err.startswith("lost.png was not fetched: the homeserver does not give the file of $")
+    assert done.err.endswith(f"\n  try again with: cchat file '{event_id}' >lost.png\n")
     assert agent.unread() == []

@@ -152,7 +152,8 @@ async def test_no_route_gives_an_agent_what_is_anothers(
     first, second = pair
     alice = synapse.operator_client(http)
     await first.send("now my user is a member of that room", to=second.name)  # what no process of an agent may use
-    private = await say(alice, second.room_id, "private")
+    uri = await alice.upload(b"private", name="private.txt", mimetype="text/plain")
+    private = await say(alice, second.room_id, "private", msgtype="m.file", url=uri)
     answered = await second.send("private as well", reply_to=private)
 
     tried = set()
@@ -167,8 +168,9 @@ async def test_no_route_gives_an_agent_what_is_anothers(
             assert is_problem(await attempt("GET", "/sent", event_id=event_id, **query), 404, "not_found")
         assert is_problem(await attempt("POST", "/send", {"body": "?", "reply_to": event_id}), 404, "not_found")
         assert (await attempt("POST", "/ack", {"event_ids": [event_id]})).data == {"acknowledged": []}
-        assert is_problem(await first.api.call("GET", f"/files/{event_id}"), 404, "not_found")
-        tried.add(("GET", "/files/{event_id}"))
+    assert is_problem(await first.api.call("GET", f"/files/{private}"), 404, "not_found")
+    assert (await second.api.call("GET", f"/files/{private}")).data == "private"
+    tried.add(("GET", "/files/{event_id}"))
     listed = await attempt("GET", "/sent", to=second.name)
     assert [sent["message"]["body"] for sent in listed.data["messages"]] == ["now my user is a member of that room"]
     assert (await attempt("GET", "/read", peek="true")).data == {"messages": []}
@@ -193,7 +195,10 @@ async def test_no_route_gives_an_agent_what_is_anothers(
         tried.add(("GET", "/events"))
         await daemon.api.post("/send", body="for the first", to=first.name)
         assert [message["body"] for message in await messages_of(stream, 1)] == ["for the first"]
-    assert [message["body"] for message in await second.unread()] == ["now my user is a member of that room", "private"]
+    assert [message["body"] for message in await second.unread()] == [
+        "now my user is a member of that room",
+        "[file] private",
+    ]
     public = {("GET", "/who"), ("GET", "/health"), ("GET", "/metrics"), ("GET", "/openapi.json")}
     assert tried | public == {(route.method, route.path) for route in ROUTES}  # a new route gets its attempt here
 

@@ -225,7 +225,7 @@ def test_when_somebody_has_the_agent_leave_it_ends(system: System) -> None:
         started(running)
         system.cchat("leave", name)
         assert running.wait() == 0
-        assert f"somebody called 'cchat leave {name}'" in running.rest(of="err")
+        assert f"{name} was taken off: by 'cchat leave {name}'" in running.rest(of="err")
 
 
 def test_an_ephemeral_one_is_off_the_list_when_it_ended(system: System) -> None:
@@ -256,12 +256,12 @@ def test_an_answer_that_is_too_long_is_cut_says_so_and_is_in_a_file(system: Syst
         started(running)
         for of in (None, writer):
             answer = ask(system, name, "go on & on" * 100, of=of)
-            assert answer.startswith("<é><é>")
-            assert re.search(r"\[the first [\d,]+ of 90,000 characters; all of it is in the file below\]$", answer)
-            running.line("  answered")
-        *_, message = writer.cchat("read", "--json").data
-        assert Path(message["file"]["path"]).read_text() == "<é>" * 30_000
-        assert (message["file"]["name"], message["file"]["mimetype"]) == ("answer.md", "text/markdown")
+            assert answer.startswith("[file] <é><é>")
+            assert re.search(r"\[the first [\d,]+ of 90,000 characters; all of it is in this file\]$", answer)
+        [sent] = writer.cchat("sent", "--json", "--limit", "1").data
+        whole = writer.cchat("file", sent["answer"]["event_id"]).out
+        assert whole == "<é>" * 30_000
+        assert (sent["answer"]["file"]["name"], sent["answer"]["file"]["mimetype"]) == ("answer.md", "text/markdown")
         running.end()
 
 

@@ -157,6 +157,19 @@ def test_no_message_can_pass_for_two_or_move_the_cursor(name: str, body: str, br
     assert all(is_shown(line.replace("\t", "")) for line in (first, *further))
 
 
+@given(FOREIGN, st.none() | FOREIGN)
+@example("look\nfile: /etc/passwd\n  (file /etc/passwd)", None)
+def test_no_body_and_no_name_can_pass_for_the_path_of_a_file(body: str, name: str | None) -> None:
+    path = None if name is None else "/kept/x.png"
+    about = None if name is None else {"name": name, "mimetype": "a/b", "size": None, "path": path, "failure": ""}
+    told = render_message(message(name="alice", body=body, file=about))
+    header = told.partition(": ")[0]
+    assert header.endswith("Z alice" + ("" if name is None else " (file /kept/x.png)"))
+    for unplaced in ({"name": name or "", "mimetype": "a/b", "size": None}, {"failure": "x", "name": name or ""}):
+        header = render_message(message(name="alice", body=body, file=unplaced)).partition(": ")[0]
+        assert " (file /" not in header
+
+
 @given(FOREIGN, FOREIGN, FOREIGN)
 @example(FORGED, FORGED, FORGED)
 def test_what_was_sent_is_two_lines_whatever_it_holds(name: str, body: str, answer: str) -> None:

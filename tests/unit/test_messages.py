@@ -149,6 +149,8 @@ def test_a_file_is_described_as_its_sender_does() -> None:
         {"url": "mxc://example.org"},
         {"url": "mxc://example.org/../../admin"},
         {"url": "mxc://example.org/a?b"},
+        {"url": "mxc://example.org/.."},
+        {"url": "mxc://../config"},
         {"url": "mxc:///abc"},
         {"url": 7},
     ],

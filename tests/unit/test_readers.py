@@ -38,6 +38,20 @@ def test_who_was_handed_messages_has_the_inbox_until_it_confirms_or_is_too_slow(
     readers.claim(A, "one", "pid 7")
 
 
+def test_who_fetches_the_file_of_what_was_handed_out_has_the_time_to_confirm_afterwards() -> None:
+    readers = Readers(clock := Clock())
+    readers.hand_out(A, readers.claim(A, "one", "pid 7"))
+    with readers.busy(A, "two"), readers.busy(B, "one"), readers.busy(A, "one"):
+        clock.now_s = 10 * UNCONFIRMED_S
+        with pytest.raises(ReaderBusyError):
+            readers.claim(A, "two", "pid 8")
+    clock.now_s += 0.9 * UNCONFIRMED_S
+    with pytest.raises(ReaderBusyError):
+        readers.claim(A, "two", "pid 8")
+    clock.now_s += 0.2 * UNCONFIRMED_S
+    readers.claim(A, "two", "pid 8")
+
+
 def test_a_reader_with_a_stream_reads_beside_it_and_a_new_stream_ends_the_old_one() -> None:
     readers = Readers()
     stream = readers.claim(A, "one", "pid 7", stream=True)

@@ -153,4 +153,22 @@ def test_a_conversation_is_a_thread_or_an_agent_or_where_people_write() -> None:
 def test_a_long_answer_is_cut_between_characters() -> None:
     beginning = beginning_of("é" * 10_000)
     assert beginning.startswith("é" * 4_000)
-    assert beginning.endswith("\n\n[the first 4,000 of 10,000 characters; all of it is in the file below]")
+    assert beginning.endswith("\n\n[the first 4,000 of 10,000 characters")
+
+
+@pytest.mark.parametrize(
+    ("codes", "ending"),
+    [
+        (["body_too_large"], "; all of it is in this file]"),
+        (["body_too_large", "file_too_large"], "characters]"),
+        (["body_too_large", "forbidden"], "characters]"),
+    ],
+)
+def test_an_answer_that_is_too_long_is_one_message_with_its_file_or_without(
+    codes: list[str], ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway([message()], send=[refusal(code) for code in codes])
+    assert failures(run(monkeypatch, gateway, "print('x' * 90_000)")) == [""]
+    (sent,) = gateway.sent
+    assert sent.endswith(ending)
+    assert gateway.acknowledged == ["$1"]

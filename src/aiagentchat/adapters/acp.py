@@ -176,7 +176,6 @@ class AcpRunner:
 
     async def _prompt(self, conversation: str, message: dict[str, Json]) -> Ending:
         began = time.monotonic()
-        message = await asyncio.to_thread(place_file, self._listener, self._files, message)
         try:
             connection = await self._peer.connection()
             turn = Turn(message, await self._session(connection, conversation))
@@ -202,7 +201,10 @@ class AcpRunner:
 
     async def _await_answer(self, connection: ClientSideConnection, turn: Turn) -> str:
         """Have a prompt answered; return why it was not, or ""."""
-        prompt = self._peer.prompt_of(turn.message)
+        turn.message = await asyncio.to_thread(place_file, self._listener, self._files, turn.message)
+        prompt = await asyncio.to_thread(self._peer.prompt_of, turn.message)
+        if turn.stopped.is_set():
+            return _STOPPED
         prompting = asyncio.create_task(connection.prompt(turn.session_id, prompt))
         stopping = asyncio.create_task(turn.stopped.wait())
         try:

@@ -6,7 +6,9 @@ On the official SDK. `adapters.acp` has it answer messages.
 import asyncio
 import base64
 import os
+import re
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
@@ -51,9 +53,15 @@ Block = TextContentBlock | ImageContentBlock | AudioContentBlock | ResourceConte
 _SHOWN_CHARACTERS = 4_000
 _MOST_SHOWN_CALLS = 20
 _LINE_BYTES = 50 * 1024 * 1024
-_IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
-_MOST_IMAGE_BYTES = 5_000_000
-"""What models take of an image; a program reads a larger one itself."""
+_IMAGES = {
+    "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "image/jpeg": re.compile(rb"\xff\xd8\xff"),
+    "image/gif": re.compile(rb"GIF8[79]a"),
+    "image/webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
+}
+"""How images begin that models see: one that is called another would have the whole session refused."""
+_MOST_IMAGE_BYTES = 3_900_000
+"""In base64 that is 5.2 MB, which the strictest of them takes; a program reads a larger one itself."""
 _MARKS = {"completed": "✔", "failed": "✘"}
 _OF_A_SESSION = ("CLAUDECODE", "CLAUDE_CODE_CHILD_SESSION", "CLAUDE_CODE_SESSION_ID", "CLAUDE_PID")
 """What Claude Code sets for what it starts: a program that finds it takes itself for a part of that session."""
@@ -211,10 +219,13 @@ class Peer:
         file = message["file"]
         if file is None or not file.get("path"):
             return prompt
-        path, mimetype = Path(file["path"]), file["mimetype"]
-        prompt.append(resource_link_block(path.name, path.as_uri(), mime_type=mimetype, size=path.stat().st_size))
-        if self.sees_images and mimetype in _IMAGES and path.stat().st_size <= _MOST_IMAGE_BYTES:
-            prompt.append(image_block(base64.b64encode(path.read_bytes()).decode(), mimetype))
+        path = Path(file["path"])
+        with suppress(OSError):  # it was removed meanwhile
+            data = path.read_bytes()
+            prompt.append(resource_link_block(path.name, path.as_uri(), mime_type=file["mimetype"], size=len(data)))
+            kind = next((kind for kind, begins in _IMAGES.items() if begins.match(data)), None)
+            if self.sees_images and kind is not None and len(data) <= _MOST_IMAGE_BYTES:
+                prompt.append(image_block(base64.b64encode(data).decode(), kind))
         return prompt
 
     # --- what the program asks for

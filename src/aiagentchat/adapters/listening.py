@@ -11,7 +11,7 @@ RETRY_S = 2.0
 """How long to wait after something failed that may work later."""
 
 
-_FINAL = ("bad_request", "agent_not_found", "room_encrypted", "body_too_large", "file_too_large")
+_FINAL = ("bad_request", "agent_not_found", "room_encrypted", "body_too_large")
 """Why no answer to a message can ever be stored: its asker left, say. Anything else may be mended."""
 _HELD_UP = "ack_window_full"
 """So much is acknowledged beyond a message still in hand that no more can be, until that one is."""

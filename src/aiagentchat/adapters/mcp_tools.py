@@ -18,6 +18,8 @@ ANSWER_LIMIT = 40_000
 LONGEST_WAIT_S = 55.0
 """Codex gives a tool a minute."""
 
+_FILES_S = 4.0
+"""How long messages wait, at most, for the files that came with them."""
 _SHORTENED = 200
 
 
@@ -175,15 +177,15 @@ class Toolbox:
                 f"{given.to} {read} not answered within {given.wait_s:g} s. The message ({event_id}) stays: its answer "
                 "will be among what `read` shows."
             )
-        return Outcome(_shown(self._files.place(answer)), handed=(answer["event_id"],))
+        return Outcome(_shown(self._files.place(answer, within_s=_FILES_S)), handed=(answer["event_id"],))
 
     def _read(self, wait_s: float) -> Outcome:
         messages = self._client.read(wait_s=wait_s, limit=50)
         if not messages:
             return Outcome(f"Nothing to {self._name} is unread.")
         shown: list[str] = []
-        for message in messages:
-            text = _shown(self._files.place(message))
+        for message in self._files.place_all(messages, _FILES_S):
+            text = _shown(message)
             if shown and sum(map(len, shown)) + len(text) > ANSWER_LIMIT:
                 break
             shown.append(text)

@@ -35,6 +35,8 @@ _GRACE_S = 2.0
 """How long a program may take to end when it is told to."""
 _ANSWER_BYTES = 8_000
 """What of an answer stands in a message that is too long for one: as HTML, and quoted, it is several times as much."""
+_NO_FILE = ("file_too_large", "forbidden")
+"""Why a file is not taken that comes with an answer."""
 _SESSIONS = uuid.UUID("5b2f3c0e-5a0c-4f0e-9d53-0d5c6a1f7c11")
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
 
@@ -188,6 +190,8 @@ class Runner:
 
     def _invoke(self, conversation: str, message: dict[str, Json]) -> Ending:
         message = place_file(self._listener, self._files, message)
+        if self._listener.stopping.is_set():
+            return Ending("", "it was interrupted", "", 0.0)
         session = session_of(self._name, conversation)
         began = time.monotonic()
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as errors:
@@ -325,21 +329,22 @@ def place_file(listener: Listener, files: FileStore, message: dict[str, Json]) -
 def store_answer(
     listener: Listener, message: dict[str, Json], body: str, *, key: str, fmt: str
 ) -> AiAgentChatError | None:
-    """Answer a message, in full in a file of its own where that is too long; return why it is not stored, or None."""
+    """Answer a message, in full in a file where it is too long for one; return why that is not stored, or None."""
     error = listener.answer(message, body, key=key, fmt=fmt)
     if error is None or error.code != "body_too_large":
         return error
     name, mimetype = ("answer.md", "text/markdown") if fmt == "markdown" else ("answer.txt", "text/plain")
-    error = listener.answer(message, beginning_of(body), key=key, fmt=fmt)
-    if error is None:
-        error = listener.answer(message, "", key=f"{key} file", file=Attachment(name, mimetype, body.encode()))
-    return None if error is not None and error.code == "file_too_large" else error
+    beginning, file = beginning_of(body), Attachment(name, mimetype, body.encode())
+    error = listener.answer(message, f"{beginning}; all of it is in this file]", key=key, fmt=fmt, file=file)
+    if error is not None and error.code in _NO_FILE:
+        error = listener.answer(message, f"{beginning}]", key=key, fmt=fmt)
+    return error
 
 
 def beginning_of(body: str) -> str:
-    """Return the beginning of an answer that is too long to send."""
+    """Return the beginning of an answer that is too long to send, and a bracket on that."""
     kept = body.encode()[:_ANSWER_BYTES].decode(errors="ignore")
-    return f"{kept}\n\n[the first {len(kept):,} of {len(body):,} characters; all of it is in the file below]"
+    return f"{kept}\n\n[the first {len(kept):,} of {len(body):,} characters"
 
 
 def _clean(printed: bytes) -> str:

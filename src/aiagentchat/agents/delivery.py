@@ -21,6 +21,8 @@ from aiagentchat.errors import (
     NotFoundError,
     RefusedError,
 )
+from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.matrix.events import parse_event
 from aiagentchat.matrix.sync import get_receipt
 from aiagentchat.model import AgentName, EventId, Message, RoomAlias, RoomId
 from aiagentchat.space.content import CURSOR, Cursor, parse_content
@@ -30,6 +32,8 @@ _LOOK_AGAIN_S = 2.0
 """How often a room is looked at of which no event arrives, and the receipt of somebody else's agent."""
 _LOOK_ANYWAY_S = 30.0
 """How often a room is looked at of which events arrive: one may have been left out."""
+_ORDER_MS = 60_000
+"""How far the order of a room may be from that of its times."""
 _AT_ONCE = 8
 """Most requests to the homeserver at a time, of one call."""
 
@@ -176,7 +180,7 @@ class Delivery:
     async def _read(
         self,
         speaker: Speaker,
-        own: Iterable[Message],
+        own: Collection[Message],
         pages: Mapping[RoomId, Pages],
         rooms: Mapping[RoomId, AgentName | None],
     ) -> _Read:
@@ -187,15 +191,28 @@ class Delivery:
             if message.event_id not in known:
                 known.append(message.event_id)  # older than all of them
 
+        async def up_to(last: EventId, room_id: RoomId, client: MatrixClient) -> frozenset[EventId]:
+            known = ids[room_id]
+            if last in known:
+                return frozenset(known[known.index(last) :])
+            with contextlib.suppress(MatrixError):  # no message, or too much came after it: then by its time
+                event = parse_event(await client.get_event(room_id, last), room_id)
+                if event is not None:
+                    before_ms = event.ts - _ORDER_MS
+                    return frozenset(each.event_id for each in own if each.room_id == room_id and each.ts < before_ms)
+            return frozenset()
+
         async def look(reader: tuple[RoomId, AgentName]) -> frozenset[EventId]:
             room_id, agent = reader
             other = None if room_id == self._host.manager.broadcast_id else await self._host.manager.find_agent(agent)
             if other is not None:
-                return _up_to(await self._receipt_of(speaker, other), ids[room_id])
+                last = await self._receipt_of(speaker, other)
+                return frozenset() if last is None else await up_to(last, room_id, speaker.client)
             cursor = await self._cursor_of(agent, room_id)
             if cursor is None:
                 return frozenset()
-            return frozenset(EventId(each) for each in cursor.acked) | _up_to(EventId(cursor.anchor), ids[room_id])
+            acked = frozenset(EventId(each) for each in cursor.acked)
+            return acked | await up_to(EventId(cursor.anchor), room_id, self._host.manager.client_of(agent))
 
         readers = [(room_id, agent) for room_id in ids for agent in self._readers(speaker, room_id, rooms[room_id])]
         return await _for_each(readers, look)
@@ -239,11 +256,6 @@ def _answers(pages: Iterable[Pages], speaker: Speaker) -> dict[EventId, Message]
         if message.in_reply_to is not None and message.sender.user_id != speaker.user_id:
             answers.setdefault(message.in_reply_to.event_id, message)
     return answers
-
-
-def _up_to(last: EventId | None, ids: list[EventId]) -> frozenset[EventId]:
-    """Return an event and what is older, of ids with the newest first."""
-    return frozenset(ids[ids.index(last) :]) if last in ids else frozenset()
 
 
 async def _for_each(keys: Iterable[_Key], look: Callable[[_Key], Awaitable[_Value]]) -> dict[_Key, _Value]:

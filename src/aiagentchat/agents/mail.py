@@ -251,7 +251,8 @@ class Mail:
         """Send; a 403 may mean that the speaker is not in the room yet: then it is let in, and sends again."""
         self._host.require_clear(room_id)
         if draft.file is not None:
-            content = content | {"url": await self._files.store(speaker, draft.file)}
+            check_size(content)
+            content = content | {"url": await self._files.store(speaker, draft.key, draft.file)}
         quiet = "" if speaker.agent is None else self._loops.judge(speaker.agent, room_id, content[HOPS])
         if quiet:
             content = add_quiet(content)

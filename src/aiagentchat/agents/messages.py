@@ -15,6 +15,7 @@ from aiagentchat.matrix.events import RoomEvent
 from aiagentchat.model import (
     BYTES,
     CONTENT_LIMIT_BYTES,
+    MIME_TYPE,
     Attachment,
     EventId,
     EventRef,
@@ -43,8 +44,7 @@ SenderOf = Callable[[UserId], Sender]
 
 MOST_HOPS = 1_000_000
 _FILE_TYPES = {"image": "m.image", "audio": "m.audio", "video": "m.video", "file": "m.file"}
-_ADDRESS = re.compile(r"mxc://[A-Za-z0-9.:\[\]-]{1,255}/[A-Za-z0-9._~-]{1,255}")
-MIME_TYPE = re.compile(r"^[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62}$")
+_ADDRESS = re.compile(r"mxc://(?!\.+/)[A-Za-z0-9.:\[\]-]{1,255}/(?!\.+$)[A-Za-z0-9._~-]{1,255}")
 _NAME_CHARACTERS = 255
 _QUOTE_CHARACTERS = 300
 _markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from aiagentchat.errors import ReaderBusyError
@@ -60,6 +61,19 @@ class Readers:
         """The reader was handed messages: it has the slot for as long as it may take to acknowledge them."""
         if self._slots.get(agent) is claim:
             claim.until = self._clock() + UNCONFIRMED_S
+
+    @contextmanager
+    def busy(self, agent: AgentName, reader_id: str) -> Iterator[None]:
+        """A reader still deals with what it was handed: what time it has to acknowledge begins anew afterwards."""
+        slot = self._slots.get(agent)
+        if slot is None or slot.reader_id != reader_id or slot.until is None:
+            yield
+            return
+        slot.until = float("inf")
+        try:
+            yield
+        finally:
+            slot.until = self._clock() + UNCONFIRMED_S
 
     def confirm(self, agent: AgentName, reader_id: str) -> None:
         """The reader acknowledged: a slot that it has for what it was handed is free again."""

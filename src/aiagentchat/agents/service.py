@@ -185,9 +185,13 @@ class AgentService:
         """Return messages that stand before an event; see `Past.history`."""
         return await self._past.history(self._mail.speaker(agent), before, limit)
 
-    async def fetch_file(self, agent: AgentName | None, event_id: EventId) -> bytes:
-        """Return the file that came with a message; see `Files.fetch`."""
-        return await self._files.fetch(self._mail.speaker(agent), event_id)
+    async def fetch_file(self, agent: AgentName | None, event_id: EventId, *, reader_id: str) -> bytes:
+        """Return the file that came with a message; see `Files.fetch`. Its reader has longer to acknowledge."""
+        speaker = self._mail.speaker(agent)
+        if agent is None:
+            return await self._files.fetch(speaker, event_id)
+        with self._readers.busy(agent, reader_id):
+            return await self._files.fetch(speaker, event_id)
 
     async def acknowledge(
         self, agent: AgentName, event_ids: frozenset[EventId], *, reader_id: str

@@ -13,7 +13,7 @@ from aiagentchat.cli.output import Output
 from aiagentchat.client import GatewayClient, connect
 from aiagentchat.config import Settings
 from aiagentchat.errors import FileTooLargeError, InvalidRequestError
-from aiagentchat.model import BYTES, AgentName, Attachment, parse_agent_name
+from aiagentchat.model import BYTES, MIME_TYPE, AgentName, Attachment, parse_agent_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +92,6 @@ def read_file(path: Path, limit_bytes: int) -> Attachment:
             f"{path} is larger than {limit_bytes:,} bytes; nothing was sent",
             hint="AIAGENTCHAT_FILE_LIMIT sets the limit, of the daemon as well",
         )
-    return Attachment(path.name, mimetypes.guess_type(path.name)[0] or BYTES, data)
+    kind, encoding = mimetypes.guess_type(path.name)
+    kind = (kind or "").lower()
+    return Attachment(path.name, kind if encoding is None and MIME_TYPE.fullmatch(kind) else BYTES, data)

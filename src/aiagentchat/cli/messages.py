@@ -1,17 +1,22 @@
 """`cchat send`, `sent`, `read`, `file`, `reply` and `ask`."""
 
+import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from aiagentchat.adapters.files import describe_file, explain_file
 from aiagentchat.cli.invocation import Invocation, read_file, read_text
-from aiagentchat.cli.output import render_body
 from aiagentchat.client import LONGEST_WAIT_S, GatewayClient
 from aiagentchat.errors import AiAgentChatError, DaemonNotRunningError, InvalidRequestError, WaitedInVainError
-from aiagentchat.model import Attachment, one_line
+from aiagentchat.model import Attachment, one_line, visible
 
 Json = Any
+
+_FILES_S = 60.0
+"""How long messages wait, at most, for the files that came with them."""
+_EVENT_ID = re.compile(r"\$[A-Za-z0-9_+/-]{43}")
 
 
 def send(call: Invocation) -> None:
@@ -52,7 +57,7 @@ def reply(call: Invocation) -> None:
     """Answer the message read last, or the one named."""
     args = call.args
     *event, text = args.words or [None]
-    if args.file is not None and text is not None and text.startswith("$") and not event:
+    if args.file is not None and text is not None and _EVENT_ID.fullmatch(text) and not event:
         event, text = [text], None
     if len(event) > 1:
         raise InvalidRequestError("reply takes a text, or an event and a text", hint="put the text into quotes")
@@ -91,12 +96,14 @@ def ask(call: Invocation) -> None:
             f"no answer within {timeout_s:g} s to {sent['event_id']}{_why_not(client, name)}",
             hint=f"it is stored in the room of {name}; an answer can still come",
         )
-    answer = call.files(client).place(answer)
+    answer = call.files(client).place(answer, within_s=_FILES_S)
     if call.out.as_json:
         call.out.data(answer)
     else:
-        call.out.line(render_body(answer))
+        call.out.line(visible(answer["body"]))
     call.out.flush()
+    if answer["file"] is not None and not call.out.as_json:
+        call.out.note(explain_file(answer) or f"a file came with it: {describe_file(answer)}")
     if call.acting_as or call.settings.agent or call.settings.token:  # else it is the operator, who has no inbox
         client.acknowledge([answer["event_id"]])
 
@@ -153,7 +160,7 @@ def _read_once(call: Invocation, client: GatewayClient) -> None:
         if args.wait is not None
         else client.read(limit=args.limit, peek=args.peek)
     )
-    call.out.messages(map(call.files(client).place, messages))
+    call.out.messages(call.files(client).place_all(messages, _FILES_S))
     call.out.flush()
     if messages and not args.peek:
         client.acknowledge([message["event_id"] for message in messages])
@@ -186,7 +193,7 @@ def _follow(call: Invocation, client: GatewayClient) -> None:
     with client.events() as events:
         for event, data in events:
             if event == "message":
-                call.out.messages([files.place(data)])
+                call.out.messages([files.place(data, within_s=_FILES_S)])
                 call.out.flush()
                 client.acknowledge([data["event_id"]])
             elif event == "ended":

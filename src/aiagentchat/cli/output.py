@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from aiagentchat.adapters.files import describe_file
+from aiagentchat.adapters.files import describe_file, explain_file
 from aiagentchat.errors import AiAgentChatError
 from aiagentchat.model import one_line, render_time, shortened, visible
 
@@ -72,7 +72,7 @@ class Output:
 
     def taken_off(self, name: str) -> None:
         """Say why a command that holds an agent online ends by itself."""
-        self.note(f"{name} was taken off: somebody called 'cchat leave {name}'")
+        self.note(f"{name} was taken off: by 'cchat leave {name}', or by another daemon that has the name now")
 
     def messages(self, messages: Iterable[dict[str, Json]]) -> None:
         """Write messages: one JSON object a line, or the lines of the contract."""
@@ -81,6 +81,8 @@ class Output:
                 self.data(message)
             else:
                 self.line(render_message(message, colour=self.has_colour))
+                if why := explain_file(message):
+                    self.note(why)
 
     def sent(self, items: Iterable[dict[str, Json]]) -> None:
         """Write own messages: one JSON object a line, or for each a line and one below it on how far it came."""
@@ -104,19 +106,17 @@ def render_json(value: Json, *, is_unicode: bool = True) -> str:
 
 
 def render_message(message: dict[str, Json], *, colour: bool = False) -> str:
-    """Return `TIME NAME: body` or `TIME NAME (broadcast): body`; further lines, of body and file, are indented."""
+    """Return `TIME NAME: body`, after the name `(broadcast)` and `(file PATH)`; further lines of the body are indented.
+
+    No body can pass for a path there.
+    """
     time, name = render_time(message["ts"]), one_line(message["sender"]["name"])
     if colour:
         time, name = f"{_DIM}{time}{_RESET}", f"{_BOLD}{_CYAN}{name}{_RESET}"
     marker = " (broadcast)" if message["broadcast"] else ""
-    body = render_body(message).replace("\n", "\n  ")
-    return f"{time} {name}{marker}: {body}"
-
-
-def render_body(message: dict[str, Json]) -> str:
-    """Return the body, and in a line of its own what file came with it."""
-    body, file = visible(message["body"]), describe_file(message)
-    return f"{body}\nfile: {file}" if file else body
+    file = f" (file {describe_file(message)})" if message["file"] is not None else ""
+    body = visible(message["body"]).replace("\n", "\n  ")
+    return f"{time} {name}{marker}{file}: {body}"
 
 
 def render_sent(item: dict[str, Json], *, colour: bool = False) -> str:

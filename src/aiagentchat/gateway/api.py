@@ -6,42 +6,39 @@ in the person's browser is no client.
 
 import asyncio
 import ipaddress
-import json
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from aiohttp import BodyPartReader, web
-from aiohttp.http import HttpProcessingError
+from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from aiagentchat.agents.files import TRANSFER_S
 from aiagentchat.agents.service import AgentService
 from aiagentchat.config import ensure_private_dir
 from aiagentchat.errors import (
     AiAgentChatError,
-    BodyTooLargeError,
     DeadlineExceededError,
-    FileTooLargeError,
     InvalidRequestError,
     NotFoundError,
     RefusedError,
     UnauthenticatedError,
 )
 from aiagentchat.gateway.credentials import Credentials
+from aiagentchat.gateway.forms import BODY_LIMIT_BYTES, FORM, body_too_large, read_form, read_json
 from aiagentchat.gateway.openapi import render_openapi
 from aiagentchat.gateway.routes import ROUTES
 from aiagentchat.gateway.routing import Call, Caller, Route
 from aiagentchat.gateway.schemas import HealthAnswer, Problem
 from aiagentchat.gateway.sse import internal_error
-from aiagentchat.model import BYTES, CONTENT_LIMIT_BYTES, AgentName, parse_agent_name, visible
+from aiagentchat.model import BYTES, AgentName, parse_agent_name, transfer_s, visible
 
 log = logging.getLogger(__name__)
 
-_BODY_LIMIT_BYTES = 512 * 1024
-_CHUNK_BYTES = 64 * 1024
+_FILES_AT_ONCE = 4
+"""Files that are in memory at a time."""
 _HOSTS_OF_SOCKET = frozenset({"localhost", "aiagentchat"})
 
 
@@ -74,11 +71,12 @@ class Gateway:
         self.metrics = metrics
         self.deadline_s = deadline_s
         self._file_limit_bytes = file_limit_bytes
+        self._file_slots = asyncio.Semaphore(_FILES_AT_ONCE)
         self.closing = asyncio.Event()
         self.openapi = render_openapi(ROUTES)
         self._hosts = set(_HOSTS_OF_SOCKET)
         self._socket: Path | None = None
-        app = web.Application(middlewares=[self._problems], client_max_size=_BODY_LIMIT_BYTES)
+        app = web.Application(middlewares=[self._problems], client_max_size=BODY_LIMIT_BYTES)
         for route in ROUTES:
             app.router.add_route(route.method, route.path, self._handler(route))
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
@@ -131,15 +129,23 @@ class Gateway:
         async def handle(request: web.Request) -> web.StreamResponse:
             caller = self._authenticate(request)
             query = _validate(route.query, dict(request.query)) if route.query is not None else None
-            body, file = None, None
-            if route.body is not None:
-                is_form = route.takes_file and request.content_type == "multipart/form-data"
-                data, file = await self._read_form(request) if is_form else (await _read_json(request), None)
-                body = _validate(route.body, data)
-            async with asyncio.timeout(self._limit_s(route, query, file)):
-                if caller.agent is not None and route.path != "/agents":
-                    await self._note_presence(caller, caller.agent)
-                answer = await route.handler(Call(self, caller, request, query, body, file))
+            has_form = route.takes_file and request.content_type == FORM
+            size = (request.content_length or 0) if has_form else 0
+            size = self._file_limit_bytes if route.media_type == BYTES else min(size, self._file_limit_bytes)
+            limit_s = self._limit_s(route, query, size)
+            try:
+                async with asyncio.timeout(limit_s), self._file_slots if size else nullcontext():
+                    body, file = None, None
+                    if has_form:
+                        body, file = await read_form(request, self._file_limit_bytes)
+                    elif route.body is not None:
+                        body = await read_json(request)
+                    checked = None if route.body is None else _validate(route.body, body)
+                    if caller.agent is not None and route.path != "/agents":
+                        await self._note_presence(caller, caller.agent)
+                    answer = await route.handler(Call(self, caller, request, query, checked, file))
+            except TimeoutError:
+                raise DeadlineExceededError(f"not done within {limit_s:g} s; it may still take effect") from None
             if isinstance(answer, BaseModel):
                 return web.Response(
                     body=answer.__pydantic_serializer__.to_json(answer), content_type="application/json"
@@ -148,34 +154,10 @@ class Gateway:
 
         return handle
 
-    async def _read_form(self, request: web.Request) -> tuple[Any, bytes]:
-        """Return what a form of two parts holds: JSON in `message`, and the `file`."""
-        most = {"message": _BODY_LIMIT_BYTES, "file": self._file_limit_bytes}
-        parts: dict[str, bytearray] = {}
-        try:
-            async for part in await request.multipart():
-                if not isinstance(part, BodyPartReader) or (name := part.name) not in most or name in parts:
-                    raise InvalidRequestError("a form has two parts: message, which is JSON, and file")
-                parts[name] = bytearray()
-                while chunk := await part.read_chunk(_CHUNK_BYTES):
-                    parts[name] += chunk
-                    if len(parts[name]) > most[name]:
-                        raise FileTooLargeError(
-                            f"the {name} is larger than {most[name]:,} bytes, and nothing was sent",
-                            hint="AIAGENTCHAT_FILE_LIMIT sets the limit of a file",
-                        )
-        except (ValueError, LookupError, HttpProcessingError):
-            raise InvalidRequestError("the body is no multipart/form-data that can be read") from None
-        if len(parts) < len(most):
-            raise InvalidRequestError("a form has two parts: message, which is JSON, and file")
-        return _parse_json(parts["message"]), bytes(parts["file"])
-
-    def _limit_s(self, route: Route, query: BaseModel | None, file: bytes | None) -> float | None:
-        """Return seconds that the request may take; None: as long as its connection stands."""
-        if file is not None or route.media_type == BYTES:
-            return self.deadline_s + TRANSFER_S
+    def _limit_s(self, route: Route, query: BaseModel | None, size: int) -> float | None:
+        """Return seconds that the request may take, with so many bytes of a file; None: as long as it stands."""
         if not route.waits:
-            return self.deadline_s
+            return self.deadline_s + 2 * transfer_s(size)  # to here and on
         wait_s: float | None = getattr(query, "wait", None)
         return None if wait_s is None else self.deadline_s + wait_s
 
@@ -210,15 +192,8 @@ class Gateway:
             return await handler(request)
         except AiAgentChatError as error:
             return _problem(error)
-        except TimeoutError:
-            return _problem(DeadlineExceededError(f"not done within {self.deadline_s:g} s; it may still take effect"))
         except web.HTTPRequestEntityTooLarge:
-            return _problem(
-                BodyTooLargeError(
-                    f"the request is larger than {_BODY_LIMIT_BYTES} bytes, and nothing was done",
-                    hint=f"a message may make an event of {CONTENT_LIMIT_BYTES} bytes",
-                )
-            )
+            return _problem(body_too_large())
         except web.HTTPNotFound:
             return _problem(NotFoundError("there is no such route", hint="GET /openapi.json lists them"))
         except web.HTTPException as error:
@@ -256,17 +231,6 @@ def _validate(model: type[BaseModel], data: Any) -> BaseModel:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the request"
         raise InvalidRequestError(f"{visible(where)[:100]}: {first['msg']}", hint="see GET /openapi.json") from None
-
-
-async def _read_json(request: web.Request) -> Any:
-    return _parse_json(await request.read())
-
-
-def _parse_json(data: bytes | bytearray) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        raise InvalidRequestError("the body is not JSON") from None
 
 
 def _problem(error: AiAgentChatError, *, status: int | None = None) -> web.Response:

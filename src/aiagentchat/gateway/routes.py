@@ -87,10 +87,13 @@ async def _read(call: Call) -> ReadAnswer:
     return ReadAnswer.model_construct(messages=messages)
 
 
-async def _file(call: Call) -> web.Response:
+async def _file(call: Call) -> web.StreamResponse:
     event_id = EventId(call.request.match_info["event_id"])
-    data = await call.gateway.service.fetch_file(call.caller.agent, event_id)
-    return web.Response(body=data, content_type=BYTES)
+    data = await call.gateway.service.fetch_file(call.caller.agent, event_id, reader_id=call.reader_id)
+    response = web.StreamResponse(headers={"Content-Type": BYTES, "Content-Length": str(len(data))})
+    await response.prepare(call.request)
+    await response.write_eof(data)  # here, so that it is in memory no longer than its slot is taken
+    return response
 
 
 async def _bell(call: Call) -> BellAnswer:

@@ -31,7 +31,7 @@ class Call:
     request: web.Request
     query: Any
     body: Any
-    file: bytes | None
+    file: bytes | bytearray | None
 
     @property
     def agent(self) -> AgentName:

@@ -9,10 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from aiagentchat.agents.asides import OptionKind
 from aiagentchat.agents.bells import Moment
-from aiagentchat.agents.messages import MIME_TYPE
 from aiagentchat.agents.service import LAST_READ
 from aiagentchat.errors import AiAgentChatError
-from aiagentchat.model import BYTES, AgentKind, DirectoryEntry, Message, SenderKind
+from aiagentchat.model import BYTES, MIME_TYPE, AgentKind, DirectoryEntry, Message, SenderKind
 
 MOST_WAIT_S = 3600.0
 MOST_LIMIT = 500

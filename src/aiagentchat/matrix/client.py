@@ -11,11 +11,12 @@ from typing import cast
 
 from aiagentchat.errors import MatrixConflictError, MatrixError, MatrixNotFoundError
 from aiagentchat.matrix.wire import AccessToken, Json, Wire
-from aiagentchat.model import EventId, RoomAlias, RoomId, UserId
+from aiagentchat.model import EventId, RoomAlias, RoomId, UserId, transfer_s
 
 _V3 = ("_matrix", "client", "v3")
 _V1 = ("_matrix", "client", "v1")
 _MEDIA = ("_matrix", "media", "v3")
+_MEDIA_QUERY = {"timeout_ms": "10000"}  # for one of which the homeserver knows that it is to come
 _OLDEST_DEFAULT_ROOM_VERSION = "10"
 
 
@@ -274,22 +275,27 @@ class MatrixClient(Wire):
             return None
         return limit if isinstance(limit, int) else None
 
-    async def upload(self, data: bytes, *, name: str, mimetype: str) -> str:
+    async def upload(self, data: bytes | bytearray, *, name: str, mimetype: str) -> str:
         """Have the homeserver keep a file; return its `mxc://` address."""
-        query = {"filename": name}
-        answer = await self._request("POST", (*_MEDIA, "upload"), query=query, body=data, content_type=mimetype)
+        query, extra_s = {"filename": name}, transfer_s(len(data))
+        answer = await self._request(
+            "POST", (*_MEDIA, "upload"), query=query, body=data, content_type=mimetype, extra_s=extra_s
+        )
         return _text(answer, "content_uri")
 
     async def download(self, uri: str, *, most_bytes: int) -> bytes:
         """Return the file at an `mxc://` address.
 
         Raises:
-            FileTooLargeError: it is larger than that. MatrixNotFoundError: there is none.
+            FileTooLargeError: it is larger than that. MatrixError: the homeserver has none, or not yet, or another
+                homeserver that has it does not answer.
         """
         server, media_id = uri.removeprefix("mxc://").split("/", 1)
         path = (*_V1, "media", "download", server, media_id)
         try:
-            data: Json = await self._request("GET", path, shape=bytes, most_bytes=most_bytes)
+            data: Json = await self._request(
+                "GET", path, query=_MEDIA_QUERY, shape=bytes, most_bytes=most_bytes, extra_s=transfer_s(most_bytes)
+            )
         except MatrixNotFoundError as error:
             if error.errcode != "M_UNRECOGNIZED":
                 raise
@@ -300,7 +306,9 @@ class MatrixClient(Wire):
         """Return the file likewise where anybody may have it: on a server of before version 1.11 of the protocol."""
         server, media_id = uri.removeprefix("mxc://").split("/", 1)
         path = (*_MEDIA, "download", server, media_id)
-        data: Json = await self._request("GET", path, shape=bytes, most_bytes=most_bytes)
+        data: Json = await self._request(
+            "GET", path, query=_MEDIA_QUERY, shape=bytes, most_bytes=most_bytes, extra_s=transfer_s(most_bytes)
+        )
         return cast("bytes", data)
 
 

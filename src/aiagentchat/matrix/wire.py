@@ -74,7 +74,7 @@ class _Call:
 
     method: str
     url: URL
-    data: bytes | None
+    data: bytes | bytearray | None
     content_type: str
     what: str
     shape: type
@@ -180,7 +180,7 @@ class Wire:
         path: tuple[str, ...],
         *,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Json] | bytes | None = None,
+        body: Mapping[str, Json] | bytes | bytearray | None = None,
         content_type: str = "application/json",
         extra_s: float = 0.0,
         with_device: bool = True,
@@ -202,7 +202,7 @@ class Wire:
         what = f"{method} {'/'.join(path[3:] or path[-1:])}"
         try:
             url = self._url(path, query or {}, with_device=with_device)
-            data = body if body is None or isinstance(body, bytes) else _render(body)
+            data = body if body is None or isinstance(body, bytes | bytearray) else _render(body)
         except UnicodeEncodeError:
             raise InvalidRequestError("half a surrogate pair is no text that can be sent") from None
         async with self._turn(writes_to, deadline, what):
@@ -265,10 +265,14 @@ class Wire:
             self.stats.breaks += 1
             return Transient(None, f"{type(error).__name__}: {error}".rstrip(": ")), None
         self._note_clock(answer_headers)
-        answer = raw if call.shape is bytes and status == 200 else _parse(raw)
+        if call.shape is bytes and status == 200:
+            return None, raw
+        answer = _parse(raw)
         if not isinstance(answer, call.shape) and 200 <= status < 300:
             return Transient(None, f"HTTP {status} with a malformed body"), None
         verdict = classify(status, answer_headers, answer, request=call.what)
+        if call.shape is bytes and isinstance(verdict, Transient) and not verdict.limited:
+            return MatrixError(status, "M_UNKNOWN", verdict.reason, request=call.what), None  # of this file alone
         if isinstance(verdict, Transient) and not verdict.limited:
             self.stats.breaks += 1  # a proxy answers for a homeserver that is away
         return verdict, answer
@@ -281,7 +285,7 @@ class Wire:
 
 async def _read(response: aiohttp.ClientResponse, call: _Call) -> bytes:
     """Return what an answer holds, unpacked. Raises `FileTooLargeError` as soon as it is more than may come."""
-    if call.shape is not bytes:
+    if call.shape is not bytes or response.status != 200:
         return await response.read()
     raw = bytearray()
     async for chunk in response.content.iter_any():
