@@ -1,4 +1,5 @@
-# Everything that is done here by hand or in CI. Needs GNU make and Python >= 3.11 with venv and pip; no root.
+# Everything that is done here by hand or in CI. Needs GNU make and Python >= 3.11 with venv and pip, for the tests also
+# Node.js >= 20 with npm; no root.
 #
 #   PYTHON=python3.12 make venv      another interpreter
 #   make unit ARGS='-k cursor -x'    arguments for pytest
@@ -13,6 +14,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 LOCKED := $(VENV)/.locked
 INSTALLED := $(VENV)/.installed
+NODE := tests/node/node_modules/.package-lock.json
 # Wheels only: what is built from source is built with tools that no lock holds. Synapse has no wheel for macOS, and is
 # built there (needs Rust).
 WHEELS := $(if $(filter Linux,$(shell uname -s)),--only-binary :all:)
@@ -60,17 +62,22 @@ demo: $(INSTALLED) ## run the main job once, visibly, in a home of its own
 
 # ── test ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-test: $(INSTALLED) ## all tests, the ones against a real Synapse included
+# Programs of others that the tests run, locked and without their scripts.
+$(NODE): tests/node/package-lock.json
+	@npm ci --prefix tests/node --silent --no-audit --no-fund --ignore-scripts
+	@touch $@
+
+test: $(INSTALLED) $(NODE) ## all tests, the ones against a real Synapse included
 	@for tier in $(TIERS); do ls $$tier/test_*.py >/dev/null || exit; done
 	$(PYTEST) $(PARALLEL) $(TIERS) $(ARGS)
 
-coverage: $(INSTALLED) ## all tests with branch coverage, which takes a quarter longer
+coverage: $(INSTALLED) $(NODE) ## all tests with branch coverage, which takes a quarter longer
 	$(PYTEST) $(PARALLEL) --cov=aiagentchat $(TIERS) $(ARGS)
 
 unit: $(INSTALLED) ## the tests without sockets: seconds
 	$(PYTEST) tests/unit $(ARGS)
 
-integration: $(INSTALLED) ## a real Synapse, real daemon and command processes
+integration: $(INSTALLED) $(NODE) ## a real Synapse, real daemon and command processes
 	$(PYTEST) $(PARALLEL) tests/integration $(ARGS)
 
 chaos: $(INSTALLED) ## the full run under faults, seeded; writes docs/reliability.md (ARGS=--help: a smaller one)
@@ -104,5 +111,6 @@ lock: $(LOCKED) ## lock the dependencies anew (ARGS=--upgrade: at their newest v
 	$(BIN)/python scripts/lock.py $(ARGS)
 
 clean: ## remove all that was made here; homes elsewhere stay
-	rm -rf $(VENV) .venv-synapse-* dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-synapse-* dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
+		tests/node/node_modules
 	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -110,6 +111,7 @@ def test_from_login_to_an_answer(system: System) -> None:
         assert joined["alias"] == f"#aiagentchat-{name}:example.org"
     status = system.status()
     assert (status["mode"], status["health"], status["agents"]) == ("accounts", "ok", [answerer, asker])
+    assert (status["operator"].partition("-")[0], status["server_name"]) == ("@carol", "example.org")
     with system.running("--as", answerer, "read", "--wait", "30") as reading:
         system.cchat("--as", asker, "send", "--to", answerer, "is main green?")
         assert reading.line("is main green?").endswith(f"{asker}: is main green?")
@@ -124,6 +126,9 @@ def test_from_login_to_an_answer(system: System) -> None:
     nobody = system.cchat("join", "nobody", "--detach", code=4)
     assert "there is no account for nobody" in nobody.err
     assert "cchat login nobody" in nobody.err
+    held = [str(json.loads(file.read_text())["access_token"]) for file in system.paths.accounts.iterdir()]
+    listed = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, encoding="utf-8", check=True).stdout
+    assert [token for token in held if token in listed or token in system.paths.daemon_log.read_text()] == []
 
 
 def test_an_account_that_is_logged_in_while_the_daemon_runs_can_join_at_once(

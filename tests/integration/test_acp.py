@@ -19,6 +19,7 @@ pytestmark = APPSERVICE_ALONE  # it talks to the gateway alone
 
 Json = dict[str, Any]
 WAIT_S = 30.0
+PUBLISHED_AGENT = Path(__file__).parents[1] / "node/node_modules/@agentclientprotocol/sdk/dist/examples/agent.js"
 
 
 @pytest.fixture
@@ -41,6 +42,25 @@ def ask(system: System, name: str, text: str, *, of: Agent | None = None) -> str
     arguments = ("ask", "--timeout", f"{WAIT_S:g}", name, text)
     done = system.cchat(*arguments) if of is None else of.cchat(*arguments)
     return done.out.removesuffix("\n")
+
+
+def test_a_published_agent_on_the_other_sdk_answers_and_has_its_edit_approved(system: System) -> None:
+    """The example agent of the TypeScript SDK, from npm: it needs no model."""
+    assert PUBLISHED_AGENT.exists(), "'make test' installs it: npm ci --prefix tests/node"
+    name = fresh_name("published")
+    with system.running("acp", name, "--", "node", str(PUBLISHED_AGENT)) as process:
+        process.line(": online (room: ")
+        room = person(system, name)
+        room.say("Please improve the project")
+        request = room.request()
+        assert "Modifying critical configuration file" in request["content"]["body"]
+        room.react(request["event_id"], "✅")
+        process.line("  answered")
+        *_, answer = [each["content"]["body"] for each in room.timeline() if each["type"] == "m.room.message"]
+        assert answer.startswith("I'll help you with that.")
+        assert answer.endswith("The changes have been applied.")
+        assert room.progress()[-1][1].startswith("✔ done (2 tool calls, ")
+        assert process.end() == 0
 
 
 def person(system: System, name: str) -> Person:

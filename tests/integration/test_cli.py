@@ -8,15 +8,16 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.processes import AccountSystem, Agent, Done, System, wait_until
+from tests.integration.processes import Agent, Done, System, wait_until
 from tests.integration.systems import APPSERVICE_ALONE, OPERATOR, fresh_name
+
+pytestmark = APPSERVICE_ALONE  # it talks to the gateway alone
 
 MESSAGE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ) (\S+)( \(broadcast\))?: (.*)")
 MESSAGE_KEYS = {
@@ -51,16 +52,6 @@ LARGE = 20_000  # bytes; four of them are more than a pipe holds
 
 
 @pytest.fixture(scope="module")
-def system(mode: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """One system in a mode for all tests of this file; each uses agents of its own."""
-    home = tmp_path_factory.mktemp("cli")
-    system = AccountSystem(home, request.getfixturevalue("synapse")) if mode == "accounts" else System(home)
-    system.up()
-    yield system
-    system.down()
-
-
-@pytest.fixture(scope="module")
 def shared_agent(system: System) -> Agent:
     return system.join()
 
@@ -70,12 +61,6 @@ def agent(shared_agent: Agent) -> Agent:
     """An agent with an empty inbox, online, whom nobody reads when the test ends."""
     shared_agent.cchat("read")
     return shared_agent
-
-
-@pytest.fixture(scope="module")
-def writer(system: System) -> Agent:
-    """An agent that writes to others."""
-    return system.join("writer")
 
 
 @pytest.fixture
@@ -354,7 +339,6 @@ def test_a_held_session_ends_when_somebody_has_the_agent_leave(system: System) -
     assert system.who()[name]["status"] == "offline"
 
 
-@APPSERVICE_ALONE  # there is no account for a name that is made up
 def test_join_without_a_name_is_a_session_that_is_off_the_list_when_it_left(system: System) -> None:
     joined = system.cchat("join", "--detach", "--json").data[0]
     assert re.fullmatch(r"session-[0-9a-f]{6}", joined["name"])
@@ -452,7 +436,7 @@ def test_a_text_that_is_too_long_or_no_text_is_refused(system: System, agent: Ag
     assert agent.unread() == []
 
 
-def test_without_a_daemon_every_command_is_3(tmp_path: Path) -> None:
+def test_without_a_daemon_every_command_is_3(mode: str, tmp_path: Path) -> None:
     nowhere = System(tmp_path)
     for command in (["who"], ["status"], ["--as", "a", "read"]):
         assert "cchat up" in nowhere.cchat(*command, code=3).err
@@ -466,13 +450,11 @@ def test_status_says_where_everything_is(system: System, agent: Agent) -> None:
     status = system.status()
     assert set(status) >= STATUS_KEYS
     assert status["health"] == "ok", status
-    of_accounts = isinstance(system, AccountSystem)
     assert re.fullmatch(r"http://(localhost|127\.0\.0\.1):\d+", status["homeserver_url"])
     assert {status["space_id"][0], status["broadcast_id"][0]} == {"!"}
-    assert of_accounts or Path(status["password_file"]).stat().st_mode & 0o777 == 0o600
-    server = "example.org" if of_accounts else "localhost"
-    assert (status["operator"], status["server_name"]) == (f"@alice:{server}", server)
-    assert status["mode"] == ("accounts" if of_accounts else "appservice")
+    assert Path(status["password_file"]).stat().st_mode & 0o777 == 0o600
+    assert (status["operator"], status["server_name"]) == ("@alice:localhost", "localhost")
+    assert status["mode"] == "appservice"
     assert status["daemon_pid"] == system.daemon_pid
     assert {agent.name, "echo"} <= set(status["agents"])
     plain = system.cchat("status", env={"AIAGENTCHAT_AGENT": "nobody-at-all"}).out
@@ -505,11 +487,7 @@ def test_config_shows_each_setting_with_its_source_and_no_secret(system: System)
 
 def test_no_secret_is_in_a_process_list_or_a_log(system: System, agent: Agent) -> None:
     secrets = [path.read_text().strip() for path in system.paths.credentials.glob("*") if path.is_file()]
-    secrets += [agent.joined["token"]]
-    if isinstance(system, AccountSystem):
-        secrets += [account.access_token for account in system.synapse.accounts.values()]
-    else:
-        secrets += [system.paths.operator_password.read_text().strip()]
+    secrets += [agent.joined["token"], system.paths.operator_password.read_text().strip()]
     listed = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, encoding="utf-8", check=True).stdout
     logged = "".join(path.read_text() for path in [system.paths.daemon_log, *system.paths.homeserver.glob("*.log")])
     assert [secret for secret in secrets if secret in listed or secret in logged] == []

@@ -1,4 +1,4 @@
-"""`cchat sent` and `send --wait-read` as processes against one system: what they print and end with, in both modes."""
+"""`cchat sent` and `send --wait-read` as processes against one system: what they print and end with."""
 
 import json
 import re
@@ -6,15 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.processes import AccountSystem, Agent, System, wait_until
-from tests.integration.systems import fresh_name
+from tests.integration.processes import Agent, System, wait_until
+from tests.integration.systems import APPSERVICE_ALONE, fresh_name
+
+pytestmark = APPSERVICE_ALONE  # it talks to the gateway alone
 
 
 @pytest.fixture(scope="module")
-def system(mode: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """One system in a mode for all tests of this file; each uses agents of its own."""
-    home = tmp_path_factory.mktemp("cli")
-    system = AccountSystem(home, request.getfixturevalue("synapse")) if mode == "accounts" else System(home)
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """One system for all tests of this file, in which nobody reads by itself; each uses agents of its own."""
+    system = System(tmp_path_factory.mktemp("sent"))
     system.up("--no-echo")
     yield system
     system.down()

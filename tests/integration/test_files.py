@@ -18,7 +18,7 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import BYTES, Attachment, RoomId
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, attach, matrix, say
-from tests.integration.systems import WAIT_S, RunningDaemon, Synapse
+from tests.integration.systems import APPSERVICE_ALONE, WAIT_S, RunningDaemon, Synapse
 from tests.integration.test_gateway import is_problem, raw
 
 Json = dict[str, Any]
@@ -90,6 +90,7 @@ async def test_an_agent_sends_a_file_to_another_as_an_answer_and_to_all(
     assert (event["content"]["msgtype"], event["content"]["filename"]) == ("m.file", "all.bin")
 
 
+@APPSERVICE_ALONE
 async def test_the_same_key_is_the_same_message_with_its_file(daemon: RunningDaemon) -> None:
     agent, other = await attach(daemon), await attach(daemon)
     file = Attachment("a.txt", "text/plain", b"once")
@@ -116,6 +117,7 @@ async def test_a_file_that_is_too_large_goes_nowhere_whatever_is_said_of_its_siz
     assert await refusal(agent, shown) == "file_too_large"
 
 
+@APPSERVICE_ALONE
 async def test_a_large_file_keeps_nobody_waiting(daemon: RunningDaemon) -> None:
     agent, other = await attach(daemon), await attach(daemon)
     data = secrets.token_bytes(15_000_000)
@@ -129,6 +131,7 @@ async def test_a_large_file_keeps_nobody_waiting(daemon: RunningDaemon) -> None:
     assert await fetch(other, (await sending)["event_id"]) == data
 
 
+@APPSERVICE_ALONE
 async def test_more_than_the_homeserver_takes_is_said_with_its_setting(
     synapse: Synapse, tmp_path: Path, start_daemon: StartDaemon
 ) -> None:
@@ -178,31 +181,32 @@ async def test_a_file_that_the_homeserver_refuses_is_no_fault_of_the_room(
     assert refused.value.message.startswith("the homeserver does not take the file, and nothing was sent: ")
 
 
-@pytest.mark.parametrize(
-    ("content_type", "data"),
-    [
-        (FORM, b"no boundary"),
-        (f"{FORM}; boundary={'x' * 100}", b"--x"),
-        (f"{FORM}; boundary=x", b"no parts"),
-        (f"{FORM}; boundary=x", PART % b'name="message"' + b"{}\r\n--x--"),
-        (f"{FORM}; boundary=x", PART % b'name="message"' + b"{}\r\n" + PART % b'name="message"' + b"{}\r\n--x--\r\n"),
-        (f"{FORM}; boundary=x", PART % b'name="message"' + b"{\r\n" + PART % b'name="file"' + b"{}\r\n--x--\r\n"),
-        (f"{FORM}; boundary=x", PART % b'name="other"' + b"{}\r\n--x--\r\n"),
-        (f"{FORM}; boundary=x", PART % b"x=y" + b"{}\r\n--x--\r\n"),
-        (f"{FORM}; boundary=x", PART % b'name="file"' + b"that does not end"),
-        (f"{FORM}; boundary=x", b"--x\r\nno header\r\n\r\n{}\r\n--x--\r\n"),
-        (f"{FORM}; boundary=x", b"--x\r\nContent-Type: multipart/mixed; boundary=y\r\n\r\n--y\r\n\r\n--y--\r\n--x--"),
-        ("application/json", b'{"body": "?", "file": {"name": "a"}}'),
-        ("text/plain", b"hello"),
-    ],
-    ids=range(13),
+NO_FORMS = (
+    (FORM, b"no boundary"),
+    (f"{FORM}; boundary={'x' * 100}", b"--x"),
+    (f"{FORM}; boundary=x", b"no parts"),
+    (f"{FORM}; boundary=x", PART % b'name="message"' + b"{}\r\n--x--"),
+    (f"{FORM}; boundary=x", PART % b'name="message"' + b"{}\r\n" + PART % b'name="message"' + b"{}\r\n--x--\r\n"),
+    (f"{FORM}; boundary=x", PART % b'name="message"' + b"{\r\n" + PART % b'name="file"' + b"{}\r\n--x--\r\n"),
+    (f"{FORM}; boundary=x", PART % b'name="other"' + b"{}\r\n--x--\r\n"),
+    (f"{FORM}; boundary=x", PART % b"x=y" + b"{}\r\n--x--\r\n"),
+    (f"{FORM}; boundary=x", PART % b'name="file"' + b"that does not end"),
+    (f"{FORM}; boundary=x", b"--x\r\nno header\r\n\r\n{}\r\n--x--\r\n"),
+    (f"{FORM}; boundary=x", b"--x\r\nContent-Type: multipart/mixed; boundary=y\r\n\r\n--y\r\n\r\n--y--\r\n--x--"),
+    ("application/json", b'{"body": "?", "file": {"name": "a"}}'),
+    ("text/plain", b"hello"),
 )
-async def test_a_form_that_is_none_is_refused_as_such(daemon: RunningDaemon, content_type: str, data: bytes) -> None:
-    headers = {"Authorization": f"Bearer {daemon.api.token}", "Content-Type": content_type}
-    answer = await raw(daemon.api.socket, "POST", "/send", headers, data=data)
-    assert is_problem(answer, 400, "bad_request"), answer
 
 
+@APPSERVICE_ALONE
+async def test_a_form_that_is_none_is_refused_as_such(daemon: RunningDaemon) -> None:
+    for content_type, data in NO_FORMS:
+        headers = {"Authorization": f"Bearer {daemon.api.token}", "Content-Type": content_type}
+        answer = await raw(daemon.api.socket, "POST", "/send", headers, data=data)
+        assert is_problem(answer, 400, "bad_request"), (content_type, data, answer)
+
+
+@APPSERVICE_ALONE
 async def test_a_form_has_a_file_and_says_what_it_is(daemon: RunningDaemon) -> None:
     for message in ({"body": "?"}, {"body": "?", "file": {"name": ""}}, {"body": "?", "file": {"name": "a", "x": 1}}):
         form = aiohttp.FormData()
@@ -216,6 +220,7 @@ async def test_a_form_has_a_file_and_says_what_it_is(daemon: RunningDaemon) -> N
             assert (answer.status, (await answer.json())["code"]) == (400, "bad_request")
 
 
+@APPSERVICE_ALONE
 async def test_a_person_with_a_client_of_their_own_sees_what_an_agent_sends(
     daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession
 ) -> None:
