@@ -7,9 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.processes import Agent, System, wait_until
-from tests.integration.systems import APPSERVICE_ALONE, fresh_name
-
-pytestmark = APPSERVICE_ALONE  # it talks to the gateway alone
+from tests.integration.systems import fresh_name
 
 
 @pytest.fixture(scope="module")
