@@ -1,6 +1,7 @@
 """An agent on the SDK's own agent side, which needs no model: the prompt says what it does. Started as a program.
 
-`stream N`: says N parts, 0.3 s apart. `ask`: asks for approval of a tool call, and says what was decided. `slow`: works
+`stream N`: says N parts, 0.3 s apart. `ask`, `edit`: asks for approval of a tool call, or of a change to a file,
+and says what was decided. `odd`: ends for a reason that there is not. `slow`: works
 until it is cancelled. `remember WORD`, `recall`: a session's memory, kept in the directory of `ACP_AGENT_STATE`.
 `[image]`: says what came with the prompt. `die`: ends in the middle. `nothing`: says nothing. Anything else is said
 again.
@@ -26,6 +27,7 @@ from acp import (
 from acp.core import AgentSideConnection
 from acp.schema import (
     AgentCapabilities,
+    FileEditToolCallContent,
     InitializeResponse,
     LoadSessionResponse,
     NewSessionResponse,
@@ -73,8 +75,8 @@ class Scripted:
             for number in range(int(rest)):
                 await self._say(session_id, f"part {number}\n\n")
                 await asyncio.sleep(0.3)
-        elif word == "ask":
-            await self._say(session_id, await self._ask(session_id))
+        elif word in ("ask", "edit"):
+            await self._say(session_id, await self._ask(session_id, with_edit=word == "edit"))
         elif word == "slow":
             await self._say(session_id, "begun")
             await cancelled.wait()
@@ -88,22 +90,22 @@ class Scripted:
             await self._say(session_id, _describe(prompt))
         elif word == "die":
             os._exit(3)
-        elif word != "nothing":
+        elif word not in ("nothing", "odd"):
             await self._say(session_id, asked.group(1))
-        return PromptResponse(stop_reason="end_turn")
+        return PromptResponse.model_construct(stop_reason="end_turn" if word != "odd" else "no such reason")
 
-    async def _ask(self, session_id: str) -> str:
+    async def _ask(self, session_id: str, *, with_edit: bool) -> str:
         call = start_tool_call("c1", "Delete it", kind="execute", status="pending", raw_input={"command": "rm `it`"})
         await self._connection.session_update(session_id, call)
         options = [
             PermissionOption(option_id="go", name="Go ahead", kind="allow_once"),
             PermissionOption(option_id="no", name="Leave it", kind="reject_once"),
         ]
-        answer = await self._connection.request_permission(
-            session_id=session_id,
-            tool_call=ToolCallUpdate(tool_call_id="c1", title="Delete it", raw_input={"command": "rm `it`"}),
-            options=options,
-        )
+        asked = ToolCallUpdate(tool_call_id="c1", title="Delete it", raw_input={"command": "rm `it`"})
+        if with_edit:
+            edit = FileEditToolCallContent(type="diff", path="/srv/a.py", old_text="safe = 1\n", new_text="safe = 0\n")
+            asked = ToolCallUpdate(tool_call_id="c1", title="Change a.py", content=[edit])
+        answer = await self._connection.request_permission(session_id=session_id, tool_call=asked, options=options)
         chosen = getattr(answer.outcome, "option_id", "cancelled")
         done = update_tool_call("c1", status="completed" if chosen == "go" else "failed")
         await self._connection.session_update(session_id, done)

@@ -299,8 +299,10 @@ class Person:
     def timeline(self) -> list[Json]:
         return list(self._request("GET", "messages?dir=b&limit=100")["chunk"])[::-1]
 
-    def say(self, body: str) -> str:
-        content = {"msgtype": "m.text", "body": body}
+    def say(self, body: str, *, thread: str = "") -> str:
+        content: Json = {"msgtype": "m.text", "body": body}
+        if thread:
+            content["m.relates_to"] = {"rel_type": "m.thread", "event_id": thread}
         return str(self._request("PUT", f"send/m.room.message/{secrets.token_hex(8)}", content)["event_id"])
 
     def show(self, name: str, data: bytes, caption: str = "", *, url: str = "") -> str:

@@ -94,6 +94,7 @@ def test_a_conversation_goes_on_after_a_restart(system: System, state: Path) -> 
 
 
 def test_a_person_sees_how_far_it_is_at_most_once_a_second_and_the_answer_once(system: System, state: Path) -> None:
+    """Lesson: An edit for every word."""
     name = fresh_name("acp")
     with running(system, name, state):
         room = person(system, name)
@@ -166,6 +167,49 @@ def test_it_stops_when_a_person_says_so_or_takes_the_message_back(system: System
         room.say("!stop")
         assert ask(system, name, "and now?") == "and now?"
     assert Agent(system, name, {}).unread() == []
+
+
+STOPPED = "begun\n\n[it was stopped]"
+
+
+@pytest.mark.parametrize("stop", ["!stop in the thread", "> <@alice> slow\n\n!stop"])
+def test_it_stops_where_a_person_says_so(system: System, state: Path, stop: str) -> None:
+    name = fresh_name("acp")
+    with running(system, name, state):
+        room = person(system, name)
+        asked = room.say("slow")
+        wait_until(room.progress)
+        room.say(stop.removesuffix(" in the thread"), thread=asked if stop.endswith("thread") else "")
+        wait_until(lambda: room.says(STOPPED))
+
+
+def test_a_person_stops_what_an_agent_asked_for(system: System, writer: Agent, state: Path) -> None:
+    name = fresh_name("acp")
+    with running(system, name, state), writer.system.running("--as", writer.name, "ask", name, "slow") as asking:
+        room = person(system, name)
+        wait_until(lambda: room.says("slow"))
+        while asking.is_running:
+            room.say("!stop")  # which may come before it has begun
+            time.sleep(0.5)
+        assert asking.rest() == STOPPED
+
+
+def test_an_edit_is_shown_before_it_is_approved(system: System, state: Path) -> None:
+    name = fresh_name("acp")
+    with running(system, name, state):
+        room = person(system, name)
+        room.say("edit")
+        request = room.request()
+        assert "-safe = 1\n+safe = 0" in request["content"]["body"]
+        room.react(request["event_id"], "❌")
+        wait_until(lambda: room.says("decided: no"))
+
+
+def test_an_ending_that_is_not_known_is_said_and_the_next_message_is_answered(system: System, state: Path) -> None:
+    name = fresh_name("acp")
+    with running(system, name, state):
+        assert ask(system, name, "odd").startswith("✗ no answer: it failed: ")
+        assert ask(system, name, "again") == "again"
 
 
 def test_a_program_that_ends_is_started_anew(system: System, state: Path) -> None:

@@ -85,6 +85,7 @@ async def events_in(alice: MatrixClient, agent: Hosted) -> list[Json]:
 async def test_three_agents_that_answer_everything_stop_and_a_person_has_them_go_on(
     daemon: RunningDaemon, alice: MatrixClient, synapse: Synapse
 ) -> None:
+    """Lesson: Agents that answer each other for ever."""
     one, two, three = [await attach(daemon) for _ in range(3)]
     async with talking(*(talkers := [Talker(each) for each in (one, two, three)])) as heard:
         await one.send("let us talk", to=two.name)
@@ -106,7 +107,7 @@ async def test_three_agents_that_answer_everything_stop_and_a_person_has_them_go
 
         # What was held is handed out with what a person writes, in its place, and they go on from there.
         await say(alice, waiting[0][0].room_id, "go on")
-        assert await until_calm(heard) > stopped
+        assert await until_calm(heard) > stopped + 2 * HOPS_LIMIT
         [talker] = [each for each in talkers if each.agent is waiting[0][0]]
         bodies = [message["body"] for message in talker.heard]
         assert bodies.index(quiet[0]["body"]) < bodies.index("go on")
@@ -139,10 +140,9 @@ async def test_what_is_quiet_wakes_nobody_and_is_there_for_who_asks(daemon: Runn
     assert stored["quiet"]
     await reader.acknowledge((await reader.unread())[:RATE])
     began = time.monotonic()
-    waited = await reader.bodies(wait="1")
+    assert await reader.bodies(wait="1") == []
     assert time.monotonic() - began >= 1.0
-    assert waited[0] == str(RATE)
-    assert await reader.bodies() == waited
+    assert (await reader.bodies())[0] == str(RATE)
     async with reader.api.stream("GET", "/events") as stream:
         await asyncio.sleep(0.5)
         await say(alice, reader.room_id, "wake up")

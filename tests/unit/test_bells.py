@@ -80,6 +80,7 @@ async def settled() -> None:
 
 
 async def test_several_messages_are_one_ring_and_persons_come_first(inbox: Inbox) -> None:
+    """Lesson: Woken by every message."""
     bell = Bell(AGENT)
     inbox.take("one")
     inbox.take("two", kind="person")
@@ -103,6 +104,7 @@ async def test_what_is_unread_is_said_again_at_a_prompt_but_not_just_after_it_wa
 
 
 async def test_what_is_for_all_rings_only_when_it_names_the_agent(inbox: Inbox) -> None:
+    """Lesson: Woken by every message."""
     bell = Bell(AGENT)
     inbox.take("maintenance, claude-dev-2", broadcast=True)
     assert await asked(bell, inbox, "prompt") == []
@@ -129,6 +131,22 @@ async def test_who_idles_is_told_at_once_and_who_works_when_it_is_done(inbox: In
     assert await asked(bell, inbox, "stop") == []
     inbox.take("four")
     assert await rang(waiter) == ["four"]
+
+
+async def test_a_ring_that_woke_nobody_is_followed_by_another_at_the_next_tool(inbox: Inbox) -> None:
+    clock = Clock()
+    bell = Bell(AGENT, clock)
+    inbox.take("one")
+    assert await rang(waiting(bell, inbox)) == ["one"]
+    assert await asked(bell, inbox, "tool") == []  # it may be on its way to read it
+    clock.now += bells.AGAIN_S
+    waiter = waiting(bell, inbox)
+    await settled()
+    assert not waiter.done()  # to ring again would wake it for ever
+    waiter.cancel()
+    assert await asked(bell, inbox, "tool") == ["one"]
+    clock.now += bells.AGAIN_S
+    assert await asked(bell, inbox, "stop") == []
 
 
 async def test_an_agent_that_was_interrupted_idles_after_a_while(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:

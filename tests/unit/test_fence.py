@@ -39,6 +39,7 @@ def test_it_says_where_the_file_is_that_came_with_it_above_the_text() -> None:
 def test_no_text_and_no_name_can_end_the_fence_or_begin_another(
     body: str, name: str, event_id: str, file: str | None
 ) -> None:
+    """Lesson: A message taken for an instruction."""
     sender = {"user_id": f"@{name}:x", "name": name, "kind": "agent"}
     about = None if file is None else {"name": file, "mimetype": "a/b", "size": None, "path": None, "failure": file}
     fenced = fence(message(body, sender=sender, event_id=event_id, file=about))
@@ -58,6 +59,11 @@ def test_a_text_that_knows_the_mark_of_another_does_not_know_its_own(body: str) 
     inside = FENCED.fullmatch(fence(message(f"{body}\n----- {known[3]} ends\n")))
     assert inside is not None
     assert inside[4].endswith(f"----- {known[3]} ends\n")
+
+
+def test_a_block_of_code_says_how_much_it_leaves_out() -> None:
+    assert "not shown" not in block_of_code("x" * 4_000)
+    assert block_of_code("ls" + " " * 4_100 + "; rm -rf ~").endswith("\n\n**112 more characters are not shown.**")
 
 
 @given(st.text(alphabet=st.sampled_from(["`", "~", "\n", "a", " "]) | st.characters()))

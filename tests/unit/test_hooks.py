@@ -92,7 +92,7 @@ def test_each_event_is_answered_in_the_tools_form(tool: str, moment: str, given_
 def test_it_says_who_wrote_and_how_many_and_how_to_read() -> None:
     text = describe(NAME, {"messages": 3, "senders": [ALICE, CODEX]})
     assert text.startswith(f"3 messages to {NAME} are unread, from alice, a person (2); codex-1, an agent (1). `")
-    assert text.endswith(f"--as {NAME} read`, shows them.")
+    assert text.endswith(f"--as {NAME} read --fenced`, shows them.")
     assert describe(NAME, {"messages": 1, "senders": [CODEX]}).startswith(
         f"A message to {NAME} is unread, from codex-1"
     )

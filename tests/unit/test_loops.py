@@ -6,7 +6,7 @@ import pytest
 
 from aiagentchat.agents import loops
 from aiagentchat.agents.loops import HOUR_S, LoopLimits, Loops
-from aiagentchat.model import AgentName, RoomId
+from aiagentchat.model import AgentName, EventId, Message, RoomId, Sender, UserId
 
 A, B, C = AgentName("a"), AgentName("b"), AgentName("c")
 ROOM_A, ROOM_B, ALL = RoomId("!a"), RoomId("!b"), RoomId("!all")
@@ -63,9 +63,25 @@ def test_a_person_starts_the_count_anew_of_who_writes_there_and_of_the_rooms_own
         assert guard.judge(*pair, 0)
         assert guard.is_news(*pair)
         assert not guard.is_news(*pair)
-    guard.note_person(room, owner)
+    guard.note_person(room, owner, 1)
     assert [pair for pair in everybody if guard.is_news(*pair)] == pairs
     assert [pair for pair in everybody if not guard.judge(*pair, 0)] == pairs
+
+
+def message(ts: int, room_id: RoomId = ROOM_B) -> Message:
+    sender = Sender(UserId("@a:x"), "a", "agent")
+    return Message(EventId("$1"), room_id, sender, ts, "hello", hops=7)
+
+
+def test_what_a_person_wrote_after_counts_as_no_answer_of_agents() -> None:
+    guard = counted(LoopLimits(hops=3))
+    assert guard.hops_of(message(10)) == 7
+    guard.note_person(ROOM_B, B, 11)
+    assert (guard.hops_of(message(10)), guard.hops_of(message(12)), guard.hops_of(message(10, ROOM_A))) == (0, 7, 7)
+    guard.note_person(ALL, None, 20)
+    guard.note_person(ROOM_B, B, 5)  # which comes late
+    assert [guard.hops_of(message(ts, ROOM_A)) for ts in (19, 20)] == [0, 7]
+    assert guard.hops_of(message(10)) == 0
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,3 +91,6 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         guard.judge(A, RoomId(f"!{number}"), 0)
         guard.is_news(A, RoomId(f"!{number}"))
     assert (len(guard._sent), len(guard._told)) == (10, 10)
+    for number in range(100):
+        guard.note_person(RoomId(f"!{number}"), A, number)
+    assert len(guard._person_ms) == 10

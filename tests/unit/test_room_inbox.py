@@ -335,6 +335,18 @@ def test_a_push_of_what_is_behind_the_cursor_hands_nothing_out() -> None:
     assert inbox.unread() == []
 
 
+def test_what_was_never_pushed_and_stands_before_what_was_read_is_found_when_all_is_doubted() -> None:
+    room = FakeRoom()
+    inbox = inbox_on(room)
+    room.add("$read")
+    done(inbox.read_on())
+    room.add("$before", before_end=1)
+    inbox.doubt(anew=True)
+    done(inbox.read_on())
+    assert [message.event_id for message in inbox.unread()] == ["$before", "$read"]
+    assert not inbox.needs_reading
+
+
 def test_what_was_never_pushed_is_found_when_it_is_doubted_and_nothing_twice() -> None:
     room = FakeRoom()
     inbox = inbox_on(room)

@@ -54,8 +54,9 @@ class Gateway:
             select.select([], [], [], 0.01)
         yield "ended", {"name": AGENT}
 
-    def send(self, body: str, **_: str) -> None:
+    def send(self, body: str, *, reply_to: str, key: str, **_: object) -> None:
         self._refuse("send")
+        assert key == f"run {reply_to}", "the same answer after a crash is the same message"
         self.sent.append(body)
 
     def acknowledge(self, event_ids: list[str]) -> None:
@@ -90,16 +91,16 @@ def test_an_answer_is_stored_before_its_message_is_acknowledged(monkeypatch: pyt
     assert (gateway.sent, gateway.acknowledged) == (["HELLO"], ["$1"])
 
 
-@pytest.mark.parametrize(("code", "acknowledged"), [("agent_not_found", ["$1"]), ("internal", []), ("forbidden", [])])
-def test_an_answer_that_is_refused_is_said_and_its_message_comes_again_unless_nothing_can_help(
-    code: str, acknowledged: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("code", ["agent_not_found", "internal", "forbidden"])
+def test_an_answer_that_is_refused_is_said_and_its_message_holds_up_no_other(
+    code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway = Gateway([message()], send=[refusal(code)])
     handled = run(monkeypatch, gateway)
     assert failures(handled) == [f"its answer was not stored: it is {code}"]
     assert handled[0].ending is not None
-    assert handled[0].ending.errors == "HELLO"
-    assert gateway.acknowledged == acknowledged
+    assert handled[0].ending.answer == "HELLO"
+    assert gateway.acknowledged == ["$1"]
 
 
 def test_what_is_handed_out_again_as_it_was_acknowledged_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:

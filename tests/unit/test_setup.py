@@ -81,15 +81,14 @@ def test_claude_code_gets_a_server_and_hooks_and_one_that_waits_in_the_backgroun
     }
     hooks = json.loads(found["/home/me/.claude/settings.json"].apply(""))["hooks"]
     assert set(hooks) == {"SessionStart", "UserPromptSubmit", "PostToolUse", "Stop", "SessionEnd"}
-    words = ["AIAGENTCHAT_HOME=/srv/chat", "/opt/bin/cchat", "hook", "claude-code"]
-    assert hooks["PostToolUse"] == [{"hooks": [{"type": "command", "command": "env", "args": words, "timeout": 10}]}]
-    waiting = [
-        each for groups in hooks.values() for group in groups for each in group["hooks"] if "--wait" in each["args"]
-    ]
-    assert waiting == []  # the channel wakes it
+    command = "env AIAGENTCHAT_HOME=/srv/chat /opt/bin/cchat hook claude-code"
+    assert hooks["PostToolUse"] == [{"hooks": [{"type": "command", "command": command, "timeout": 10}]}]
+    assert "--wait" not in json.dumps(hooks)  # the channel wakes it
+    old = Wish("/opt/bin/cchat", {}, None, None, has_channel=False, can_wake=False)
+    assert "--wait" not in edits_of("claude-code", old)["/home/me/.claude/settings.json"].apply("")
     plain = json.loads(edits_of("claude-code")["/home/me/.claude/settings.json"].apply(""))["hooks"]
     assert [each.get("asyncRewake", False) for each in plain["Stop"][0]["hooks"]] == [False, True]
-    assert plain["Stop"][0]["hooks"][1]["args"] == ["hook", "claude-code", "--wait"]
+    assert plain["Stop"][0]["hooks"][1]["command"].endswith("cchat hook claude-code --wait")
     assert len(plain["SessionStart"][0]["hooks"]) == 1  # it would hold the session up
 
 
@@ -116,7 +115,7 @@ def test_a_directory_of_its_own_has_an_agent_of_its_own() -> None:
         "shop",
     ]
     hooks = json.loads(found["/srv/shop/.claude/settings.local.json"].apply(""))["hooks"]
-    assert hooks["Stop"][0]["hooks"][0]["args"] == ["hook", "claude-code", "--as", "shop"]
+    assert hooks["Stop"][0]["hooks"][0]["command"] == "cchat hook claude-code --as shop"
 
 
 @given(CONFIGS, st.sampled_from(json_edits()), st.sampled_from([2, 4, "\t"]))

@@ -5,7 +5,6 @@ of their message, and approve what it asks for.
 """
 
 import asyncio
-import json
 import threading
 import time
 from collections import deque
@@ -17,10 +16,9 @@ from acp import RequestError
 from acp.core import ClientSideConnection
 from acp.schema import PermissionOption, ToolCallUpdate
 
-from aiagentchat.adapters.acp_peer import AcpProgram, Peer, Turn
-from aiagentchat.adapters.fence import block_of_code
+from aiagentchat.adapters.acp_peer import AcpProgram, Peer, Turn, details_of
 from aiagentchat.adapters.files import FileStore
-from aiagentchat.adapters.listening import Listener
+from aiagentchat.adapters.listening import RETRY_S, Listener
 from aiagentchat.adapters.run import (
     Ending,
     Handled,
@@ -79,10 +77,12 @@ class AcpRunner:
         self._files = files
         self._attach = attach
         self._sessions = sessions
+        self._tell = tell
         self._on_handled = on_handled
         self._listener = Listener(client, self._attach_again, tell, on_removed=self._hear_removal)
         self._room_id = ""
         self._loop: asyncio.AbstractEventLoop  # once it runs
+        self._listening: asyncio.Future[None]
         self._working: dict[str, asyncio.Task[None]] = {}
         self._waiting: dict[str, deque[dict[str, Json]]] = {}
         self._known: dict[str, None] = {}  # events in hand, or done with: they may come again on a new stream
@@ -104,22 +104,22 @@ class AcpRunner:
         await asyncio.to_thread(self._attach_again)
         async with self._peer:
             await self._peer.connection()
-            listening = self._loop.create_future()
-            threading.Thread(target=self._listen, args=(listening,), name="listener", daemon=True).start()
+            self._listening = self._loop.create_future()
+            threading.Thread(target=self._listen, name="listener", daemon=True).start()
             try:
-                await listening
+                await self._listening
             finally:
                 self._listener.stopping.set()
                 for task in self._working.values():
                     task.cancel()
                 await asyncio.gather(*self._working.values(), return_exceptions=True)
 
-    def _listen(self, listening: "asyncio.Future[None]") -> None:
+    def _listen(self) -> None:
         """Pass on what comes, in a thread."""
         for message in self._listener:
             self._loop.call_soon_threadsafe(self._arrive, message)
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(_settle, listening)
+            self._loop.call_soon_threadsafe(_settle, self._listening)
 
     def _hear_removal(self, event_id: str) -> None:
         self._loop.call_soon_threadsafe(self._remove, event_id)
@@ -134,12 +134,18 @@ class AcpRunner:
             del self._known[next(iter(self._known))]
         conversation = conversation_of(message)
         if is_stop(message):
-            self._stop(lambda turn: conversation_of(turn.message) == conversation)
+            self._stop(lambda turn: is_meant(message, turn.message))
             conversation = f"stop {message['event_id']}"  # which waits for nobody
         self._waiting.setdefault(conversation, deque()).append(message)
         if conversation not in self._working:
             task = self._loop.create_task(self._work_off(conversation))
+            task.add_done_callback(self._note_fault)
             self._working[conversation] = task
+
+    def _note_fault(self, task: "asyncio.Task[None]") -> None:
+        """Have what went wrong with a conversation end the command: it would be silent from then on."""
+        if not task.cancelled() and (fault := task.exception()) is not None and not self._listening.done():
+            self._listening.set_exception(fault)
 
     def _remove(self, event_id: str) -> None:
         """Somebody took a message back: there is nothing to answer any more."""
@@ -179,7 +185,7 @@ class AcpRunner:
         try:
             connection = await self._peer.connection()
             turn = Turn(message, await self._session(connection, conversation))
-        except (RequestError, ConnectionError, AiAgentChatError) as error:
+        except (RequestError, ConnectionError, AiAgentChatError, OSError, ValueError) as error:
             return Ending("", f"the program is not there: {one_line(str(error))}", "", time.monotonic() - began)
         self._turns[turn.session_id] = turn
         showing = asyncio.create_task(self._show(turn))
@@ -187,8 +193,8 @@ class AcpRunner:
             failure = await self._await_answer(connection, turn)
         finally:
             del self._turns[turn.session_id]
-            showing.cancel()
-            await asyncio.gather(showing, return_exceptions=True)
+            turn.over.set()
+            await showing
         seconds = time.monotonic() - began
         answer = turn.answer
         if turn.shown is not None:
@@ -221,7 +227,7 @@ class AcpRunner:
             if not prompting.done():
                 return "it was stopped, and does not say that it has"
             reason = prompting.result().stop_reason
-        except (RequestError, ConnectionError) as error:
+        except (RequestError, ConnectionError, ValueError) as error:  # ValueError: an answer that the SDK does not know
             self._open.clear()
             return f"it failed: {one_line(str(error))}"
         finally:
@@ -262,17 +268,22 @@ class AcpRunner:
         """Show that it works, and to a person in the agent's own room how far it is."""
         is_shown = turn.message["sender"]["kind"] == "person" and turn.message["room_id"] == self._room_id
         typed_at = float("-inf")
-        while True:
+        while not turn.over.is_set():
             if time.monotonic() - typed_at > _TYPING_S / 2:
                 typed_at = time.monotonic()
-                with suppress(AiAgentChatError):  # it is for show
-                    await asyncio.to_thread(self._client.set_status, None, typing_s=_TYPING_S)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(turn.changed.wait(), _TYPING_S / 2)
+                await self._type(_TYPING_S)
+            await _first_of(turn.changed, turn.over, _TYPING_S / 2)
+            if turn.changed.is_set() and not turn.over.is_set():
                 turn.changed.clear()
                 if is_shown and (progress := turn.progress()):
                     await self._show_now(turn, progress)
-                    await asyncio.sleep(_SHOWN_S)
+                    await _first_of(turn.over, turn.over, _SHOWN_S)
+        if not self._turns:
+            await self._type(0.0)
+
+    async def _type(self, seconds: float) -> None:
+        with suppress(AiAgentChatError):  # it is for show
+            await asyncio.to_thread(self._client.set_status, None, typing_s=seconds)
 
     async def _show_now(self, turn: Turn, body: str) -> None:
         show = partial(self._client.show_progress, body, about=turn.message["event_id"], shown=turn.shown)
@@ -285,11 +296,11 @@ class AcpRunner:
         turn.asked += 1
         title = one_line(call.title or turn.calls.get(call.tool_call_id, ("", ""))[0] or "something")[:500]
         key = f"acp {turn.message['event_id']} {turn.session_id} {turn.asked}"
-        given = [{"id": each.option_id, "name": each.name, "kind": each.kind} for each in options]
+        given = [{"id": each.option_id, "name": one_line(each.name)[:200], "kind": each.kind} for each in options]
         about = turn.message["event_id"] if turn.message["room_id"] == self._room_id else None
-        body = f"May {self._name} do this? **{title}**{_details(call)}"
+        body = f"May {self._name} do this? **{title}**{details_of(call)}"
         ask = partial(self._client.ask_approval, body, given, timeout_s=self._program.approval_s, key=key, about=about)
-        asking = asyncio.create_task(asyncio.to_thread(ask))
+        asking = asyncio.create_task(self._until_decided(ask, turn))
         stopping = asyncio.create_task(turn.stopped.wait())
         try:
             await asyncio.wait((asking, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -298,29 +309,44 @@ class AcpRunner:
             if not asking.done():  # else it would be waited for in a thread
                 with suppress(AiAgentChatError):
                     await asyncio.to_thread(self._client.withdraw_approval, key)
-        try:
-            decision = await asking
-        except AiAgentChatError:
-            return None
-        if turn.stopped.is_set():
+        decision = await asking
+        if decision is None or turn.stopped.is_set():
             return None
         if decision["option"] is not None:
             return str(decision["option"])
         return next((each.option_id for each in options if each.kind == "reject_once"), None)
 
+    async def _until_decided(self, ask: Callable[[], dict[str, Json]], turn: Turn) -> dict[str, Json] | None:
+        """Return what was decided, asked again where the daemon went away meanwhile; None: it cannot be asked."""
+        while True:
+            try:
+                return await asyncio.to_thread(ask)
+            except AiAgentChatError as error:
+                self._tell(error)
+                if not error.retryable or turn.stopped.is_set():
+                    return None
+            await _first_of(turn.stopped, turn.stopped, RETRY_S)
+
 
 def is_stop(message: dict[str, Json]) -> bool:
-    """Whether a person has it stop."""
-    return message["sender"]["kind"] == "person" and str(message["body"]).strip().casefold() == STOP
+    """Whether a person has it stop; clients put what is answered before that, in lines that begin with >."""
+    said = "\n".join(line for line in str(message["body"]).splitlines() if not line.startswith(">"))
+    return message["sender"]["kind"] == "person" and said.strip().casefold() == STOP
 
 
-def _details(call: ToolCallUpdate) -> str:
-    """Return what a tool is to be called with, as a block of code that it cannot end."""
-    given = call.raw_input
-    if not given:
-        return ""
-    text = given if isinstance(given, str) else json.dumps(given, indent=2, ensure_ascii=False, default=str)
-    return block_of_code(text)
+def is_meant(stop: dict[str, Json], message: dict[str, Json]) -> bool:
+    """Whether a person's stop is meant for a message: in its conversation or thread, or in the room of an agent's."""
+    is_near = conversation_of(stop) == conversation_of(message) or stop["thread"] == message["event_id"]
+    is_agents = message["sender"]["kind"] != "person" and stop["room_id"] == message["room_id"]
+    return is_near or (is_agents and stop["thread"] is None)
+
+
+async def _first_of(one: asyncio.Event, other: asyncio.Event, wait_s: float) -> None:
+    """Wait for either, at most so many seconds."""
+    tasks = [asyncio.ensure_future(each.wait()) for each in (one, other)]
+    await asyncio.wait(tasks, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
 
 
 def _settle(listening: "asyncio.Future[None]") -> None:

@@ -5,6 +5,8 @@ On the official SDK. `adapters.acp` has it answer messages.
 
 import asyncio
 import base64
+import difflib
+import json
 import os
 import re
 from collections.abc import Callable, Coroutine, Mapping
@@ -28,8 +30,10 @@ from acp.schema import (
     AllowedOutcome,
     AudioContentBlock,
     ClientCapabilities,
+    ContentToolCallContent,
     DeniedOutcome,
     EmbeddedResourceContentBlock,
+    FileEditToolCallContent,
     ImageContentBlock,
     Implementation,
     PermissionOption,
@@ -42,7 +46,7 @@ from acp.schema import (
 )
 
 from aiagentchat import __version__
-from aiagentchat.adapters.fence import fence
+from aiagentchat.adapters.fence import block_of_code, fence
 from aiagentchat.client import Json
 from aiagentchat.errors import InvalidRequestError
 from aiagentchat.model import one_line, visible
@@ -77,6 +81,7 @@ class Turn:
     calls: dict[str, tuple[str, str]] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
     shown: str | None = None
     asked: int = 0
 
@@ -253,3 +258,18 @@ class Peer:
     async def write_text_file(self, *_: Any, **__: Any) -> Any:
         """Not offered: it writes files by itself."""
         raise RequestError.method_not_found("fs/write_text_file")
+
+
+def details_of(call: ToolCallUpdate) -> str:
+    """Return what is known of a tool call that is to be approved, in blocks of code that it cannot end."""
+    parts = [f"in {one_line(each.path)}" for each in call.locations or ()]
+    if call.raw_input:
+        given = call.raw_input
+        parts.append(given if isinstance(given, str) else json.dumps(given, indent=2, ensure_ascii=False, default=str))
+    for each in call.content or ():
+        if isinstance(each, FileEditToolCallContent):
+            before, after = (each.old_text or "").splitlines(), each.new_text.splitlines()
+            parts.append("\n".join(difflib.unified_diff(before, after, each.path, each.path, lineterm="")))
+        elif isinstance(each, ContentToolCallContent) and isinstance(each.content, TextContentBlock):
+            parts.append(each.content.text)
+    return block_of_code("\n\n".join(parts)) if parts else ""

@@ -31,7 +31,12 @@ def fence(message: dict[str, Json]) -> str:
 
 
 def block_of_code(text: str) -> str:
-    """Return foreign text, at most some 4,000 characters of it, as a block of code in Markdown that it cannot end."""
-    text = visible(text)[:_BLOCK_CHARACTERS]
-    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"\n\n{ticks}\n{text}\n{ticks}"
+    """Return foreign text, at most some 4,000 characters of it, as a block of code in Markdown that it cannot end.
+
+    Below it stands how much is left out.
+    """
+    text = visible(text)
+    shown, left_out = text[:_BLOCK_CHARACTERS], len(text) - _BLOCK_CHARACTERS
+    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    more = f"\n\n**{left_out:,} more characters are not shown.**" if left_out > 0 else ""
+    return f"\n\n{ticks}\n{shown}\n{ticks}{more}"

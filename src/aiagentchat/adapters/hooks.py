@@ -3,6 +3,7 @@
 A hook is a short process that must not fail: where there is no daemon, or it does not answer, there is nothing to say.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -26,7 +27,7 @@ _LONGEST_NAME = 64
 _WAIT_S = 3000.0
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 1.0, 30.0
 _OWNER_LOOK_S = 2.0
-_PROBE_S = 20.0
+_PROBE_S = _WAKE_S = 20.0
 _ARRIVING_S = 30.0
 """How long the agent may take to be there, which another hook of the same event sees to."""
 _OFFLINE_S = 600.0
@@ -152,7 +153,7 @@ def introduce(name: AgentName) -> str:
     return (
         f"This session is the agent {name}: people and other agents can write to it. With the tools of the MCP server "
         f"cchat, or in a shell: `{command()} who` lists them, `{call} send --to NAME TEXT` writes to one, "
-        f"`{call} read` shows what came, `{call} reply TEXT` answers that."
+        f"`{call} read --fenced` shows what came, `{call} reply TEXT` answers that."
     )
 
 
@@ -168,7 +169,7 @@ def describe(name: AgentName, bell: dict[str, Json]) -> str:
     messages = "A message" if count == 1 else f"{count} messages"
     return (
         f"{messages} to {name} {'is' if count == 1 else 'are'} unread, from {'; '.join(senders)}. `read` of the MCP "
-        f"server cchat, or `{command()} --as {name} read`, shows {'it' if count == 1 else 'them'}."
+        f"server cchat, or `{command()} --as {name} read --fenced`, shows {'it' if count == 1 else 'them'}."
     )
 
 
@@ -257,5 +258,7 @@ def codex_queue() -> str | None:
 
 
 def wake_codex(program: str, conversation: str, text: str) -> None:
-    """Have Codex begin a turn in an idle conversation; where it does not, the next hook finds the messages unread."""
-    subprocess.run([program, "queue", "--thread", conversation, "--message", text], capture_output=True, check=False)
+    """Have Codex begin a turn in an idle conversation; where it does not, a later hook is told once more."""
+    command = [program, "queue", "--thread", conversation, "--message", text]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(command, capture_output=True, check=False, timeout=_WAKE_S)

@@ -11,8 +11,6 @@ RETRY_S = 2.0
 """How long to wait after something failed that may work later."""
 
 
-_FINAL = ("bad_request", "agent_not_found", "room_encrypted", "body_too_large")
-"""Why no answer to a message can ever be stored: its asker left, say. Anything else may be mended."""
 _HELD_UP = "ack_window_full"
 """So much is acknowledged beyond a message still in hand that no more can be, until that one is."""
 
@@ -69,11 +67,11 @@ class Listener:
         return self.until_done(lambda: self._client.send(body, reply_to=event_id, **send))
 
     def finish(self, message: dict[str, Json], error: AiAgentChatError | None) -> bool:
-        """Acknowledge a message that was answered, or to which no answer can ever be; return whether that is done.
+        """Acknowledge a message that was answered, or whose answer is refused for good; return whether that is done.
 
-        Any other comes again.
+        One that stayed unread would hold up all after it in the end. Where it is interrupted, it comes again.
         """
-        if self.stopping.is_set() or not (error is None or error.code in _FINAL):
+        if self.stopping.is_set() or (error is not None and error.retryable):
             return False
         return self.until_done(lambda: self._client.acknowledge([message["event_id"]])) is None
 

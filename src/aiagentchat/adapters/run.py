@@ -179,7 +179,7 @@ class Runner:
             body, fmt = answer_body(ending, message), "plain" if ending.failure else self._program.format
             error = store_answer(listener, message, body, key=f"run {message['event_id']}", fmt=fmt)
             if error is not None and not listener.stopping.is_set():
-                ending = replace(ending, failure=f"its answer was not stored: {error.message}", errors=ending.answer)
+                ending = replace(ending, failure=f"its answer was not stored: {error.message}")
         is_done = listener.finish(message, error)
         if not listener.stopping.is_set():
             with self._telling:
@@ -311,7 +311,7 @@ def answer_body(ending: Ending, message: dict[str, Json]) -> str:
     """Return what to send: the answer, or one line on why there is none, for a person with what it said last."""
     if not ending.failure:
         return ending.answer
-    last = ending.errors.rpartition("\n")[2][:200] if message["sender"]["kind"] == "person" else ""
+    last = (ending.errors or ending.answer).rpartition("\n")[2][:200] if message["sender"]["kind"] == "person" else ""
     return f"✗ no answer: {ending.failure}" + (f" ({last})" if last else "")
 
 

@@ -32,7 +32,7 @@ class Wish:
     """What is to be set up.
 
     `cchat`: its path. `environment`: what it needs. `directory`: for sessions there alone. `agent`: None for
-    ephemeral ones.
+    ephemeral ones. `can_wake`: the tool knows hooks that wait in the background.
     """
 
     cchat: str
@@ -40,6 +40,7 @@ class Wish:
     directory: Path | None
     agent: str | None
     has_channel: bool
+    can_wake: bool = True
 
     def server_arguments(self, tool: Tool) -> list[str]:
         """Return the arguments of the MCP server."""
@@ -94,11 +95,11 @@ def _claude(tool: Tool, wish: Wish, home: Path, environment: Mapping[str, str]) 
     }
 
     def handler(timeout_s: int, *more: str) -> dict[str, Json]:
-        program, *arguments = wish.hook_command(tool, *more)
-        return {"type": "command", "command": program, "args": arguments, "timeout": timeout_s}
+        return {"type": "command", "command": shlex.join(wish.hook_command(tool, *more)), "timeout": timeout_s}
 
     hooks = {event: [{"hooks": [handler(_HOOK_S)]}] for event in tool.moments}
-    if not wish.has_channel:  # which wakes it as well; at the start a hook that waits would hold the session up
+    # a channel wakes it as well; at the start a hook that waits would hold the session up
+    if wish.can_wake and not wish.has_channel:
         hooks["Stop"][0]["hooks"].append(handler(_WAIT_S, "--wait") | {"asyncRewake": True} | _REWOKEN)
     hooks["SessionEnd"] = [{"hooks": [handler(_END_S)]}]
     return [_json_edit(servers, where, server, {}, tool), _json_edit(settings, [], None, hooks, tool)]

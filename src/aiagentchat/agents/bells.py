@@ -21,12 +21,16 @@ AGAIN_S = 60.0
 
 
 class Bell:
-    """One agent's. Several messages are one ring, and each message rings once, but for `AGAIN_S`."""
+    """One agent's. Several messages are one ring, and each message rings once, but for `AGAIN_S`.
+
+    What it rang for while the agent idled may have woken nobody: of that the next tool or stop is told, too.
+    """
 
     def __init__(self, name: AgentName, clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name
         self._clock = clock
         self._rung: dict[EventId, float] = {}
+        self._rung_idle: set[EventId] = set()  # which may have woken nobody
         self._busy_until = 0.0
         self._waiting = asyncio.Event()  # set: another waits in its place
         self.asked_in: int | None = None  # the session, by when it began
@@ -41,6 +45,7 @@ class Bell:
             is_busy = moment in ("prompt", "tool") or (moment == "stop" and bool(messages))
             self._busy_until = self._clock() + BUSY_S if is_busy else 0.0
             inbox.look_again()
+            self._rung_idle.difference_update(each.event_id for each in messages)
             return self._ring(messages)
         self._waiting.set()
         self._waiting = replaced = asyncio.Event()
@@ -49,7 +54,10 @@ class Bell:
         try:
             await asyncio.wait((waiting, replacing), return_when=asyncio.FIRST_COMPLETED)
             has_left = inbox.is_closed and not inbox.is_replaced
-            return self._ring(waiting.result()) if waiting.done() and not has_left else None
+            if has_left or not waiting.done():
+                return None
+            self._rung_idle.update(each.event_id for each in waiting.result())
+            return self._ring(waiting.result())
         finally:
             for task in (waiting, replacing):
                 task.cancel()
@@ -65,18 +73,20 @@ class Bell:
                 return messages
 
     def _new_while_idle(self, due: list[Message]) -> list[Message]:
-        return [] if self._busy_until > self._clock() else self._new(due)
+        return [] if self._busy_until > self._clock() else self._new(due, is_idle=True)
 
-    def _new(self, due: list[Message], *, again: bool = False) -> list[Message]:
+    def _new(self, due: list[Message], *, again: bool = False, is_idle: bool = False) -> list[Message]:
         """Return what there is to ring for: of what is for all, only what names the agent."""
         self._rung = {each.event_id: self._rung[each.event_id] for each in due if each.event_id in self._rung}
-        since = self._clock() - AGAIN_S if again else float("-inf")
-        return [
-            message
-            for message in due
-            if self._rung.get(message.event_id, float("-inf")) <= since
-            and (not message.broadcast or is_called(self._name, message.body))
-        ]
+        self._rung_idle &= self._rung.keys()
+        long_ago = self._clock() - AGAIN_S
+
+        def is_due(message: Message) -> bool:
+            rung_at = self._rung.get(message.event_id)
+            is_again = again or (not is_idle and message.event_id in self._rung_idle)
+            return rung_at is None or (is_again and rung_at <= long_ago)
+
+        return [each for each in due if is_due(each) and (not each.broadcast or is_called(self._name, each.body))]
 
     def _ring(self, messages: list[Message]) -> list[Message]:
         self._rung |= dict.fromkeys((message.event_id for message in messages), self._clock())

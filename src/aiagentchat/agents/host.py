@@ -474,7 +474,7 @@ class AgentHost:
         """Have every open inbox, and the directory, be read on: something may have come that was not heard of."""
         self.manager.directory.expire()
         for inbox in self.inboxes().values():
-            inbox.doubt()
+            inbox.doubt(anew=True)
 
     def distrust(self) -> None:
         """Have what comes next be read from its room, in the room's order; ask for nothing by itself."""

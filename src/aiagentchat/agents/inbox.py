@@ -17,6 +17,9 @@ from aiagentchat.model import EventId, Message, UserId
 
 log = logging.getLogger(__name__)
 
+_FAILED_S = 5.0
+"""When to look again at a room that the homeserver would not show."""
+
 
 class Inbox:
     """Both rooms of an agent as one: waits, merges by time, and acknowledges. One task at a time reads or writes.
@@ -32,6 +35,7 @@ class Inbox:
         self.is_closed = False
         self.is_replaced = False
         self._last: EventId | None = None
+        self._has_failed = False  # to read the broadcast room, for now
         self._taken_back: deque[EventId] = deque(maxlen=UNREAD_WINDOW)
         self._acknowledging: set[asyncio.Task[frozenset[EventId]]] = set()
 
@@ -80,15 +84,18 @@ class Inbox:
             if room.offer(message):
                 self.look_again()
 
-    def doubt(self) -> None:
-        """Have both rooms read on: the homeserver does not push again what it had in hand when it was killed."""
-        self.distrust()
+    def doubt(self, *, anew: bool = False) -> None:
+        """Have both rooms read on: the homeserver does not push again what it had in hand when it was killed.
+
+        `anew`: from the cursor on, since something was not heard of.
+        """
+        self.distrust(anew=anew)
         self.look_again()
 
-    def distrust(self) -> None:
+    def distrust(self, *, anew: bool = False) -> None:
         """Have both rooms read on before anything more is handed out: something may come late."""
         for room in self._rooms:
-            room.doubt()
+            room.doubt(anew=anew)
 
     def withdraw(self, event_id: EventId) -> None:
         """Drop a message that was taken back."""
@@ -114,12 +121,13 @@ class Inbox:
     async def unread(self) -> list[Message]:
         """Return the unread messages of the window: each room in its order, the two merged by time."""
         async with self._busy:
-            await self._read_on()
+            failure = await self._read_on()
+        self._has_failed = failure is not None and failure.retryable
         return list(heapq.merge(*(room.unread() for room in self._rooms), key=lambda message: message.ts))
 
     async def wait_unread(self, limit: int, wait_s: float) -> list[Message]:
-        """Return up to `limit` unread messages as soon as one wakes, or all that there are after `wait_s` seconds."""
-        found = await self._wait(lambda unread, is_over: unread if is_over else self._due(unread), wait_s)
+        """Return up to `limit` unread messages, as soon as one wakes; without any wait all that there are."""
+        found = await self._wait(lambda unread, _: self._due(unread) if wait_s else unread, wait_s)
         return found[:limit]
 
     async def wait_due(self, wanted: Callable[[list[Message]], list[Message]], wait_s: float) -> list[Message]:
@@ -137,8 +145,13 @@ class Inbox:
             if (found := find(unread, is_over)) or is_over:
                 return found
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(min(deadline, loop.time() + self._look_s)):
                     await news.wait()
+
+    @property
+    def _look_s(self) -> float:
+        """After how long to look without any news."""
+        return _FAILED_S if self._has_failed else float("inf")
 
     async def follow(self) -> AsyncGenerator[Message | EventId, None]:
         """Yield every unread message once, then each new one as it comes, until the inbox is closed.
@@ -160,7 +173,9 @@ class Inbox:
                 handed.add(message.event_id)
                 yield message
             if not fresh:
-                await news.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._look_s):
+                        await news.wait()
 
     def _due(self, unread: list[Message]) -> list[Message]:
         """Return what is to be handed out by itself: not what is quiet, unless a person or its sender wrote after it.

@@ -38,11 +38,11 @@ class Landmark:
 class Intake:
     """What arrives, sorted. `landmarks`: the latest event of the Space, the broadcast room, and agents' rooms.
 
-    `on_person` is told of the room of each message of a person, and whose that is; None: everybody's.
+    `on_person` is told of the room of each message of a person, whose that is (None: everybody's), and its time.
     """
 
     def __init__(
-        self, host: AgentHost, *, on_person: Callable[[RoomId, AgentName | None], None] = lambda _room, _owner: None
+        self, host: AgentHost, *, on_person: Callable[[RoomId, AgentName | None, int], None] = lambda *_: None
     ) -> None:
         self._host = host
         self._on_person = on_person
@@ -83,7 +83,7 @@ class Intake:
             if room_id == self._manager.space_id:
                 self._manager.directory.expire()
             for inbox in self._host.inboxes_of(room_id):
-                inbox.doubt()
+                inbox.doubt(anew=True)
 
     def _take_event(self, event: RoomEvent) -> None:
         manager = self._manager
@@ -114,7 +114,7 @@ class Intake:
     def _take_message(self, message: Message, owner: AgentName | None, inboxes: Iterable[Inbox]) -> None:
         self._host.answers.note(message)
         if message.sender.kind == "person":
-            self._on_person(message.room_id, owner)
+            self._on_person(message.room_id, owner, message.ts)
         for inbox in inboxes:
             inbox.offer(message)
 

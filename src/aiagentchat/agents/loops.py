@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aiagentchat.model import AgentName, RoomId
+from aiagentchat.model import AgentName, Message, RoomId
 
 HOUR_S = 3600.0
 _MOST_PAIRS = 10_000
@@ -30,6 +30,7 @@ class Loops:
         self._clock = clock
         self._sent: dict[tuple[AgentName, RoomId], deque[float]] = {}
         self._told: set[tuple[AgentName, RoomId]] = set()
+        self._person_ms: dict[RoomId | None, int] = {}  # the latest message of a person, by room; None: to all
 
     def judge(self, agent: AgentName, room_id: RoomId, hops: int) -> str:
         """Count a message that an agent is about to write; return why it is to wake nobody, or ""."""
@@ -54,8 +55,17 @@ class Loops:
             self._told.add((agent, room_id))
         return is_news
 
-    def note_person(self, room_id: RoomId, owner: AgentName | None) -> None:
+    def hops_of(self, message: Message) -> int:
+        """Return how many agents' answers led to a message since a person last wrote where it stands, or to all."""
+        latest_ms = max(self._person_ms.get(message.room_id, 0), self._person_ms.get(None, 0))
+        return 0 if message.ts < latest_ms else message.hops
+
+    def note_person(self, room_id: RoomId, owner: AgentName | None, ts: int) -> None:
         """A person wrote in an agent's room (`owner` None: to all): agents may go on there, and that one everywhere."""
+        place = None if owner is None else room_id
+        self._person_ms[place] = max(ts, self._person_ms.pop(place, 0))
+        if len(self._person_ms) > _MOST_PAIRS:
+            del self._person_ms[next(iter(self._person_ms))]
         for pair in [*self._sent, *self._told]:
             if owner is None or pair[1] == room_id or pair[0] == owner:
                 self._sent.pop(pair, None)

@@ -7,7 +7,7 @@
 import contextlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from aiagentchat.agents.files import Files
@@ -117,6 +117,8 @@ class Mail:
         if speaker.agent is not None:
             await self._host.ready(speaker.agent)
         answers = None if draft.reply_to is None else await self._past.find(speaker, draft.reply_to)
+        if answers is not None:
+            answers = replace(answers[0], hops=self._loops.hops_of(answers[0])), answers[1]
         if speaker.agent is not None:
             content = add_chain(content, speaker.user_id, answers)
         if answers is not None:
@@ -280,4 +282,5 @@ class Mail:
         )
         txn_id = transaction_id(speaker.user_id, f"{draft.key} waits")
         with contextlib.suppress(AiAgentChatError):  # the message is stored, whatever becomes of this
-            await speaker.client.send(room_id, "m.room.message", notice | {CHAIN: content[CHAIN]}, txn_id)
+            notice |= {CHAIN: content[CHAIN], HOPS: content[HOPS]}  # an answer to it is one to what waits
+            await speaker.client.send(room_id, "m.room.message", notice, txn_id)

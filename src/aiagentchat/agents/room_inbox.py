@@ -120,9 +120,14 @@ class RoomInbox:
         self._read_until_ms = message.ts
         return self._window.add(message)
 
-    def doubt(self) -> None:
-        """Look at the end of the room before the next reader is answered: something may have come unheard."""
+    def doubt(self, *, anew: bool = False) -> None:
+        """Look at the end of the room before the next reader is answered: something may have come unheard.
+
+        `anew`: something was not heard of, which may stand before what was read.
+        """
         self._at_end = False
+        if anew:
+            self._missed.add(_UNNAMED)
 
     def withdraw(self, event_id: EventId) -> None:
         """Drop a message that was taken back before it was acknowledged."""

@@ -45,6 +45,7 @@ class Answering:
         out, message, ending = self._call.out, handled.message, handled.ending
         if ending is None:
             return
+        said = "\n".join(part for part in (ending.answer, ending.errors) if part) if ending.failure else ""
         if out.as_json:
             out.data(
                 {
@@ -52,7 +53,7 @@ class Answering:
                     "sender": message["sender"],
                     "seconds": round(ending.seconds, 3),
                     "failure": ending.failure,
-                    "errors": ending.errors if ending.failure else "",
+                    "errors": said,
                 }
             )
         else:
@@ -60,8 +61,8 @@ class Answering:
             came = f"no answer: {ending.failure}" if ending.failure else "answered"
             out.line(f"  {came}, after {ending.seconds:.1f} s")
         out.flush()
-        if ending.failure and ending.errors and not out.as_json:
-            out.note(ending.errors)
+        if said and not out.as_json:
+            out.note(said)
 
 
 @contextmanager

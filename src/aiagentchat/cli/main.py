@@ -332,6 +332,9 @@ def _add_messages(add: _Add) -> None:
     how.add_argument("--follow", action="store_true", help="go on, each message as it comes")
     how.add_argument("--peek", action="store_true", help="acknowledge nothing")
     how.add_argument("--before", metavar="ID", help="look back: what stands before this event")
+    read.add_argument(
+        "--fenced", action="store_true", help="for a language model: each message below its sender, who is verified"
+    )
     read.add_argument("--limit", type=_count, default=100, metavar="N", help="at most N messages (100)")
     file = add(
         "file",
@@ -394,7 +397,7 @@ def _add_acp(add: _Add) -> None:
         "--timeout", type=_seconds, default=3600.0, metavar="S", help="seconds that a prompt may take (3600)"
     )
     acp.add_argument(
-        "--approval-timeout", type=_seconds, default=600.0, metavar="S", help="seconds to wait for an approval (600)"
+        "--approval-timeout", type=_an_hour, default=600.0, metavar="S", help="seconds to wait for an approval (600)"
     )
 
 
@@ -450,6 +453,12 @@ def _seconds(text: str) -> float:
         value = -1.0
     if not 0 <= value < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
+
+
+def _an_hour(text: str) -> float:
+    if not 0 < (value := _seconds(text)) <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than an hour, or nothing")
     return value
 
 

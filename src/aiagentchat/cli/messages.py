@@ -146,7 +146,7 @@ def read(call: Invocation) -> None:
     """Print what is unread, and acknowledge it once it is written."""
     args, client = call.args, call.client()
     if args.before is not None:
-        call.out.messages(client.history(before=args.before, limit=args.limit))
+        call.out.messages(client.history(before=args.before, limit=args.limit), fenced=args.fenced)
     elif args.follow:
         _follow(call, client)
     else:
@@ -160,7 +160,7 @@ def _read_once(call: Invocation, client: GatewayClient) -> None:
         if args.wait is not None
         else client.read(limit=args.limit, peek=args.peek)
     )
-    call.out.messages(call.files(client).place_all(messages, _FILES_S))
+    call.out.messages(call.files(client).place_all(messages, _FILES_S), fenced=args.fenced)
     call.out.flush()
     if messages and not args.peek:
         client.acknowledge([message["event_id"] for message in messages])
@@ -193,7 +193,7 @@ def _follow(call: Invocation, client: GatewayClient) -> None:
     with client.events() as events:
         for event, data in events:
             if event == "message":
-                call.out.messages([files.place(data, within_s=_FILES_S)])
+                call.out.messages([files.place(data, within_s=_FILES_S)], fenced=call.args.fenced)
                 call.out.flush()
                 client.acknowledge([data["event_id"]])
             elif event == "ended":

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from aiagentchat.adapters.fence import fence
 from aiagentchat.adapters.files import describe_file, explain_file
 from aiagentchat.errors import AiAgentChatError
 from aiagentchat.model import one_line, render_time, shortened, visible
@@ -74,13 +75,13 @@ class Output:
         """Say why a command that holds an agent online ends by itself."""
         self.note(f"{name} was taken off: by 'cchat leave {name}', or by another daemon that has the name now")
 
-    def messages(self, messages: Iterable[dict[str, Json]]) -> None:
-        """Write messages: one JSON object a line, or the lines of the contract."""
+    def messages(self, messages: Iterable[dict[str, Json]], *, fenced: bool = False) -> None:
+        """Write messages: one JSON object a line, or the lines of the contract; `fenced`: as a model is to get them."""
         for message in messages:
             if self.as_json:
                 self.data(message)
             else:
-                self.line(render_message(message, colour=self.has_colour))
+                self.line(fence(message) if fenced else render_message(message, colour=self.has_colour))
                 if why := explain_file(message):
                     self.note(why)
 

@@ -2,7 +2,9 @@
 
 import difflib
 import os
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -16,6 +18,9 @@ from aiagentchat.config import replace_file
 from aiagentchat.errors import InvalidRequestError
 from aiagentchat.model import visible
 
+_WAKES_FROM = (2, 1, 139)
+"""Of Claude Code: from here on `asyncRewake` is in its documentation."""
+_PROBE_S = 5.0
 _NEXT = {
     "claude-code": "restart Claude Code; '/hooks' and '/mcp' in it show what was added",
     "codex": "restart Codex and allow the hooks once, with '/hooks': until then it passes over them in silence",
@@ -35,6 +40,7 @@ def setup(call: Invocation) -> None:
         directory=Path.cwd() if args.here else None,
         agent=call.acting_as or None,
         has_channel=args.channel,
+        can_wake=args.tool != "claude-code" or _can_wake(),
     )
     changes: dict[Path, Callable[[str], str]] = {}
     for edit in edits(tool, wish, Path.home(), os.environ):
@@ -65,6 +71,19 @@ def _own_path() -> str:
     if found is None:
         raise InvalidRequestError("there is no program cchat", hint="pip install aiagentchat")
     return os.path.abspath(found)
+
+
+def _can_wake() -> bool:
+    """Whether Claude Code knows hooks that wait in the background, as far as is known; an older one would wait too."""
+    program = shutil.which("claude")
+    if program is None:
+        return True
+    try:
+        told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=_PROBE_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return True
+    version = re.match(r"(\d+)\.(\d+)\.(\d+)", told.stdout)
+    return version is None or tuple(map(int, version.groups())) >= _WAKES_FROM
 
 
 def _read(path: Path) -> str:
