@@ -128,6 +128,21 @@ async def test_what_many_messages_of_others_came_after_is_listed_with_who_has_re
     assert [told(item)[:4] for item in await sent(writer.api)] == [("long ago", first.name, "read", [first.name])]
 
 
+async def test_who_came_later_has_not_read_what_was_sent_to_all_before(
+    trio: tuple[Hosted, Hosted, Hosted], daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, first, second = trio
+    monkeypatch.setattr(delivery, "_ORDER_MS", 0)
+    await writer.send("before")
+    late = await attach(daemon, "late")
+    await writer.send("after")
+    for each in (first, late):
+        await each.acknowledge(await each.unread(wait="20"))
+    read_by = {told(item)[0]: set(told(item)[3]) for item in await sent(writer.api)}
+    assert read_by == {"before": {first.name}, "after": {first.name, late.name}}
+    assert second.name not in read_by["after"]
+
+
 @ACCOUNTS_ALONE  # agents of an application service stay in the rooms that they wrote in
 async def test_what_was_written_in_a_room_that_was_left_since_is_listed(
     trio: tuple[Hosted, Hosted, Hosted], synapse: Synapse, http: aiohttp.ClientSession

@@ -193,7 +193,9 @@ async def test_a_client_without_the_handshake_of_old_is_answered_by_it(system: S
 async def test_codex_is_an_agent_for_each_conversation_from_its_first_call_on(system: System) -> None:
     before = set(system.who())
     async with session(system, "--tool", "codex") as opened:
-        await opened.client.list_tools()
+        listed = (await opened.client.list_tools()).tools
+        assert [tool.name for tool in listed] == ["who", "send", "ask", "read", "reply", "status", "sent"]
+        assert all(tool.description and tool.input_schema["type"] == "object" for tool in listed)
         assert set(system.who()) == before
         text = await opened.call("who", meta={"threadId": "0199a213-81c0-7800-8aa1-bbab2a035a53"})
         assert text.startswith("You are codex-")

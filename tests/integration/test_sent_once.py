@@ -19,7 +19,7 @@ from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import attach
 from tests.integration.processes import AccountSystem, System
 from tests.integration.relay import Relay, relay_to
-from tests.integration.systems import WAIT_S, RunningDaemon, Synapse
+from tests.integration.systems import APPSERVICE_ALONE, WAIT_S, RunningDaemon, Synapse
 
 
 @pytest.fixture
@@ -140,6 +140,27 @@ async def test_a_daemon_killed_before_it_answers_and_started_again_has_sent_the_
                 assert told["event_id"] == event_id
                 room_id = RoomId(target.joined["room_id"])
                 assert await ids_in(own_synapse.operator_client(http), room_id) == [event_id]
+
+
+@APPSERVICE_ALONE  # the command knows nothing of the mode
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+async def test_a_command_that_is_interrupted_leaves_a_key_with_which_the_message_is_sent_once(
+    own_synapse: Synapse, relay: Relay, http: aiohttp.ClientSession, tmp_path: Path, how: signal.Signals
+) -> None:
+    system = behind_relay(own_synapse, relay, tmp_path / "home")
+    async with running(system):
+        target = await asyncio.to_thread(system.join, "target")
+        words = ("send", "--json", "--to", target.name)
+        relay.withhold()
+        with system.running(*words, "once") as sending:
+            event_id = await taken(relay)
+            assert await asyncio.to_thread(sending.end, how) == 130
+            told = sending.rest(of="err")
+        relay.drop()
+        key = told.partition("--key ")[2].split()[0]
+        again = await asyncio.to_thread(system.cchat, *words, "--key", key, "once")
+        assert again.data[0]["event_id"] == event_id
+        assert await ids_in(own_synapse.operator_client(http), RoomId(target.joined["room_id"])) == [event_id]
 
 
 async def test_a_daemon_that_does_not_come_back_leaves_a_key_with_which_the_message_is_sent_once(

@@ -1,10 +1,13 @@
 """An inbox of two rooms, of which one cannot be read; and what it hands out of agents that go on without a person."""
 
+import asyncio
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
 
+from aiagentchat.agents import inbox as inbox_module
 from aiagentchat.agents.inbox import Inbox
 from aiagentchat.agents.room_inbox import UNREAD_WINDOW
 from aiagentchat.errors import AiAgentChatError, HomeserverUnavailableError, MatrixError, MatrixForbiddenError
@@ -24,6 +27,7 @@ class Room:
     needs_reading: bool = True
     messages: list[Message] = field(default_factory=list)
     acknowledged: set[EventId] = field(default_factory=set)
+    writing: asyncio.Event | None = None
 
     async def read_on(self) -> None:
         if self.failure is not None:
@@ -39,6 +43,8 @@ class Room:
         return frozenset(event_ids & self.holds)
 
     async def carry_out(self, plan: Any) -> None:
+        if self.writing is not None:
+            await self.writing.wait()
         self.acknowledged |= plan
 
 
@@ -62,6 +68,38 @@ async def test_what_may_stand_in_a_room_that_cannot_be_read_is_not_said_to_be_ac
     assert raised.value.retryable
     assert own.acknowledged == set()
     assert await inbox.acknowledge(frozenset({OWN})) == {OWN}
+
+
+async def test_what_one_that_hung_up_acknowledged_is_written_before_the_next() -> None:
+    own = Room({OWN, OTHER}, is_own_room=True, writing=asyncio.Event())
+    inbox = inbox_of(own, None)
+    first = asyncio.create_task(inbox.acknowledge(frozenset({OWN})))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    first.cancel()
+    second = asyncio.create_task(inbox.acknowledge(frozenset({OTHER})))
+    await asyncio.sleep(0.01)
+    assert first.cancelled()
+    assert not second.done()
+    assert own.writing is not None
+    own.writing.set()
+    await second
+    assert own.acknowledged == {OWN, OTHER}
+
+
+async def test_a_broadcast_room_that_could_not_be_read_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands there was pushed, so that nothing else will tell of it."""
+    monkeypatch.setattr(inbox_module, "_FAILED_S", 0.02)
+    broadcast = Room(failure=MatrixError(500, "M_UNKNOWN", "broken"))
+    inbox = inbox_of(Room(is_own_room=True), broadcast)
+    async with aclosing(inbox.follow()) as messages:
+        following = asyncio.ensure_future(anext(messages))
+        waiting = asyncio.create_task(inbox.wait_unread(10, 5.0))
+        await asyncio.sleep(0.05)
+        broadcast.failure = None
+        broadcast.messages += written("a")
+        assert (await asyncio.wait_for(following, 2.0)) == broadcast.messages[0]
+        assert (await asyncio.wait_for(waiting, 2.0)) == broadcast.messages
 
 
 async def test_a_broadcast_room_that_the_agent_was_taken_out_of_for_good_holds_nothing_up() -> None:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from aiagentchat.agents import cursor, room_inbox
+from aiagentchat.agents.inbox import Inbox
 from aiagentchat.agents.messages import parse_message
-from aiagentchat.agents.room_inbox import Reader, RoomInbox
+from aiagentchat.agents.room_inbox import UNREAD_WINDOW, Reader, RoomInbox
 from aiagentchat.errors import (
     AckWindowFullError,
     HomeserverUnavailableError,
@@ -333,6 +334,15 @@ def test_a_push_of_what_is_behind_the_cursor_hands_nothing_out() -> None:
     inbox.offer(as_message(events[0]))
     done(inbox.read_on())
     assert inbox.unread() == []
+
+
+async def test_what_was_handed_out_before_a_restart_is_acknowledged_though_the_window_ends_before_it() -> None:
+    room = FakeRoom()
+    event_ids = frozenset(EventId(str(room.add(f"${number}")["event_id"])) for number in range(2 * UNREAD_WINDOW))
+    inbox = Inbox(inbox_on(room), on_acknowledged=lambda: None)
+    inbox.add_broadcast(inbox_on(FakeRoom(), is_own_room=False))
+    assert await inbox.acknowledge(event_ids) == event_ids
+    assert await inbox.unread() == []
 
 
 def test_what_was_never_pushed_and_stands_before_what_was_read_is_found_when_all_is_doubted() -> None:

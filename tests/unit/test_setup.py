@@ -1,6 +1,8 @@
 """What `cchat setup` makes of a tool's configuration: ours is added at the end, and taken out without a trace."""
 
 import json
+import os
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -276,6 +278,39 @@ def test_it_is_shown_and_written_when_that_is_asked_for_and_undone(
     assert config.read_text() == "# mine\n"
     assert json.loads(hooks.read_text()) == {}
     assert run(capsys, "codex", "--undo", "--json")[1] == '{"changed":[]}\n'
+
+
+@pytest.mark.parametrize(("said", "writes"), [("y", True), (" YES ", True), ("", False), ("n", False), ("x", False)])
+def test_it_is_written_on_confirmation_alone(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, said: str, writes: bool
+) -> None:
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    asked: list[str] = []
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        return said
+
+    monkeypatch.setattr("builtins.input", answer)
+    run(capsys, "opencode")
+    assert asked == ["Write this? [y/N] "]
+    assert (home / ".config" / "opencode" / "opencode.json").exists() is writes
+
+
+@pytest.mark.parametrize(
+    ("told", "waits"), [("2.1.138 (Claude Code)", False), ("2.1.139 (Claude Code)", True), ("?", True)]
+)
+def test_an_older_claude_code_gets_no_hook_that_it_would_wait_for(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, told: str, waits: bool
+) -> None:
+    program = home / "bin" / "claude"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho '{told}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    run(capsys, "claude-code", "--write")
+    assert ("--wait" in (home / ".claude" / "settings.json").read_text()) is waits
 
 
 def test_of_two_files_one_of_which_cannot_be_changed_none_is(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from aiagentchat.errors import (
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import parse_event
 from aiagentchat.matrix.sync import get_receipt
-from aiagentchat.model import AgentName, EventId, Message, RoomAlias, RoomId
+from aiagentchat.model import AgentName, EventId, Message, RoomAlias, RoomId, UserId
 from aiagentchat.space.content import CURSOR, Cursor, parse_content
 from aiagentchat.space.directory import Listed
 
@@ -34,6 +34,7 @@ _LOOK_ANYWAY_S = 30.0
 """How often a room is looked at of which events arrive: one may have been left out."""
 _ORDER_MS = 60_000
 """How far the order of a room may be from that of its times."""
+_MOST_MEMBERSHIPS = 20
 _AT_ONCE = 8
 """Most requests to the homeserver at a time, of one call."""
 
@@ -211,8 +212,12 @@ class Delivery:
             cursor = await self._cursor_of(agent, room_id)
             if cursor is None:
                 return frozenset()
-            acked = frozenset(EventId(each) for each in cursor.acked)
-            return acked | await up_to(EventId(cursor.anchor), room_id, self._host.manager.client_of(agent))
+            client = self._host.manager.client_of(agent)
+            passed = await up_to(EventId(cursor.anchor), room_id, client)
+            if passed and room_id == self._host.manager.broadcast_id:  # it is read from when the agent joined
+                joined_ms = await _joined_ms(client, room_id, self._host.names.user(agent))
+                passed &= {each.event_id for each in own if each.ts >= joined_ms}
+            return passed | frozenset(EventId(each) for each in cursor.acked)
 
         readers = [(room_id, agent) for room_id in ids for agent in self._readers(speaker, room_id, rooms[room_id])]
         return await _for_each(readers, look)
@@ -241,6 +246,21 @@ class Delivery:
         if speaker.agent is not None:
             self._host.visits.note(speaker.client, speaker.user_id, target.room_id)
         return await get_receipt(speaker.client, target.room_id, target.user_id)
+
+
+async def _joined_ms(client: MatrixClient, room_id: RoomId, user_id: UserId) -> int:
+    """Return when a member joined, by the homeserver's clock; later memberships, a new name say, are followed back."""
+    joined_ms = 2**53
+    with contextlib.suppress(MatrixError):
+        raw = await client.get_state_event(room_id, "m.room.member", user_id)
+        for _ in range(_MOST_MEMBERSHIPS):
+            joined_ms = int(raw.get("origin_server_ts", joined_ms))
+            unsigned = raw.get("unsigned", {})
+            before = unsigned.get("replaces_state")
+            if unsigned.get("prev_content", {}).get("membership") != "join" or not isinstance(before, str):
+                break
+            raw = await client.get_event(room_id, EventId(before))
+    return joined_ms
 
 
 def _describe(message: Message, to: AgentName | None, answer: Message | None, read: _Read) -> Sent:

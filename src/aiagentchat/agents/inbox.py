@@ -210,20 +210,31 @@ class Inbox:
         return await asyncio.shield(task)
 
     async def _acknowledge(self, event_ids: frozenset[EventId]) -> frozenset[EventId]:
+        known = frozenset[EventId]()
         async with self._busy:
-            failure = await self._read_on()
-            read = [message for room in self._rooms for message in room.unread() if message.event_id in event_ids]
-            plans = [(room, await room.plan(event_ids)) for room in self._rooms]
-            known = frozenset[EventId]().union(*(room.known(event_ids) for room in self._rooms))
-            if not event_ids <= known:
-                self._require_all_rooms(failure)
-            for room, plan in plans:
-                if plan is not None:
-                    await room.carry_out(plan)
-                    self._on_acknowledged()
-            if read:
-                self._last = max(read, key=lambda message: message.ts).event_id
+            while True:
+                found = await self._acknowledge_known(event_ids - known)
+                known |= found
+                # what was handed out before a restart may stand behind what fits the window
+                if not found or event_ids <= known or not any(room.needs_reading for room in self._rooms):
+                    break
         self.look_again()  # there may be room in the window for more
+        return known
+
+    async def _acknowledge_known(self, event_ids: frozenset[EventId]) -> frozenset[EventId]:
+        """Acknowledge those that are in the windows; return them."""
+        failure = await self._read_on()
+        read = [message for room in self._rooms for message in room.unread() if message.event_id in event_ids]
+        plans = [(room, await room.plan(event_ids)) for room in self._rooms]
+        known = frozenset[EventId]().union(*(room.known(event_ids) for room in self._rooms))
+        if not event_ids <= known:
+            self._require_all_rooms(failure)
+        for room, plan in plans:
+            if plan is not None:
+                await room.carry_out(plan)
+                self._on_acknowledged()
+        if read:
+            self._last = max(read, key=lambda message: message.ts).event_id
         return known
 
     def _require_all_rooms(self, failure: MatrixError | None) -> None:

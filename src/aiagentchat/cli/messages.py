@@ -3,11 +3,12 @@
 import re
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 from aiagentchat.adapters.files import describe_file, explain_file
-from aiagentchat.cli.invocation import Invocation, read_file, read_text
+from aiagentchat.cli.invocation import Invocation, interrupt_on_signals, read_file, read_text
 from aiagentchat.client import LONGEST_WAIT_S, GatewayClient
 from aiagentchat.errors import AiAgentChatError, DaemonNotRunningError, InvalidRequestError, WaitedInVainError
 from aiagentchat.model import Attachment, one_line, visible
@@ -26,7 +27,7 @@ def send(call: Invocation) -> None:
         raise InvalidRequestError("--wait-read waits for one agent; nothing was sent", hint="name it: --to NAME")
     body, file = _given(call, args.text)
     client = call.client()
-    answer = client.send(body, to=args.to, key=args.key, file=file)
+    answer = _send(call, client, body, to=args.to, file=file)
     if args.wait_read is None:
         _show_stored(call, answer)
     else:
@@ -64,7 +65,18 @@ def reply(call: Invocation) -> None:
     if event and not event[0].startswith("$"):
         raise InvalidRequestError(f"{event[0]!r} is no event id", hint="it starts with $; put the text into quotes")
     body, file = _given(call, text)
-    _show_stored(call, call.client().send(body, reply_to=event[0] if event else "last", key=args.key, file=file))
+    _show_stored(call, _send(call, call.client(), body, reply_to=event[0] if event else "last", file=file))
+
+
+def _send(call: Invocation, client: GatewayClient, body: str, **how: Any) -> dict[str, Json]:
+    """Send; interrupted, say with which key it can be sent again without becoming a second message."""
+    key = uuid.uuid4().hex if call.args.key is None else call.args.key
+    interrupt_on_signals()
+    try:
+        return client.send(body, key=key, **how)
+    except KeyboardInterrupt:
+        call.out.note(f"interrupted: it may be stored; with --key {key} it is the same message, and never a second one")
+        raise
 
 
 def _given(call: Invocation, text: str | None) -> tuple[str, Attachment | None]:
@@ -87,7 +99,7 @@ def ask(call: Invocation) -> None:
     name, timeout_s = call.args.name, call.args.timeout
     body, file = _given(call, call.args.text)
     client = call.client()
-    sent = client.send(body, to=name, key=call.args.key, file=file)
+    sent = _send(call, client, body, to=name, file=file)
     if call.out.is_terminal:
         call.out.note(f"stored {sent['event_id']}; waiting for {name} to answer")
     answer = _wait_sent(client, name, sent["event_id"], timeout_s, until="answered")["answer"]
