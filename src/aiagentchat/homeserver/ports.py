@@ -4,6 +4,7 @@ Called by `homeserver.embedded` only.
 """
 
 import errno
+import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from aiagentchat.errors import InvalidRequestError
 DEFAULT_PORT = 8008
 """Where Matrix clients expect a homeserver without TLS."""
 
+_FIRST_PORT, _PORTS = 16_384, 16_384
+"""Below those that Linux (from 32,768) and macOS (from 49,152) give to outgoing connections."""
 _LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
@@ -85,8 +88,8 @@ def is_port_free(port: int) -> bool:
 
 
 def any_free_port() -> int:
-    """Return a port that was free on IPv4 loopback a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that was free on loopback a moment ago, and that no outgoing connection takes before it is used."""
+    while True:
+        port = _FIRST_PORT + secrets.randbelow(_PORTS)
+        if is_port_free(port):
+            return port
