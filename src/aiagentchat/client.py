@@ -13,6 +13,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -72,14 +73,14 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class _Body:
     """What goes out with a request, as it is on the wire."""
 
     content_type: str
     data: bytes = field(repr=False)
 
     @classmethod
-    def of(cls, message: Mapping[str, Json], file: bytes | bytearray) -> Self:
+    def form(cls, message: Mapping[str, Json], file: bytes | bytearray) -> Self:
         """Return a form of two parts, a message and its file."""
         boundary = uuid.uuid4().hex
         parts = (
@@ -176,7 +177,7 @@ class GatewayClient:
         about = None if file is None else {"name": file.name, "mimetype": file.mimetype}
         message = {"body": body, "to": to, "reply_to": reply_to, "key": key, "format": fmt, "file": about}
         message = {name: value for name, value in message.items() if value is not None}
-        given = message if file is None else _Form.of(message, file.data)
+        given = message if file is None else _Body.form(message, file.data)
         timeout_s = self._timeout_s + (0.0 if file is None else 2 * transfer_s(len(file.data)))
         deadline = time.monotonic() + timeout_s
         failure: AiAgentChatError | None = None
@@ -209,14 +210,8 @@ class GatewayClient:
 
     def fetch_file(self, event_id: str, *, within_s: float | None = None) -> bytes:
         """Return the file that came with a message; it may take as long as the gateway lets it, or `within_s` s."""
-        connection = self._connect(within_s or _FETCH_S)
-        try:
-            response = self._exchange(connection, "GET", f"/files/{quote(event_id, safe='')}", None)
-            if response.status >= 400:
-                raise GatewayError(self._answer(response))
+        with self._responding("GET", f"/files/{quote(event_id, safe='')}", None, within_s or _FETCH_S) as response:
             return self._read(response)
-        finally:
-            connection.close()
 
     def acknowledge(self, event_ids: list[str]) -> None:
         """Acknowledge messages: they never come again."""
@@ -321,21 +316,29 @@ class GatewayClient:
         self,
         method: str,
         path: str,
-        body: "Mapping[str, Json] | _Form | None" = None,
+        body: Mapping[str, Json] | _Body | None = None,
         *,
         query: Mapping[str, str] | None = None,
         wait_s: float = 0.0,
         limit_s: float | None = None,
     ) -> dict[str, Json]:
-        connection = self._connect(self._timeout_s + wait_s + _GRACE_S if limit_s is None else limit_s)
+        limit_s = self._timeout_s + wait_s + _GRACE_S if limit_s is None else limit_s
+        with self._responding(method, path + (f"?{urlencode(query)}" if query else ""), body, limit_s) as response:
+            return self._answer(response)
+
+    @contextmanager
+    def _responding(
+        self, method: str, path: str, body: Mapping[str, Json] | _Body | None, limit_s: float
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Give the response to a request that the gateway took."""
+        connection = self._connect(limit_s)
         try:
-            response = self._exchange(connection, method, path + (f"?{urlencode(query)}" if query else ""), body)
-            answer = self._answer(response)
+            response = self._exchange(connection, method, path, body)
+            if response.status >= 400:
+                raise GatewayError(self._answer(response))
+            yield response
         finally:
             connection.close()
-        if response.status >= 400:
-            raise GatewayError(answer)
-        return answer
 
     def _stream(self, method: str, path: str, body: Mapping[str, Json] | None = None) -> EventStream:
         connection = self._connect(self._timeout_s + _SILENCE_S)
@@ -367,10 +370,11 @@ class GatewayClient:
         connection: http.client.HTTPConnection,
         method: str,
         path: str,
-        body: "Mapping[str, Json] | _Form | None",
+        body: Mapping[str, Json] | _Body | None,
     ) -> http.client.HTTPResponse:
-        form = body if isinstance(body, _Form) or body is None else _Form("application/json", json.dumps(body).encode())
-        headers = self._headers | ({} if form is None else {"Content-Type": form.content_type})
+        if body is not None and not isinstance(body, _Body):
+            body = _Body("application/json", json.dumps(body).encode())
+        headers = self._headers | ({} if body is None else {"Content-Type": body.content_type})
         try:
             connection.connect()
         except TimeoutError:
@@ -380,7 +384,7 @@ class GatewayClient:
         except OSError:
             raise _NobodyThereError(f"no daemon answers at {self._address}", hint="start one with 'cchat up'") from None
         try:
-            connection.request(method, path, None if form is None else form.data, headers)
+            connection.request(method, path, None if body is None else body.data, headers)
             return connection.getresponse()
         except TimeoutError:
             raise self._late() from None

@@ -272,12 +272,12 @@ class AcpRunner:
             if time.monotonic() - typed_at > _TYPING_S / 2:
                 typed_at = time.monotonic()
                 await self._type(_TYPING_S)
-            await _first_of(turn.changed, turn.over, _TYPING_S / 2)
+            await _first_of(turn.changed, turn.over, wait_s=_TYPING_S / 2)
             if turn.changed.is_set() and not turn.over.is_set():
                 turn.changed.clear()
                 if is_shown and (progress := turn.progress()):
                     await self._show_now(turn, progress)
-                    await _first_of(turn.over, turn.over, _SHOWN_S)
+                    await _first_of(turn.over, wait_s=_SHOWN_S)
         if not self._turns:
             await self._type(0.0)
 
@@ -325,7 +325,7 @@ class AcpRunner:
                 self._tell(error)
                 if not error.retryable or turn.stopped.is_set():
                     return None
-            await _first_of(turn.stopped, turn.stopped, RETRY_S)
+            await _first_of(turn.stopped, wait_s=RETRY_S)
 
 
 def is_stop(message: dict[str, Json]) -> bool:
@@ -341,9 +341,9 @@ def is_meant(stop: dict[str, Json], message: dict[str, Json]) -> bool:
     return is_near or (is_agents and stop["thread"] is None)
 
 
-async def _first_of(one: asyncio.Event, other: asyncio.Event, wait_s: float) -> None:
-    """Wait for either, at most so many seconds."""
-    tasks = [asyncio.ensure_future(each.wait()) for each in (one, other)]
+async def _first_of(*events: asyncio.Event, wait_s: float) -> None:
+    """Wait for any of them, at most so many seconds."""
+    tasks = [asyncio.ensure_future(each.wait()) for each in events]
     await asyncio.wait(tasks, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()

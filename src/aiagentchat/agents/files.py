@@ -32,17 +32,17 @@ class Files:
             NotFoundError: there is no such message, none came with it, or the homeserver does not give it.
             FileTooLargeError: it is larger than the limit, whatever its sender says.
         """
-        message, event = await self._past.find(speaker, event_id)
+        _, event = await self._past.find(speaker, event_id)
         address = file_address(event)
-        if message.file is None or address is None:
-            raise NotFoundError(f"no file came with {message.event_id}")
+        if address is None:
+            raise NotFoundError(f"no file came with {event_id}")
         try:
             return await speaker.client.download(address, most_bytes=self._limit_bytes)
         except (MatrixUnauthorizedError, RateLimitedError):
             raise
         except (MatrixError, HomeserverUnavailableError) as error:  # which has just told of the message
-            reason = f"the homeserver does not give the file of {message.event_id}: {error.message}"
-            raise NotFoundError(reason, hint=f"try again later: cchat file '{message.event_id}'") from None
+            reason = f"the homeserver does not give the file of {event_id}: {error.message}"
+            raise NotFoundError(reason, hint=f"try again later: cchat file '{event_id}'") from None
 
     async def store(self, speaker: Speaker, key: str, file: Attachment) -> str:
         """Have the homeserver keep a file for the message of this key, in the speaker's name; return its address.

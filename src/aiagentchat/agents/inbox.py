@@ -144,14 +144,15 @@ class Inbox:
             is_over = self.is_closed or loop.time() >= deadline
             if (found := find(unread, is_over)) or is_over:
                 return found
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(min(deadline, loop.time() + self._look_s)):
-                    await news.wait()
+            await self._await(news, deadline)
 
-    @property
-    def _look_s(self) -> float:
-        """After how long to look without any news."""
-        return _FAILED_S if self._has_failed else float("inf")
+    async def _await(self, news: asyncio.Event, deadline: float = float("inf")) -> None:
+        """Wait for news, until a time of the loop's, or until a room that could not be read is to be read again."""
+        if self._has_failed:
+            deadline = min(deadline, asyncio.get_running_loop().time() + _FAILED_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(None if deadline == float("inf") else deadline):
+                await news.wait()
 
     async def follow(self) -> AsyncGenerator[Message | EventId, None]:
         """Yield every unread message once, then each new one as it comes, until the inbox is closed.
@@ -173,9 +174,7 @@ class Inbox:
                 handed.add(message.event_id)
                 yield message
             if not fresh:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._look_s):
-                        await news.wait()
+                await self._await(news)
 
     def _due(self, unread: list[Message]) -> list[Message]:
         """Return what is to be handed out by itself: not what is quiet, unless a person or its sender wrote after it.

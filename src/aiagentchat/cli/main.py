@@ -323,7 +323,7 @@ def _add_messages(add: _Add) -> None:
         "cchat --as claude-dev read",
         "cchat --as claude-dev read --wait 60 --json",
         more="They are acknowledged once they are written out, and then never come again. A file that came with one\n"
-        "is fetched, and kept for a week: the line below the message says where.",
+        "is fetched, and kept for a week: behind the sender it says where.",
     )
     how = read.add_mutually_exclusive_group()
     how.add_argument(

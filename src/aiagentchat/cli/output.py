@@ -115,7 +115,7 @@ def render_message(message: dict[str, Json], *, colour: bool = False) -> str:
     if colour:
         time, name = f"{_DIM}{time}{_RESET}", f"{_BOLD}{_CYAN}{name}{_RESET}"
     marker = " (broadcast)" if message["broadcast"] else ""
-    file = f" (file {describe_file(message)})" if message["file"] is not None else ""
+    file = f" (file {where})" if (where := describe_file(message)) else ""
     body = visible(message["body"]).replace("\n", "\n  ")
     return f"{time} {name}{marker}{file}: {body}"
 

@@ -130,8 +130,8 @@ class Gateway:
             caller = self._authenticate(request)
             query = _validate(route.query, dict(request.query)) if route.query is not None else None
             has_form = route.takes_file and request.content_type == FORM
-            size = (request.content_length or 0) if has_form else 0
-            size = self._file_limit_bytes if route.media_type == BYTES else min(size, self._file_limit_bytes)
+            most = self._file_limit_bytes if has_form or route.media_type == BYTES else 0
+            size = min(most, request.content_length or most) if has_form else most
             limit_s = self._limit_s(route, query, size)
             try:
                 async with asyncio.timeout(limit_s), self._file_slots if size else nullcontext():
