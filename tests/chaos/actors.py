@@ -1,4 +1,4 @@
-"""Who sends and who reads while things go wrong. All of them go on until their message is stored, or they are ended."""
+"""Who sends and who reads while things go wrong. Each goes on until its message is stored or given up."""
 
 import asyncio
 import contextlib
@@ -26,6 +26,8 @@ _AGAIN = 0.05
 """Share of messages that are sent again though they are stored."""
 _HURRY = 0.05
 """Share of messages whose sender hangs up before it can have the answer, and sends again."""
+_LEFT = 0.05
+"""Share of messages whose sender gives up at the first error, whatever it is, and never knows."""
 BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
 
 
@@ -42,8 +44,8 @@ class Agent:
 class Sender:
     """Sends through an agent's gateway. The body of a message is its key.
 
-    What fails it sends again with the same key; after an error that is final it gives up half of the time. Sometimes it
-    hangs up at once and sends again, and sometimes it sends again what is stored.
+    What fails it sends again with the same key; after an error that is final it gives up half of the time, and now and
+    then after any. Sometimes it hangs up at once and sends again, and sometimes it sends again what is stored.
     """
 
     def __init__(self, agent: Agent, ledger: Ledger, random: Random) -> None:
@@ -54,11 +56,15 @@ class Sender:
     async def send(self, key: str, to: str | None, *, must: bool = False, body: str = "") -> None:
         """Send until it is stored, or given up, which with `must` it never is; to None: to all. `body`: not the key."""
         gives_up = not must and self._random.random() < 0.5
+        leaves = not must and self._random.random() < _LEFT
         hurry_s = self._random.uniform(0.0, 0.1) if self._random.random() < _HURRY else None
         with contextlib.suppress(*BROKEN):
             async with asyncio.timeout(hurry_s):
                 await self._try(key, to, body or key)
         while key not in self._ledger.stored and not (gives_up and key in self._ledger.refused):
+            if leaves:
+                self._ledger.left.add(key)
+                return
             await asyncio.sleep(_AGAIN_S)
             with contextlib.suppress(*BROKEN):
                 await self._try(key, to, body or key)
@@ -109,6 +115,7 @@ class Reader:
         self._handed = asyncio.Condition()
         self._ledger = ledger
         self._random = random
+        self._requests = 0
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -129,6 +136,7 @@ class Reader:
 
     async def _read(self) -> None:
         while True:
+            self._requests += 1
             asked_at = time.monotonic()
             answer = await self.agent.api.call("GET", "/read", query={"wait": f"{_WAIT_S:g}", "limit": str(_BATCH)})
             if answer.status != 200:
@@ -139,6 +147,7 @@ class Reader:
                 return
 
     async def _follow(self) -> None:
+        self._requests += 1
         asked_at, here = time.monotonic(), set[str]()
         async with (
             aiohttp.ClientSession(
@@ -157,7 +166,7 @@ class Reader:
 
     async def _note(self, event_ids: Iterable[str], asked_at: float) -> None:
         for event_id in event_ids:
-            self._ledger.note_handed(HandOut(self.agent.name, event_id, asked_at, time.monotonic()))
+            self._ledger.note_handed(HandOut(self.agent.name, event_id, asked_at, time.monotonic(), self._requests))
         async with self._handed:
             self._handed.notify_all()
 

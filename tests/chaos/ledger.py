@@ -3,22 +3,29 @@
 Lost: stored, still on the homeserver, and never handed to a reader of its agent that lived to acknowledge it; or told
 to be stored, and not there.
 Doubled: two events of one key, or handed out on a request from after the answer to its acknowledgement.
-Reordered: two messages of one sender in one room, first handed to an agent in another order than they stand there.
+Reordered: two messages of one sender in one room, handed to an agent in another order than they stand there, by one
+request or each for the first time.
+Untrue: in the end, a message that was acknowledged and stands in the inbox, or of which its sender is told otherwise
+than it is who has read it.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(frozen=True, slots=True)
 class HandOut:
-    """One message handed to an agent. Times are of one monotonic clock; `asked_at`: when its request was sent."""
+    """One message handed to an agent. Times are of one monotonic clock; `asked_at`: when its request was sent.
+
+    `request`: the number of that request, or of the stream.
+    """
 
     agent: str
     event_id: str
     asked_at: float
     at: float
+    request: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +47,29 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """What an agent is told in the end. `unread`: its inbox. `read_by`: of its latest messages, who has read each."""
+
+    agent: str
+    unread: Sequence[str]
+    read_by: Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """A sentence for each message that is wrong."""
 
     lost: tuple[str, ...] = ()
     doubled: tuple[str, ...] = ()
     reordered: tuple[str, ...] = ()
+    untrue: tuple[str, ...] = ()
 
     @property
-    def figures(self) -> tuple[int, int, int]:
-        return len(self.lost), len(self.doubled), len(self.reordered)
+    def is_clean(self) -> bool:
+        return self == Verdict()
 
     def __str__(self) -> str:
-        named = (("lost", self.lost), ("doubled", self.doubled), ("reordered", self.reordered))
+        named = [(each.name, getattr(self, each.name)) for each in fields(self)]
         return "\n".join(f"{name}: {each}" for name, found in named for each in found) or "nothing is wrong"
 
 
@@ -61,7 +78,8 @@ class Ledger:
     """The record of a run.
 
     Attributes:
-        stored: the events that senders were told, of each key. refused: why a key's sending was given up.
+        stored: the events that senders were told, of each key. refused: why a key's sending was given up. left: whose
+            sender gave up without an answer.
         began: on the clock of all other times. handed: in order. tried: what a reader asked to acknowledge, which may
             have taken effect without an answer. acknowledged_at: when the answer came.
     """
@@ -69,6 +87,7 @@ class Ledger:
     began: float = 0.0
     stored: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     refused: dict[str, str] = field(default_factory=dict)
+    left: set[str] = field(default_factory=set)
     handed: list[HandOut] = field(default_factory=list)
     tried: set[tuple[str, str]] = field(default_factory=set)
     acknowledged_at: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -98,12 +117,12 @@ class Ledger:
             if (agent, message.event_id) not in self.tried
         ]
 
-    def settle(self, rooms: Sequence[Room]) -> Verdict:
-        """Compare the record with the rooms as the homeserver has them."""
+    def settle(self, rooms: Sequence[Room], said: Iterable[Said] = ()) -> Verdict:
+        """Compare the record with the rooms as the homeserver has them, and with what agents are told."""
         lost = [*self.unread(rooms), *self._gone(rooms)]
         doubled = [*self._two_events(rooms), *self._handed_again()]
         reordered = [each for room in rooms for each in self._out_of_order(room)]
-        return Verdict(tuple(lost), tuple(doubled), tuple(reordered))
+        return Verdict(tuple(lost), tuple(doubled), tuple(reordered), tuple(self._untrue(rooms, said)))
 
     def _gone(self, rooms: Sequence[Room]) -> Iterator[str]:
         there = {message.event_id for room in rooms for message in room.messages}
@@ -129,16 +148,32 @@ class Ledger:
 
     def _out_of_order(self, room: Room) -> Iterator[str]:
         places = {message.event_id: place for place, message in enumerate(room.messages)}
-        latest: dict[tuple[str, str], int] = {}
+        latest: dict[tuple[str, str, int | None], int] = {}
         seen: set[tuple[str, str]] = set()
         for each in self.handed:
             place = places.get(each.event_id)
-            if place is None or (each.agent, each.event_id) in seen:
+            if place is None:
                 continue
+            is_first = (each.agent, each.event_id) not in seen
             seen.add((each.agent, each.event_id))
             message = room.messages[place]
-            before = latest.get((each.agent, message.sender), -1)
+            orders = [(each.agent, message.sender, request) for request in (each.request, *[None] * is_first)]
+            before = max(latest.get(order, -1) for order in orders)
             if place < before:
                 later, at_s = room.messages[before].key, each.at - self.began
                 yield f"{message.key} in {room.name} was handed to {each.agent} after {later}, at {at_s:.1f} s"
-            latest[each.agent, message.sender] = max(place, before)
+            for order in orders:
+                latest[order] = max(place, latest.get(order, -1))
+
+    def _untrue(self, rooms: Iterable[Room], said: Iterable[Said]) -> Iterator[str]:
+        readers = {message.event_id: room.readers for room in rooms for message in room.messages}
+        for each in said:
+            for event_id in each.unread:
+                if (each.agent, event_id) in self.acknowledged_at:
+                    yield f"{event_id}, acknowledged, stands in the inbox of {each.agent}"
+            for event_id, read_by in each.read_by.items():
+                for reader in sorted(readers.get(event_id, frozenset()) - {each.agent}):
+                    if reader not in read_by and (reader, event_id) in self.acknowledged_at:
+                        yield f"{event_id} is told to be unread by {reader}, who acknowledged it"
+                    elif reader in read_by and (reader, event_id) not in self.tried:
+                        yield f"{event_id} is told to be read by {reader}, who never acknowledged it"

@@ -15,7 +15,7 @@ import aiohttp
 from aiagentchat.model import RoomId
 from tests.chaos.actors import PERSON, Agent, Person, Reader, Sender
 from tests.chaos.faults import Kind, Side, Step, make_plan
-from tests.chaos.ledger import Ledger, Room, Stored, Verdict
+from tests.chaos.ledger import Ledger, Room, Said, Stored, Verdict
 from tests.chaos.system import Battered, running_system
 from tests.integration.systems import Api
 
@@ -25,6 +25,9 @@ BY_PERSON = 0.15
 _TURNS = 0.3
 """Share of messages before which a sender turns to somebody else: what goes to one reader in a row can be reordered."""
 _HIT_WITHIN_S = 5.0
+_LOOK_AGAIN_S = 0.5
+_SENT = 100
+"""Latest messages of each agent of which it is looked at who is said to have read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Outcome:
     recovered_s: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     hits: Counter[tuple[Side, Kind]] = field(default_factory=Counter)
     sent: int = 0
+    left: int = 0
     stored: int = 0
     handed: int = 0
     deaths: int = 0
@@ -132,7 +136,9 @@ class _Run:
                     group.create_task(sender)
                 await self._do_steps()
             rooms = await self._settle()
-        self._outcome.verdict = self._ledger.settle(rooms)
+            said = [await self._told(agent) for agent in self._agents]
+        self._outcome.verdict = self._ledger.settle(rooms, said)
+        self._outcome.left = len(self._ledger.left)
         self._outcome.stored = len(self._ledger.stored)
         refused, stored = self._ledger.refused, self._ledger.stored
         self._outcome.refused = {key: reason for key, reason in refused.items() if key not in stored}
@@ -226,6 +232,16 @@ class _Run:
             since = time.monotonic() if len(now) != len(left) else since
             left = now
         return rooms
+
+    async def _told(self, agent: Agent) -> Said:
+        """Return what an agent is told, once its inbox is empty or should have been."""
+        deadline, unread = time.monotonic() + self._wish.settle_s, [""]
+        while unread and time.monotonic() < deadline:
+            inbox = await agent.api.get("/read", peek="true")
+            unread = [message["event_id"] for message in inbox["messages"]]
+            await asyncio.sleep(_LOOK_AGAIN_S if unread else 0.0)
+        sent = (await agent.api.get("/sent", limit=str(_SENT)))["messages"]
+        return Said(agent.name, unread, {each["message"]["event_id"]: frozenset(each["read_by"]) for each in sent})
 
     @property
     def _owed(self) -> int:

@@ -29,7 +29,7 @@ class Daemon:
 
     def __init__(self, settings: Settings, environment: dict[str, str]) -> None:
         self._settings = settings
-        self._system = System(settings.paths.data_dir, **environment)
+        self.system = System(settings.paths.data_dir, **environment)
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -41,8 +41,8 @@ class Daemon:
         """Start it; it is not up yet."""
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *self._system.command("daemon"),
-                env=self._system.environment,
+                *self.system.command("daemon"),
+                env=self.system.environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

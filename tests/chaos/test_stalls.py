@@ -1,5 +1,6 @@
 """A connection that is half open looks alive from both ends: it is noticed, said, and nothing is lost by it."""
 
+import asyncio
 from pathlib import Path
 
 import aiohttp
@@ -48,6 +49,8 @@ async def test_events_that_stop_coming_are_said_to_and_come_in_the_end_each_once
                 assert (await operator.get("/who"))["stalled"]
                 if mode == "appservice":  # read from the room instead
                     await read("meanwhile")
+                    listed = await asyncio.to_thread(system.daemon.system.cchat, "who")
+                    assert "agents hear late" in listed.err
             if mode == "accounts":
                 await read("meanwhile")
             await say(alice, room_id, "after")

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +141,27 @@ async def test_a_daemon_killed_before_it_answers_and_started_again_has_sent_the_
                 assert told["event_id"] == event_id
                 room_id = RoomId(target.joined["room_id"])
                 assert await ids_in(own_synapse.operator_client(http), room_id) == [event_id]
+
+
+@APPSERVICE_ALONE  # the command knows nothing of the mode
+async def test_a_program_whose_answer_is_stored_and_that_was_killed_before_it_knew_has_answered_once(
+    own_synapse: Synapse, relay: Relay, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    system = behind_relay(own_synapse, relay, tmp_path / "home")
+    answering = ("run", "runner", "--", sys.executable, "-c", "print('an answer')")
+    async with running(system):
+        writer = await asyncio.to_thread(system.join, "writer")
+        with system.running(*answering) as runner:
+            await asyncio.to_thread(runner.line, ": online")
+            await asyncio.to_thread(writer.cchat, "send", "--to", "runner", "a question")
+            relay.withhold()
+            event_id = await taken(relay)
+            runner.end(signal.SIGKILL)
+        relay.drop()
+        with system.running(*answering) as runner:
+            await asyncio.to_thread(runner.line, "answered")
+        room_id = RoomId(writer.joined["room_id"])
+        assert await ids_in(own_synapse.operator_client(http), room_id) == [event_id]
 
 
 @APPSERVICE_ALONE  # the command knows nothing of the mode

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import json
 import shutil
 import time
@@ -15,11 +16,12 @@ from aiohttp import web
 from aiagentchat.agents import delivery
 from aiagentchat.daemon import transports, watch
 from aiagentchat.homeserver.ports import any_free_port
-from aiagentchat.matrix import appservice
+from aiagentchat.matrix import appservice, sync
 from aiagentchat.matrix.events import EventBatch
+from aiagentchat.matrix.sync import SyncSource
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import attach, messages_of, say, until
-from tests.integration.systems import APPSERVICE_ALONE, RunningDaemon, Synapse, fresh_name
+from tests.integration.systems import ACCOUNTS_ALONE, APPSERVICE_ALONE, RunningDaemon, Synapse, fresh_name
 from tests.integration.test_inbox import push
 from tests.integration.test_several_daemons import until_listed
 
@@ -139,6 +141,29 @@ async def test_a_homeserver_that_was_restored_while_no_daemon_ran_is_noticed_by_
     assert (await condition(third, "history"))["ok"]
 
 
+async def test_messages_that_the_homeserver_lets_expire_tell_of_no_restored_copy(
+    own_synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_KEPT_MS", 1_000)
+    expiry = {"enabled": True, "default_policy": {"min_lifetime": "1s", "max_lifetime": "3s"}, "purge_jobs": []}
+    own_synapse.overrides = {**own_synapse.overrides, "retention": expiry}
+    await own_synapse.stop()
+    await own_synapse.start()
+    daemon = await start_daemon(own_synapse, own_synapse.settings(tmp_path / "home"))
+    writer, reader = await attach(daemon, "writer"), await attach(daemon, "reader")
+    sent = await writer.send("not for long", to=reader.name)
+    assert await reader.bodies(wait="20") == ["not for long"]
+    await until_kept(daemon, sent)
+
+    async def is_expired() -> bool:
+        answer = await writer.api.call("GET", "/sent", query={"event_id": sent["event_id"], "to": reader.name})
+        return answer.status == 404
+
+    await until(is_expired)
+    await asyncio.sleep(2.5)  # two looks later
+    assert (await condition(daemon, "history"))["ok"]
+
+
 # --- pushes that do not come
 
 
@@ -148,32 +173,71 @@ def refuse(*args: object) -> EventBatch:
 
 
 @APPSERVICE_ALONE  # nothing is pushed to accounts
+@pytest.mark.parametrize("is_logged_in", [True, False])
 async def test_pushes_that_stop_are_noticed_and_what_they_would_have_brought_is_read_all_the_same(
     own_synapse: Synapse,
     start_daemon: StartDaemon,
-    http: aiohttp.ClientSession,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    is_logged_in: bool,
 ) -> None:
     """Lesson: Stalled, and healthy by its looks."""
-    daemon, alice = await start_daemon(own_synapse, own_synapse.settings(tmp_path)), own_synapse.operator_client(http)
-    agent = await attach(daemon)
+    settings = own_synapse.settings(tmp_path / "home")
+    if not is_logged_in:
+        settings.paths.operator_device.unlink()
+    daemon = await start_daemon(own_synapse, settings)
+    agent, writer = await attach(daemon), await attach(daemon)
     async with agent.api.stream("GET", "/events") as stream:
-        await say(alice, agent.room_id, "pushed")
+        await writer.send("pushed", to=agent.name)
         assert [each["body"] for each in await messages_of(stream, 1)] == ["pushed"]
         assert (await condition(daemon, "transport"))["ok"]
         with monkeypatch.context() as patched:
             patched.setattr(appservice.AppserviceReceiver, "_in_turn", refuse)
-            await say(alice, agent.room_id, "not pushed")
+            await writer.send("not pushed", to=agent.name)
             assert [each["body"] for each in await messages_of(stream, 1)] == ["not pushed"]
             said = await wait_for(daemon, "transport", ok=False)
             assert "pushes nothing" in said["detail"]
             await asyncio.sleep(2.5)  # the next look finds nothing more that is missing
             assert "pushes nothing" in (await daemon.api.get("/who"))["stalled"]
-        await say(alice, agent.room_id, "pushed again")
+        await writer.send("pushed again", to=agent.name)
         assert [each["body"] for each in await messages_of(stream, 1)] == ["pushed again"]
     await wait_for(daemon, "transport", ok=True)
     assert not (await daemon.api.get("/who"))["stalled"]
+
+
+@ACCOUNTS_ALONE  # else nobody syncs
+async def test_a_sync_that_never_returns_is_said_to_stall_and_begun_again_from_its_position(
+    synapse: Synapse,
+    start_daemon: StartDaemon,
+    http: aiohttp.ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever keeps it: that its request has a deadline is told elsewhere."""
+    monkeypatch.setattr(transports, "_SILENCE_S", 2.0 - sync.POLL_S)
+    monkeypatch.setattr(transports, "SyncSource", functools.partial(SyncSource, poll_s=0.5))
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path, AIAGENTCHAT_DEADLINE="4"))
+    alice, agent = synapse.operator_client(http), await attach(daemon)
+    ask = SyncSource._ask
+
+    async def hang(self: SyncSource, *arguments: Any) -> dict[str, Any]:
+        await asyncio.sleep(3_600)
+        return await ask(self, *arguments)
+
+    async with agent.api.stream("GET", "/events") as stream:
+        await say(alice, agent.room_id, "heard")
+        assert [each["body"] for each in await messages_of(stream, 1)] == ["heard"]
+        with monkeypatch.context() as patched:
+            patched.setattr(SyncSource, "_ask", hang)
+            await asyncio.sleep(1.0)  # the sync before it is over
+            await say(alice, agent.room_id, "not heard")
+            said = await wait_for(daemon, "transport", ok=False)
+            assert "got no answer for" in said["detail"]
+            assert "got no answer for" in (await daemon.api.get("/who"))["stalled"]
+        assert [each["body"] for each in await messages_of(stream, 1)] == ["not heard"]
+        await say(alice, agent.room_id, "heard again")
+        assert [each["body"] for each in await messages_of(stream, 1)] == ["heard again"]
+    await wait_for(daemon, "transport", ok=True)
 
 
 @APPSERVICE_ALONE  # nothing is pushed to accounts

@@ -49,6 +49,7 @@ class World:
             get_event=AsyncMock(side_effect=self._event),
             get_state=AsyncMock(return_value={"membership": "join"}),
             get_messages=AsyncMock(side_effect=self._oldest),
+            server_now_ms=Mock(return_value=2_000),
         )
         self.watch = Watch(
             file,

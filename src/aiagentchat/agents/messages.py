@@ -37,6 +37,8 @@ from aiagentchat.space.content import (
 )
 
 MESSAGE_TYPES = ("m.room.message", "m.sticker")
+MESSAGES_ALONE = json.dumps({"types": list(MESSAGE_TYPES)}, separators=(",", ":"))
+"""The JSON of a filter that lets through no other events of a room."""
 """Event types that are messages to an agent."""
 
 SenderOf = Callable[[UserId], Sender]

@@ -28,7 +28,7 @@ from aiagentchat.daemon.accounts import AccountClients, AccountStore
 from aiagentchat.daemon.endpoints import missing_endpoints
 from aiagentchat.daemon.health import Health, SystemInfo
 from aiagentchat.daemon.retries import retries
-from aiagentchat.daemon.transports import PollTransport, PushTransport, Transport
+from aiagentchat.daemon.transports import AgentsInTurn, PollTransport, PushTransport, Transport
 from aiagentchat.daemon.watch import Watch
 from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidRequestError
 from aiagentchat.gateway.api import Gateway
@@ -235,7 +235,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         if registration is None:
             transport = PollTransport(host, access.operator, patience_s=request_s)
         else:
-            witness = None if operator is None else Witness(operator)
+            witness = AgentsInTurn(host) if operator is None else Witness(operator)
             transport = PushTransport(registration, client, host, intake, witness)
         probe_s = min(_PROBE_DEADLINE_S, request_s / 2)
         probe = client.with_token("").with_deadline(probe_s)

@@ -13,12 +13,13 @@ from typing import Protocol
 
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.intake import Intake
+from aiagentchat.agents.messages import MESSAGES_ALONE
 from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, MatrixUnauthorizedError
 from aiagentchat.matrix.appservice import AppserviceReceiver
 from aiagentchat.matrix.client import MatrixClient
-from aiagentchat.matrix.events import EventBatch, EventSource
-from aiagentchat.matrix.sync import POLL_S, SyncedRooms, SyncSource, Witness
-from aiagentchat.model import AgentName, RoomId, UserId
+from aiagentchat.matrix.events import EventBatch, EventSource, parse_events
+from aiagentchat.matrix.sync import POLL_S, SyncedRooms, SyncSource
+from aiagentchat.model import AgentName, EventId, RoomId, UserId
 from aiagentchat.registration import Registration
 from aiagentchat.space.directory import STATE_TYPES
 
@@ -29,6 +30,7 @@ _SILENCE_S = 90.0
 _LOOK_S = 30.0
 _PUSH_S = 5.0
 """A push that has not come this long after it was due does not come."""
+_ROOMS_A_LOOK = 8
 _HELD_BACK_POLL_S = 5.0
 _HELD_BACK_POLLS = 103  # 515 s: Synapse holds back no longer than 512
 _RETRY_S = 2.0
@@ -70,6 +72,46 @@ class Transport(EventSource, Protocol):
         ...
 
 
+class Witness(Protocol):
+    """Who is asked what the homeserver stores, beside what it pushes."""
+
+    async def look(self) -> dict[EventId, RoomId]:
+        """Return the latest message of each room looked into that has one since the last look; of none before that."""
+        ...
+
+    def forget(self) -> None:
+        """Begin anew: the homeserver is an older copy of itself."""
+        ...
+
+
+class AgentsInTurn:
+    """A `Witness` where no account is in all rooms: agents in use tell of their own, eight a look, in turn."""
+
+    def __init__(self, host: AgentHost) -> None:
+        self._host = host
+        self._latest: dict[RoomId, EventId | None] = {}  # the one that was looked into longest ago comes first
+
+    async def look(self) -> dict[EventId, RoomId]:
+        """Return the latest message of each of the next rooms that has one since they were looked into."""
+        agents = {room_id: agent for agent, room_id in self._host.in_use.items()}
+        self._latest = {room_id: latest for room_id, latest in self._latest.items() if room_id in agents}
+        turn = [*(agents.keys() - self._latest.keys()), *self._latest][:_ROOMS_A_LOOK]
+        found: dict[EventId, RoomId] = {}
+        for room_id in turn:
+            client = self._host.manager.client_of(agents[room_id])
+            page = await client.get_messages(room_id, direction="b", limit=1, filter_json=MESSAGES_ALONE)
+            latest = next((event.event_id for event in parse_events(page.chunk, room_id).events), None)
+            is_new = room_id in self._latest and self._latest.pop(room_id) != latest
+            self._latest[room_id] = latest
+            if is_new and latest is not None:
+                found[latest] = room_id
+        return found
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._latest.clear()
+
+
 class PushTransport:
     """Events are pushed to the application service's receiver.
 
@@ -77,13 +119,13 @@ class PushTransport:
     stored: what should have been pushed and was not is read from the rooms instead.
 
     Args:
-        witness: of the operator's account; None: nobody is logged in, and the pings alone tell. intake: what arrived.
+        witness: of the operator's account, or, where nobody is logged in, of the agents'. intake: what arrived.
     """
 
     mode, unit = "appservice", "transactions"
 
     def __init__(
-        self, registration: Registration, client: MatrixClient, host: AgentHost, intake: Intake, witness: Witness | None
+        self, registration: Registration, client: MatrixClient, host: AgentHost, intake: Intake, witness: Witness
     ) -> None:
         self._registration = registration
         self._client = client
@@ -171,9 +213,6 @@ class PushTransport:
 
     async def _is_pushed(self) -> bool:
         """Whether the messages that were stored since the last look have been pushed, as far as anybody can tell."""
-        if self._witness is None:
-            await asyncio.sleep(_PUSH_S)  # nobody to ask; gaps may be of other application services, and many
-            return True
         try:
             stored = await self._witness.look()
         except AiAgentChatError as error:  # which `/health` says of the homeserver, or of the operator
@@ -187,8 +226,7 @@ class PushTransport:
 
     def begin_anew(self) -> None:
         """Have the witness begin anew; the homeserver's count of transactions tells the rest."""
-        if self._witness is not None:
-            self._witness.forget()
+        self._witness.forget()
 
     def failure(self) -> tuple[str, str]:
         """Say why the homeserver's ping did not come, or that its pushes do not."""
@@ -250,7 +288,7 @@ class PollTransport:
                 self._adjust_loops()
                 changed = asyncio.create_task(self._host.in_use_changed.wait())
                 loops = [loop for _, loop in self._loops.values()]
-                done, _ = await asyncio.wait([changed, *loops], return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait([changed, *loops], timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
                 for task in done:
                     await task  # a loop ends by a fault of ours alone
@@ -258,13 +296,13 @@ class PollTransport:
             await self.stop()
 
     def _adjust_loops(self) -> None:
-        """Begin and end loops. One whose rooms are others now begins anew from the position where it is."""
+        """Begin and end loops. One that stalls, or has other rooms now, begins anew from the position it is at."""
         agents: dict[AgentName | None, RoomId | None] = dict(self._host.in_use.items())
         if self._operator is not None:
             agents[None] = None
         wanted = {agent: self._rooms(room_id) for agent, room_id in agents.items()}
         for agent, (rooms, loop) in list(self._loops.items()):
-            if wanted.get(agent) != rooms or self._is_anew:
+            if wanted.get(agent) != rooms or self._is_anew or self._is_stalled(agent):
                 loop.cancel()
                 del self._loops[agent]
             if agent not in wanted or self._is_anew:
@@ -273,10 +311,21 @@ class PollTransport:
         self._is_anew = False
         for agent, rooms in wanted.items():
             if agent not in self._loops:
+                self._answered_at[agent] = time.monotonic()
                 self._loops[agent] = (
                     rooms,
                     asyncio.create_task(self._run_loop(agent), name=f"sync {agent or 'operator'}"),
                 )
+
+    def _is_stalled(self, agent: AgentName | None) -> bool:
+        """Whether a loop has got no answer for longer than it can take, which is then said."""
+        silence_s = time.monotonic() - self._answered_at[agent]
+        if silence_s < self._patience_s:
+            return False
+        stalled = f"the sync of {agent or 'the operator'} got no answer for {silence_s:.0f} s, and was begun again"
+        log.error("%s", stalled)
+        self._failures[agent] = stalled, "nothing to do: it goes on from its position"
+        return True
 
     def begin_anew(self) -> None:
         """Have each loop begin where the homeserver is now."""
@@ -289,7 +338,6 @@ class PollTransport:
 
     async def _run_loop(self, agent: AgentName | None) -> None:
         """Sync until cancelled. Whatever goes wrong, the loop begins again from the position where it was."""
-        self._answered_at[agent] = time.monotonic()
         source = self._sources.get(agent) or self._source(agent)
         self._sources[agent] = source
         wait_s = _RETRY_S
@@ -329,12 +377,5 @@ class PollTransport:
             await taken
 
     def failure(self) -> tuple[str, str]:
-        """Say which loop fails, or does not go on."""
-        for failure in self._failures.values():
-            return failure
-        now = time.monotonic()
-        for agent, answered_at in self._answered_at.items():
-            if now - answered_at > self._patience_s:
-                who = agent or "the operator"
-                return f"the sync of {who} has got no answer for {now - answered_at:.0f} s", "restart the daemon"
-        return "", ""
+        """Say which loop fails, or stalled and has not gone on since."""
+        return next(iter(self._failures.values()), ("", ""))

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from aiagentchat.agents.intake import Intake, Landmark
+from aiagentchat.agents.messages import MESSAGES_ALONE
 from aiagentchat.config import read_private, write_private
 from aiagentchat.daemon.retries import retries
 from aiagentchat.errors import (
@@ -30,6 +31,8 @@ _LOOK_S = 30.0
 _NOTICE_S = 1.0
 _SETTLE_S = 5.0
 """From one return to the next: where requests end unanswered because there are too many, a return makes more."""
+_KEPT_MS = 86_400_000
+"""Where a homeserver lets messages expire, one this old may be hidden while older state is not."""
 _LANDMARKS = TypeAdapter(tuple[Landmark, ...])
 
 
@@ -137,12 +140,13 @@ class Watch:
                 await client.get_event(room_id, landmark.event_id)
                 return False
             member = await client.get_state(room_id, "m.room.member", landmark.user_id)
-            page = await client.get_messages(room_id, direction="f", limit=1)
+            compared = MESSAGES_ALONE if client.server_now_ms() - landmark.ts > _KEPT_MS else ""
+            page = await client.get_messages(room_id, direction="f", limit=1, filter_json=compared)
         except (InvalidRequestError, MatrixForbiddenError, MatrixNotFoundError, MatrixUnauthorizedError):
             return False  # it is not in the room any more, or its account is logged out
         oldest = next(iter(parse_events(page.chunk, room_id).events), None)
-        is_purged = oldest is None or oldest.ts > landmark.ts
-        return member.get("membership") == "join" and not is_purged
+        may_have_gone = oldest is None or oldest.ts > landmark.ts  # purged or expired, with all before it
+        return member.get("membership") == "join" and not may_have_gone
 
 
 def _read(file: Path) -> str:
