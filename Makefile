@@ -22,8 +22,8 @@ WHEELS := $(if $(filter Linux,$(shell uname -s)),--only-binary :all:)
 # derives from a class of prometheus-client as that was before 0.22, and imports what setuptools 82 has dropped.
 OTHER_SYNAPSE := 'matrix-synapse==$(SYNAPSE)' 'prometheus-client<0.22' 'setuptools<82'
 # Each process has a homeserver of its own; the tests of one file stay together. They wait as much as they work, so there
-# are two more than there are processors, in the order of the tiers: the longest first, that none is left with it in the end.
-PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) + 2))')
+# are three more than there are processors, in the order of the tiers: the longest first, that none is left with it in the end.
+PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) + 3))')
 PARALLEL = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 TIERS := tests/chaos tests/integration tests/unit
 

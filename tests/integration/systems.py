@@ -1,9 +1,13 @@
 """What integration tests start and talk to: a real Synapse, a daemon in this process, and its gateway as a client."""
 
 import asyncio
+import atexit
 import contextlib
 import json
 import secrets
+import shutil
+import sqlite3
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +24,9 @@ from aiagentchat.daemon.lock import DaemonLock
 from aiagentchat.daemon.main import Homeserver, run_daemon
 from aiagentchat.errors import InvalidNameError
 from aiagentchat.homeserver import process as homeserver_process
-from aiagentchat.homeserver.embedded import EmbeddedConfig, load_or_create
+from aiagentchat.homeserver.embedded import EmbeddedConfig, embedded_file, load_or_create
 from aiagentchat.homeserver.operator import OperatorAccount, ensure_operator
+from aiagentchat.homeserver.ports import any_free_port
 from aiagentchat.homeserver.process import Homeserver as SynapseProcess
 from aiagentchat.homeserver.render import HOMESERVER_FILE, REGISTRATION_FILE, render_files
 from aiagentchat.matrix.accounts import Account
@@ -133,6 +138,11 @@ class Synapse:
         await self.process.stop()
 
 
+_DATABASE = "homeserver.db"
+_fresh: dict[tuple[str, str], Path] = {}
+"""Copies of homeservers that were just made, by server name and mode: to make one takes as long as to start it."""
+
+
 async def start_synapse(
     home: Path, *, server_name: str = "example.org", mode: str = "appservice", **settings: object
 ) -> Synapse:
@@ -143,6 +153,9 @@ async def start_synapse(
     if mode == "accounts":
         settings = {"app_service_config_files": [], "bcrypt_rounds": 4} | settings
     paths = Paths(config_dir=home, data_dir=home)
+    fresh = _fresh.get((server_name, mode))
+    if fresh is not None:
+        _give_copy(fresh, paths)
     config = load_or_create(paths, server_name=server_name, port=0).config
     process = SynapseProcess(paths, config)
     await _start(process, settings)
@@ -151,7 +164,37 @@ async def start_synapse(
     except BaseException:
         await process.stop()
         raise
+    if fresh is None:
+        _fresh[server_name, mode] = _keep_copy(paths)
     return Synapse(paths, config, process, operator, mode, overrides=settings)
+
+
+def _keep_copy(paths: Paths) -> Path:
+    """Return where a copy is of a homeserver that runs."""
+    directory = Path(tempfile.mkdtemp(prefix="fresh-homeserver-"))
+    atexit.register(shutil.rmtree, directory)
+    copy = Paths(config_dir=directory, data_dir=directory)
+    names = shutil.ignore_patterns(f"{_DATABASE}*", "*.lo*")
+    shutil.copytree(paths.homeserver, copy.homeserver, ignore=names)
+    with (
+        contextlib.closing(sqlite3.connect(paths.homeserver / _DATABASE)) as source,
+        contextlib.closing(sqlite3.connect(copy.homeserver / _DATABASE)) as target,
+    ):
+        source.backup(target)
+    for kept, file in (
+        (copy.operator_device, paths.operator_device),
+        (copy.operator_password, paths.operator_password),
+    ):
+        kept.parent.mkdir(mode=0o700, exist_ok=True)
+        shutil.copy2(file, kept)
+    return directory
+
+
+def _give_copy(fresh: Path, paths: Paths) -> None:
+    """Make a homeserver of a copy, with ports of its own."""
+    shutil.copytree(fresh, paths.data_dir, dirs_exist_ok=True)
+    file, ports = embedded_file(paths), {"port": any_free_port(), "appservice_port": any_free_port()}
+    file.write_text(json.dumps(json.loads(file.read_text()) | ports))
 
 
 async def _start(process: SynapseProcess, overrides: Mapping[str, object]) -> None:

@@ -258,30 +258,27 @@ async def test_a_message_to_oneself_is_refused(daemon: RunningDaemon) -> None:
     assert (refused.status, refused.code) == (400, "bad_request")
 
 
-@pytest.mark.parametrize(
-    ("message", "status", "code"),
-    [
-        ({"body": ""}, 400, "bad_request"),
-        ({"body": " \n\t"}, 400, "bad_request"),
-        ({"body": "a\0b"}, 400, "bad_request"),
-        ({"body": "half a pair: \ud83d"}, 400, "bad_request"),
-        ({"body": "ü" * (CONTENT_LIMIT_BYTES // 2)}, 413, "body_too_large"),
-        ({"body": "x" * 40_000, "format": "markdown"}, 413, "body_too_large"),
-        ({"body": "x" * 300_000}, 413, "body_too_large"),
-        ({"body": "x" * 600_000}, 413, "body_too_large"),
-        ({"body": "hello", "to": "Not A Name"}, 400, "bad_name"),
-    ],
-    ids=["empty", "blank", "nul", "surrogate", "limit", "rendered", "long", "longer-than-a-request", "no-name"],
+UNSENDABLE = (
+    ({"body": ""}, 400, "bad_request"),
+    ({"body": " \n\t"}, 400, "bad_request"),
+    ({"body": "a\0b"}, 400, "bad_request"),
+    ({"body": "half a pair: \ud83d"}, 400, "bad_request"),
+    ({"body": "ü" * (CONTENT_LIMIT_BYTES // 2)}, 413, "body_too_large"),
+    ({"body": "x" * 40_000, "format": "markdown"}, 413, "body_too_large"),
+    ({"body": "x" * 300_000}, 413, "body_too_large"),
+    ({"body": "x" * 600_000}, 413, "body_too_large"),  # longer than a request may be
+    ({"body": "hello", "to": "Not A Name"}, 400, "bad_name"),
 )
-async def test_what_cannot_be_sent_is_refused_and_nothing_is_stored(
-    daemon: RunningDaemon, alice: MatrixClient, message: Json, status: int, code: str
-) -> None:
+
+
+async def test_what_cannot_be_sent_is_refused_and_nothing_is_stored(daemon: RunningDaemon, alice: MatrixClient) -> None:
     """Lesson: Made, and never sent."""
     agent = await attach(daemon)
-    refused = await daemon.api.call("POST", "/send", {"to": agent.name} | message)
-    assert (refused.status, refused.code) == (status, code)
-    if status == 413:
-        assert str(CONTENT_LIMIT_BYTES) in refused.data["detail"] + refused.data["hint"]
+    for message, status, code in UNSENDABLE:
+        refused = await daemon.api.call("POST", "/send", {"to": agent.name} | message)
+        assert (refused.status, refused.code) == (status, code), message
+        if status == 413:
+            assert str(CONTENT_LIMIT_BYTES) in refused.data["detail"] + refused.data["hint"]
     assert await bodies_in(alice, agent.room_id) == []
 
 

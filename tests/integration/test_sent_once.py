@@ -54,8 +54,7 @@ async def kill(synapse: Synapse) -> None:
     await synapse.process.stop()
 
 
-@pytest.mark.parametrize("cut", ["while it is away", "once it is back"])
-@pytest.mark.parametrize("speaker", ["agent", "operator"])
+@pytest.mark.parametrize(("speaker", "cut"), [("agent", "once it is back"), ("operator", "while it is away")])
 async def test_a_homeserver_killed_before_it_answers_has_the_message_once(
     own_synapse: Synapse,
     relay: Relay,
@@ -109,7 +108,12 @@ async def running(system: System) -> AsyncIterator[None]:
         yield
 
 
-@pytest.mark.parametrize("command", ["send", "reply", "ask"])
+@pytest.mark.parametrize(
+    ("mode", "command"),
+    [*(("appservice", command) for command in ("send", "reply", "ask")), ("accounts", "send")],
+    indirect=["mode"],
+    scope="session",
+)
 async def test_a_daemon_killed_before_it_answers_and_started_again_has_sent_the_message_once(
     own_synapse: Synapse, relay: Relay, http: aiohttp.ClientSession, tmp_path: Path, command: str
 ) -> None:
