@@ -5,9 +5,11 @@ Sizes are made small here, so that few messages reach every bound.
 """
 
 import asyncio
+import itertools
 import json
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -165,6 +167,7 @@ def small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(cursor, "ACKED_LIMIT", ACKED)
     patch.setattr(room_inbox, "UNREAD_WINDOW", WINDOW)
     patch.setattr(room_inbox, "_PAGE", PAGE)
+    patch.setattr(room_inbox, "_LONGEST_PAUSE_S", 0.0)
     patch.setattr(room_inbox, "_MOST_LIVE", 4)
 
 
@@ -304,6 +307,24 @@ def test_messages_are_read_page_by_page_until_the_window_is_full() -> None:
     acknowledge(inbox, {EventId("$0"), EventId("$1")})
     done(inbox.read_on())
     assert [message.event_id for message in inbox.unread()] == [f"${number}" for number in range(2, WINDOW + 2)]
+
+
+def test_between_pages_the_homeserver_is_left_to_others_for_as_long_as_one_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(room_inbox, "_LONGEST_PAUSE_S", 0.25)
+    monkeypatch.setattr(room_inbox, "time", SimpleNamespace(monotonic=itertools.count(0.0, 0.125).__next__))
+    pauses: list[float] = []
+
+    async def sleep(pause_s: float) -> None:
+        pauses.append(pause_s)
+
+    monkeypatch.setattr(room_inbox, "asyncio", SimpleNamespace(sleep=sleep))
+    room = FakeRoom()
+    for number in range(2 * PAGE):
+        room.add(f"${number}")
+    done(inbox_on(room).read_on())
+    assert pauses == [0.125] * (room.requests - 1) != []
 
 
 def test_a_live_message_costs_no_request_and_a_late_one_is_found_where_it_stands() -> None:

@@ -3,6 +3,7 @@
 The homeserver holds both the messages and the cursor. `agents.inbox` makes an agent's inbox of two of these.
 """
 
+import asyncio
 import json
 import logging
 import time
@@ -22,7 +23,9 @@ log = logging.getLogger(__name__)
 UNREAD_WINDOW = 256
 """Most unread messages of one room held in memory; the rest stays on the homeserver until there is room."""
 
-_PAGE = 100
+_PAGE = 50
+_LONGEST_PAUSE_S = 0.25
+"""From one page to the next, which otherwise is as long as that page took: half of the homeserver is for others."""
 _SETTLING_MS = 2_000
 """After opening, live events this old may be from before the cursor: the server's clock is known to the second."""
 _MOST_LIVE = 512
@@ -141,11 +144,15 @@ class RoomInbox:
         window = self._window or await self._open()
         # Once each: else who writes from afar, or pushes late, without a pause would keep the reader waiting.
         has_filled = has_reopened = False
+        pause_s = 0.0
         while not self._at_end and self._wants_more(window):
-            looked_for = frozenset(self._missed)
+            if pause_s:
+                await asyncio.sleep(pause_s)
+            looked_for, began = frozenset(self._missed), time.monotonic()
             page = await self._client.get_messages(
                 self._reader.room_id, direction="f", start=self._token, limit=_PAGE, filter_json=self._filter
             )
+            pause_s = min(_LONGEST_PAUSE_S, time.monotonic() - began)
             if self._take_page(window, page):
                 self._gaps_feared += 1
             if self._may_lack and not has_filled:
