@@ -291,14 +291,21 @@ class GatewayClient:
         return str(self._call("POST", "/progress", given)["event_id"])
 
     def ask_approval(
-        self, body: str, options: list[dict[str, str]], *, timeout_s: float, key: str, about: str | None = None
+        self,
+        body: str,
+        options: list[dict[str, str]],
+        *,
+        timeout_s: float,
+        key: str,
+        about: str | None = None,
+        elsewhere: bool = False,
     ) -> dict[str, Json]:
         """Ask people for approval and wait for it; return `option` (an id, None: refused for want of an answer).
 
         `options`: each `id`, `name` and `kind` (allow_once, allow_always, reject_once, reject_always). The same key is
-        the same request.
+        the same request. `elsewhere`: it is asked in another place too.
         """
-        given = {"body": body, "options": options, "timeout_s": timeout_s, "key": key}
+        given = {"body": body, "options": options, "timeout_s": timeout_s, "key": key, "elsewhere": elsewhere}
         given |= {} if about is None else {"about": about}
         return self._call("POST", "/approvals", given, wait_s=timeout_s)
 

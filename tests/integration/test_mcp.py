@@ -55,13 +55,20 @@ class Session:
         return (await self.call("who")).splitlines()[0].removeprefix("You are ").removesuffix(".")
 
 
-def parameters(system: System, *arguments: str, directory: Path | None = None) -> StdioServerParameters:
+def parameters(
+    system: System, *arguments: str, directory: Path | None = None, given: str = ""
+) -> StdioServerParameters:
+    """Return how the server is started; `given`: code that runs before it."""
     command = system.command("mcp", *arguments)
+    if given:
+        command[1:3] = ["-c", f"{given}; from aiagentchat.cli.main import main; raise SystemExit(main())"]
     return StdioServerParameters(command=command[0], args=command[1:], env=system.environment, cwd=directory)
 
 
 @asynccontextmanager
-async def session(system: System, *arguments: str, directory: Path | None = None) -> AsyncIterator[Session]:
+async def session(
+    system: System, *arguments: str, directory: Path | None = None, given: str = ""
+) -> AsyncIterator[Session]:
     rung: list[str] = []
 
     async def ring(given: Rung) -> None:
@@ -77,7 +84,7 @@ async def session(system: System, *arguments: str, directory: Path | None = None
         NotificationBinding(method=f"notifications/{PERMISSION}", params_type=Decided, handler=decide),
     ]
     async with (
-        stdio_client(parameters(system, *arguments, directory=directory)) as (incoming, outgoing),
+        stdio_client(parameters(system, *arguments, directory=directory, given=given)) as (incoming, outgoing),
         ClientSession(incoming, outgoing, notification_bindings=bindings) as client,
     ):
         yield Session(client, await client.initialize(), rung, decided)
@@ -166,22 +173,41 @@ async def test_a_message_wakes_a_session_that_has_the_channel_and_no_other(syste
         assert not plain.rung
 
 
+async def ask_permission(opened: Session, request_id: str) -> None:
+    params = {"request_id": request_id, "tool_name": "Bash", "description": "List", "input_preview": "ls `x`"}
+    request = types.Notification[dict[str, Any], str](method=f"notifications/{PERMISSION}_request", params=params)
+    await opened.client.send_notification(cast("Any", request))
+
+
 async def test_a_permission_is_asked_for_in_the_room_and_decided_there(system: System) -> None:
     async with session(system, "--as", fresh_name("asking"), "--channel") as opened:
         name = await opened.name()
         assert PERMISSION in (opened.greeting.capabilities.experimental or {})
         for request_id, sign in (("abcde", "\u2705"), ("fghij", "\u274c")):
-            params = {"request_id": request_id, "tool_name": "Bash", "description": "List", "input_preview": "ls `x`"}
-            request = types.Notification[dict[str, Any], str](
-                method=f"notifications/{PERMISSION}_request", params=params
-            )
-            await opened.client.send_notification(cast("Any", request))
+            await ask_permission(opened, request_id)
             room = await anyio.to_thread.run_sync(Person, system, system.who()[name]["room_id"])
             asked = await anyio.to_thread.run_sync(room.request)
             assert asked["content"]["body"].startswith(f"May {name} use **Bash**? List")
+            assert "in its terminal too: the first answer counts" in asked["content"]["body"]
             await anyio.to_thread.run_sync(room.react, asked["event_id"], sign)
         await anyio.to_thread.run_sync(wait_until, lambda: len(opened.decided) == 2)
         assert opened.decided == [("abcde", "allow"), ("fghij", "deny")]
+
+
+async def test_of_a_permission_that_nobody_decides_in_the_room_it_is_not_said_that_it_was_refused(
+    system: System,
+) -> None:
+    """Claude Code does not say that somebody answered in its terminal."""
+    given = "from aiagentchat.adapters import mcp; mcp._APPROVAL_S = 2.0"
+    async with session(system, "--as", fresh_name("asking"), "--channel", given=given) as opened:
+        name = await opened.name()
+        await ask_permission(opened, "abcde")
+        await anyio.to_thread.run_sync(wait_until, lambda: opened.decided)
+        assert opened.decided == [("abcde", "deny")]
+        room = await anyio.to_thread.run_sync(Person, system, system.who()[name]["room_id"])
+        *_, last = await anyio.to_thread.run_sync(room.timeline)
+        *_, said = last["content"]["m.new_content"]["body"].split("\n\n")
+        assert said == "Nobody decided here within 2 s: refused, unless it was answered elsewhere before."
 
 
 async def test_a_client_without_the_handshake_of_old_is_answered_by_it(system: System) -> None:

@@ -114,7 +114,10 @@ class McpServer:
                 asyncio.run_coroutine_threadsafe(_notify(client, _CHANNEL, {"content": text}), loop).result()
 
     async def _on_permission(self, context: ServerRequestContext[Any, Any], request: PermissionRequest) -> None:
-        """Have a person decide what the session asks in its terminal; whoever answers first has decided."""
+        """Have a person decide what the session asks in its terminal; whoever answers first has decided.
+
+        Of an answer in the terminal Claude Code tells nobody (github.com/anthropics/claude-code/issues/54597).
+        """
         if self.sessions:
             loop = asyncio.get_running_loop()
             work = (context.session, loop, self.sessions[0], request)
@@ -174,10 +177,11 @@ def _relay(
 ) -> None:
     details = block_of_code(request.input_preview) if request.input_preview else ""
     said = one_line(request.description)[:500]
-    body = f"May {session.name} use **{one_line(request.tool_name)[:100]}**? {said}{details}"
+    asked = f"May {session.name} use **{one_line(request.tool_name)[:100]}**? {said}{details}"
+    body = f"{asked}\n\nIt is asked in its terminal too: the first answer counts."
     key = f"claude {session.name} {request.request_id}"
     try:
-        decision = session.client.ask_approval(body, _OPTIONS, timeout_s=_APPROVAL_S, key=key)
+        decision = session.client.ask_approval(body, _OPTIONS, timeout_s=_APPROVAL_S, key=key, elsewhere=True)
     except AiAgentChatError:
         return  # the dialog in the terminal stays
     behavior = _ALLOW if decision["option"] == _ALLOW else _DENY

@@ -51,13 +51,17 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an agent asks approval for. `about`: the message because of which. The same key is the same request."""
+    """What an agent asks approval for. `about`: the message because of which. The same key is the same request.
+
+    `elsewhere`: it is asked in another place too, of which nobody tells us how it ended.
+    """
 
     body: str
     options: tuple[Option, ...]
     timeout_s: float
     key: str
     about: EventId | None = None
+    elsewhere: bool = False
 
 
 class Asides:
@@ -210,6 +214,8 @@ class Asides:
 
 
 def _outcome(decision: Decision, request: Request) -> str:
+    if decision.option is None and request.elsewhere:
+        return f"Nobody decided here within {request.timeout_s:g} s: refused, unless it was answered elsewhere before."
     if decision.option is None:
         return f"❌ Refused: nobody allowed it within {request.timeout_s:g} s."
     return f"{decision.option.sign} {decision.option.name}: {decision.by}, {render_time(decision.ts or 0)}."

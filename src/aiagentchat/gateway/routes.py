@@ -218,6 +218,7 @@ async def _approval(call: Call) -> ApprovalAnswer:
         timeout_s=body.timeout_s,
         key=body.key or uuid.uuid4().hex,
         about=None if body.about is None else EventId(body.about),
+        elsewhere=body.elsewhere,
     )
     decision = await call.gateway.service.ask_approval(call.agent, request)
     option = None if decision.option is None else decision.option.id

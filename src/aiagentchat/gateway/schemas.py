@@ -114,6 +114,7 @@ class ApprovalBody(_Strict):
         None, description="The same key is the same request, however often it is made."
     )
     about: _EventId | None = Field(None, description="The message in that room because of which it asks.")
+    elsewhere: bool = Field(False, description="It is asked in another place too, and may be answered there.")
 
 
 class NoQuery(_Query):
