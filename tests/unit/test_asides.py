@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiagentchat.agents.asides import Option, by_sign, by_words, with_signs
+from aiagentchat.agents.asides import Option, OptionKind, by_sign, by_words, with_signs
 
 OPTIONS = with_signs(
     [
@@ -41,6 +41,24 @@ def test_of_two_options_of_one_kind_each_has_its_own_sign() -> None:
 def test_an_answer_gives_an_option_only_where_it_says_nothing_else(body: str, option_id: str | None) -> None:
     option = by_words(body, OPTIONS)
     assert (None if option is None else option.id) == option_id
+
+
+@pytest.mark.parametrize(
+    ("kinds", "yes", "no"),
+    [
+        (["allow_always", "allow_once", "reject_always", "reject_once"], 1, 3),
+        (["allow_always", "reject_always"], 0, 1),
+        (["allow_always", "allow_always", "reject_always", "reject_always"], None, 2),
+        (["allow_once"], 0, None),
+        (["reject_once"], None, 0),
+    ],
+)
+def test_yes_and_no_are_for_always_only_where_nothing_is_for_once(
+    kinds: list[OptionKind], yes: int | None, no: int | None
+) -> None:
+    options = with_signs([Option(str(number), f"option {number}", kind) for number, kind in enumerate(kinds)])
+    for words, index in (("yes", yes), ("no", no)):
+        assert by_words(words, options) == (None if index is None else options[index])
 
 
 @given(

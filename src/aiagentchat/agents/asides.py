@@ -268,5 +268,13 @@ def by_words(body: str, options: Sequence[Option]) -> Option | None:
             return option
     for kind, words in _WORDS.items():
         if said in words:
-            return next((option for option in options if option.kind == f"{kind}_once"), None)
+            return _meant(kind, options)
     return by_sign(said, options)
+
+
+def _meant(kind: str, options: Sequence[Option]) -> Option | None:
+    """Return what yes or no gives: for once; else for always, which of several a person does not allow unnamed."""
+    once, always = ([option for option in options if option.kind == f"{kind}_{how}"] for how in ("once", "always"))
+    if once:
+        return once[0]
+    return always[0] if len(always) == 1 or (always and kind == "reject") else None
