@@ -14,7 +14,7 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import EventId, RoomId
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, messages_of, person, redact, say, until
-from tests.integration.systems import APPSERVICE_ALONE, RunningDaemon, Synapse
+from tests.integration.systems import APPSERVICE_ALONE, RunningDaemon, Synapse, fresh_name
 
 OPTIONS = [
     {"id": "yes-id", "name": "Allow", "kind": "allow_once"},
@@ -153,6 +153,31 @@ async def test_only_who_is_configured_decides_by_the_exact_id(
         await react(bob, agent.room_id, event_id, "❌")
         decision = await asyncio.wait_for(task, 30)
     assert (decision["option"], decision["by"]) == ("no-id", bob_id)
+
+
+async def test_an_agent_decides_nothing_though_it_is_configured(
+    synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, alice: MatrixClient, tmp_path: Path
+) -> None:
+    names = (fresh_name(), fresh_name("other"))
+    for name in names:
+        await synapse.make_user(http, name)
+    asker, other = (synapse.agent_client(http, name) for name in names)
+    approvers = [(await each.whoami())[0] for each in (asker, other, alice)]
+    settings = synapse.settings(tmp_path / "home", AIAGENTCHAT_APPROVERS=",".join(approvers))
+    daemon = await start_daemon(synapse, settings)
+    agent, _ = [await attach(daemon, name=name) for name in names]
+    async with asking(agent) as task:
+        event_id = await request_in(alice, agent)
+        await alice.invite(agent.room_id, approvers[1])
+        await other.join_room(agent.room_id)
+        await react(other, agent.room_id, event_id, "✅")
+        for each in (asker, other):
+            await say(each, agent.room_id, "yes", **{"m.relates_to": {"m.in_reply_to": {"event_id": event_id}}})
+        await asyncio.sleep(4.0)
+        assert not task.done()
+        await react(alice, agent.room_id, event_id, "❌")
+        decision = await asyncio.wait_for(task, 30)
+    assert (decision["option"], decision["by"]) == ("no-id", synapse.operator.user_id)
 
 
 @APPSERVICE_ALONE  # all of it is asked of the homeserver, in both modes alike
