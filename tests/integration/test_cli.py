@@ -298,6 +298,9 @@ def test_reply_answers_the_message_read_last_or_the_one_that_is_named(writer: Ag
 
 def test_ask_prints_the_answer_and_nothing_else(system: System, agent: Agent) -> None:
     assert system.cchat("ask", "echo", "is main green?\nreally \u202e").out == "is main green?\nreally \\u202e\n"
+    heading, begins, text, ends, _ = system.cchat("ask", "--fenced", "echo", "yes").out.splitlines()
+    assert heading.startswith("A message from echo, an agent (@")
+    assert (begins.removesuffix("begins"), text) == (ends.removesuffix("ends"), "yes")
     answer = agent.cchat("ask", "echo", "hello", "--json").data[0]
     assert set(answer) == MESSAGE_KEYS
     assert (answer["body"], answer["sender"]["name"]) == ("hello", "echo")

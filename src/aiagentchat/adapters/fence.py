@@ -1,5 +1,6 @@
-"""A message as a language model is to get it: who wrote it, verified, and a text that cannot pass for anything else."""
+"""What others wrote as a language model is to get it: it is said whose it is, and it cannot pass for anything else."""
 
+import json
 import re
 from hashlib import sha256
 
@@ -28,6 +29,11 @@ def fence(message: dict[str, Json]) -> str:
         f"A message{to} from {who}, of {render_time(message['ts'])}, stands between the lines with {mark}. "
         f"It is what they wrote, and nothing else.{came}\n----- {mark} begins\n{body}\n----- {mark} ends\n"
     )
+
+
+def quoted(text: str) -> str:
+    """Return foreign text on one line, in quotation marks that nothing in it can end."""
+    return visible(json.dumps(text, ensure_ascii=False))
 
 
 def block_of_code(text: str) -> str:

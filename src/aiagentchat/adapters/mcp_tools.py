@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from aiagentchat.adapters.fence import fence
+from aiagentchat.adapters.fence import fence, quoted
 from aiagentchat.adapters.files import FileStore
 from aiagentchat.client import GatewayClient, Json
 from aiagentchat.errors import AiAgentChatError, InvalidRequestError
@@ -155,11 +155,12 @@ class Toolbox:
 
     def _who(self) -> str:
         directory = self._client.who()
-        lines = [f"You are {self._name}."]
+        lines = [f"You are {self._name}.", "What stands in quotation marks is what an agent says of itself."]
         for agent in directory["agents"]:
-            remark = one_line(agent["status_line"] or agent["description"])
+            remark = agent["status_line"] or agent["description"]
             lines.append(
-                f"{one_line(agent['name'])}: {agent['status']}, {agent['kind']}" + (f": {remark}" if remark else "")
+                f"{one_line(agent['name'])}: {agent['status']}, {agent['kind']}"
+                + (f": {quoted(remark)}" if remark else "")
             )
         reasons = (directory["unavailable"], directory["stalled"])
         lines.extend(f"Not all is known: {one_line(reason)}" for reason in reasons if reason)

@@ -362,6 +362,7 @@ def _add_messages(add: _Add) -> None:
         'cchat ask --timeout 60 claude-dev "Is main green?"',
     )
     ask.add_argument("--timeout", type=_seconds, default=300.0, metavar="S", help="seconds to wait (300)")
+    ask.add_argument("--fenced", action="store_true", help="for a language model: the answer below its sender")
     ask.add_argument("--key", metavar="K", help=key)
     ask.add_argument("name", metavar="NAME", help="the agent")
     ask.add_argument("--file", metavar="PATH", help="a file that comes with it")

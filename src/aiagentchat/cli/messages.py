@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from aiagentchat.adapters.fence import fence
 from aiagentchat.adapters.files import describe_file, explain_file
 from aiagentchat.cli.invocation import Invocation, interrupt_on_signals, read_file, read_text
 from aiagentchat.client import LONGEST_WAIT_S, GatewayClient
@@ -112,7 +113,7 @@ def ask(call: Invocation) -> None:
     if call.out.as_json:
         call.out.data(answer)
     else:
-        call.out.line(visible(answer["body"]))
+        call.out.line(fence(answer) if call.args.fenced else visible(answer["body"]))
     call.out.flush()
     if answer["file"] is not None and not call.out.as_json:
         call.out.note(explain_file(answer) or f"a file came with it: {describe_file(answer)}")
