@@ -344,15 +344,45 @@ if [ "$2" = --help ]; then echo "$HELP"; else echo "$@" >> "$CODEX_LOG"; fi
 HELP = "Usage: codex queue [OPTIONS] --thread <THREAD> --message <TEXT>"
 
 
+def codex_in(directory: Path, help_text: str = HELP) -> dict[str, str]:
+    """Return the environment of a tool that finds a `codex` there, and where that logs: `CODEX_LOG`."""
+    program, log = directory / "codex", directory / "log"
+    program.write_text(CODEX)
+    program.chmod(0o755)
+    log.touch()
+    return {"PATH": f"{directory}{os.pathsep}{os.environ['PATH']}", "CODEX_LOG": str(log), "HELP": help_text}
+
+
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
+def test_codex_is_woken_after_an_outage_that_is_longer_than_others_wait_for(
+    system: System, shop: Path, tmp_path: Path, is_killed: bool
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text("from aiagentchat.adapters import hooks; hooks._OFFLINE_S = 0.5")
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+    env, thread = codex_in(tmp_path) | {"PYTHONPATH": path}, fresh_name("thread")
+    with tool(system, shop, "codex", **env) as codex:
+        codex.hook("SessionStart", session_id=thread)
+        name = codex.agent()
+        wait_until(lambda: system.who()[name]["reach"] == "hook")
+        if is_killed:
+            system.kill(system.daemon_pid)
+        else:
+            system.down()
+        time.sleep(SOON_S)
+        system.up()
+        assert codex.agent() == name
+        system.cchat("send", "--to", name, "hello")
+        assert f"queue --thread {thread} --message " in wait_until(Path(env["CODEX_LOG"]).read_text)
+
+
 @pytest.mark.parametrize(("help_text", "is_woken"), [(HELP, True), ("Codex CLI", False)], ids=["0.149", "older"])
 def test_codex_is_woken_by_its_queue_where_it_has_one(
     system: System, shop: Path, tmp_path: Path, help_text: str, is_woken: bool
 ) -> None:
-    program, log, thread = tmp_path / "codex", tmp_path / "log", fresh_name("thread")
-    program.write_text(CODEX)
-    program.chmod(0o755)
-    log.touch()
-    env = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "CODEX_LOG": str(log), "HELP": help_text}
+    env, thread = codex_in(tmp_path, help_text), fresh_name("thread")
+    log = Path(env["CODEX_LOG"])
     with tool(system, shop, "codex", **env) as codex:
         codex.hook("SessionStart", session_id=thread)
         name = codex.agent()

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiagentchat.adapters import quick
-from aiagentchat.adapters.hooks import Session, describe, introduce, parse_input
+from aiagentchat.adapters.hooks import Session, describe, introduce, parse_input, wait_for_ring
 from aiagentchat.adapters.owner import Owner, find_owner, owner_of, process
 from aiagentchat.adapters.tools import TOOLS, agent_of
 from aiagentchat.errors import AgentNotFoundError, AiAgentChatError, DaemonNotRunningError
@@ -27,6 +27,7 @@ HOOK_OUTPUT_LIMIT = 10_000
 
 Json = dict[str, Any]
 NAME = AgentName("claude-webshop-3fa9c1")
+OUTAGE_S = 3 * 3600.0
 ALICE, CODEX = ({"name": "alice", "kind": "person", "messages": 2}, {"name": "codex-1", "kind": "agent", "messages": 1})
 
 
@@ -147,6 +148,34 @@ def test_a_session_is_there_from_its_start_on_or_from_a_prompt_where_the_daemon_
         gateway, kept = Gateway(online=False, failures=[AgentNotFoundError("no agent")]), list[str]()
         session("claude-code", gateway, kept).answer(parsed)
         assert (gateway.attached, kept) == (([NAME], [NAME]) if comes else ([], [])), event
+
+
+@pytest.mark.parametrize(
+    ("is_held", "has_reached", "is_woken"), [(True, True, True), (True, False, True), (False, True, False)]
+)
+def test_one_that_holds_the_agent_waits_through_an_outage_of_any_length(
+    is_held: bool, has_reached: bool, is_woken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, pauses = [0.0], list[float]()
+
+    class Away(Gateway):
+        def ask_bell(self, moment: str, *, wait_s: float = 0.0) -> Json:
+            if clock[0] < OUTAGE_S and (self.asked or not has_reached):
+                raise DaemonNotRunningError("away")
+            self.senders = [ALICE] if clock[0] else []
+            return super().ask_bell(moment, wait_s=wait_s)
+
+    def pause(seconds: float) -> None:
+        clock[0] += seconds
+        pauses.append(seconds)
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", pause)
+    text = wait_for_ring(session("codex", Away()), is_held=is_held)
+    assert (text is not None) is is_woken
+    assert clock[0] >= OUTAGE_S if is_woken else clock[0] < OUTAGE_S
+    assert max(pauses) <= 30.0
+    assert len(pauses) < clock[0] / 20.0
 
 
 # --- which agent a session is

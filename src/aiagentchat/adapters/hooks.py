@@ -215,10 +215,10 @@ def hold(session: Session, on_online: Callable[[dict[str, Json]], None] = lambda
         pause_s = min(2 * pause_s, _LONGEST_RETRY_S)
 
 
-def wait_for_ring(session: Session) -> str | None:
+def wait_for_ring(session: Session, *, is_held: bool = False) -> str | None:
     """Wait while the session idles; return what there is to say, or None: another waits instead, or the agent has left.
 
-    Once it has reached the daemon it waits on through restarts of it.
+    Once it has reached the daemon it waits on through restarts of it; `is_held`, by who calls, however long one takes.
     """
     gives_up_at, pause_s = time.monotonic() + _ARRIVING_S, _FIRST_RETRY_S
     has_reached = False
@@ -226,7 +226,7 @@ def wait_for_ring(session: Session) -> str | None:
         try:
             bell = session.client.ask_bell("idle", wait_s=_WAIT_S if has_reached else 0.0)
         except AiAgentChatError as error:
-            if not (has_reached and error.retryable) and error.code != "agent_not_found":
+            if not (is_held or (has_reached and error.retryable) or error.code == "agent_not_found"):
                 return None
             bell = None
         if bell is not None and bell["online"]:
@@ -236,7 +236,7 @@ def wait_for_ring(session: Session) -> str | None:
             if bell["messages"]:
                 return describe(session.name, bell)
             continue
-        if (bell is not None and bell["replaced"]) or time.monotonic() > gives_up_at:
+        if (bell is not None and bell["replaced"]) or (time.monotonic() > gives_up_at and not is_held):
             return None
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_RETRY_S)

@@ -182,5 +182,5 @@ def _write_note(path: str, note: dict[str, str]) -> None:
 
 def _wake_codex(session: Session, conversation: str) -> None:
     program = codex_queue()
-    while program is not None and wait_for_ring(session) is not None:
+    while program is not None and wait_for_ring(session, is_held=True) is not None:
         wake_codex(program, conversation, _WAKE_TEXT.format(name=session.name))
