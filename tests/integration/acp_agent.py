@@ -1,10 +1,10 @@
 """An agent on the SDK's own agent side, which needs no model: the prompt says what it does. Started as a program.
 
 `stream N`: says N parts, 0.3 s apart. `ask`, `edit`: asks for approval of a tool call, or of a change to a file,
-and says what was decided. `odd`: ends for a reason that there is not. `slow`: works
-until it is cancelled. `remember WORD`, `recall`: a session's memory, kept in the directory of `ACP_AGENT_STATE`.
-`[image]`: says what came with the prompt. `die`: ends in the middle. `nothing`: says nothing. Anything else is said
-again.
+and says what was decided. `odd`: ends for a reason that there is not. `slow`: works until it is cancelled.
+`remember WORD`, `recall`: a session's memory, kept in the directory of `ACP_AGENT_STATE`; it is taken up again as
+`ACP_AGENT_TAKES_UP` says: `load`, the default, `resume` alone, though both are offered then, or `none`. `[image]`:
+says what came with the prompt. `die`: ends in the middle. `nothing`: says nothing. Anything else is said again.
 """
 
 import asyncio
@@ -33,20 +33,29 @@ from acp.schema import (
     NewSessionResponse,
     PermissionOption,
     PromptCapabilities,
+    ResumeSessionResponse,
+    SessionCapabilities,
+    SessionResumeCapabilities,
     ToolCallUpdate,
 )
 
 
 class Scripted:
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, takes_up: str) -> None:
         self._state = state
+        self._takes_up = takes_up
         self._cancelled: dict[str, asyncio.Event] = {}
 
     def on_connect(self, conn: Any) -> None:
         self._connection: AgentSideConnection = conn
 
     async def initialize(self, protocol_version: int, **_: Any) -> InitializeResponse:
-        capabilities = AgentCapabilities(load_session=True, prompt_capabilities=PromptCapabilities(image=True))
+        resume = SessionResumeCapabilities() if self._takes_up == "resume" else None
+        capabilities = AgentCapabilities(
+            load_session=self._takes_up != "none",
+            session_capabilities=SessionCapabilities(resume=resume),
+            prompt_capabilities=PromptCapabilities(image=True),
+        )
         return InitializeResponse(protocol_version=1, agent_capabilities=capabilities)
 
     async def new_session(self, cwd: str, **_: Any) -> NewSessionResponse:
@@ -55,10 +64,17 @@ class Scripted:
         return NewSessionResponse(session_id=session_id)
 
     async def load_session(self, cwd: str, session_id: str, **_: Any) -> LoadSessionResponse:
-        if not (self._state / session_id).exists():
-            raise RequestError.resource_not_found(session_id)
+        self._take_up("load", session_id)
         await self._say(session_id, "what was said before, which nobody is to be shown")
         return LoadSessionResponse()
+
+    async def resume_session(self, cwd: str, session_id: str, **_: Any) -> ResumeSessionResponse:
+        self._take_up("resume", session_id)
+        return ResumeSessionResponse()
+
+    def _take_up(self, method: str, session_id: str) -> None:
+        if method != self._takes_up or not (self._state / session_id).exists():
+            raise RequestError.resource_not_found(session_id)
 
     async def cancel(self, session_id: str, **_: Any) -> None:
         self._cancelled[session_id].set()
@@ -120,4 +136,5 @@ def _describe(prompt: list[Any]) -> str:
 
 
 if __name__ == "__main__":
-    asyncio.run(run_agent(cast("Agent", Scripted(Path(os.environ["ACP_AGENT_STATE"])))))
+    scripted = Scripted(Path(os.environ["ACP_AGENT_STATE"]), os.environ.get("ACP_AGENT_TAKES_UP", "load"))
+    asyncio.run(run_agent(cast("Agent", scripted), use_unstable_protocol=True))

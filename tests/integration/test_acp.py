@@ -29,9 +29,10 @@ def state(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def running(system: System, name: str, state: Path, *options: str) -> Iterator[Running]:
+def running(system: System, name: str, state: Path, *options: str, takes_up: str = "load") -> Iterator[Running]:
     program = (sys.executable, acp_agent.__file__)
-    with system.running("acp", *options, name, "--", *program, env={"ACP_AGENT_STATE": str(state)}) as process:
+    env = {"ACP_AGENT_STATE": str(state), "ACP_AGENT_TAKES_UP": takes_up}
+    with system.running("acp", *options, name, "--", *program, env=env) as process:
         process.line(": online (room: ")
         yield process
         if process.is_running:
@@ -81,15 +82,18 @@ def test_it_answers_people_and_agents_each_in_a_session_of_their_own(
     assert Agent(system, name, {}).unread() == []
 
 
-def test_a_conversation_goes_on_after_a_restart(system: System, state: Path) -> None:
+@pytest.mark.parametrize(("takes_up", "recalled"), [("load", "this"), ("resume", "this"), ("none", "nothing")])
+def test_a_conversation_goes_on_after_a_restart_where_the_agent_takes_it_up(
+    system: System, state: Path, takes_up: str, recalled: str
+) -> None:
     name = fresh_name("acp")
-    with running(system, name, state):
+    with running(system, name, state, takes_up=takes_up):
         assert ask(system, name, "remember this") == "remembered"
-    with running(system, name, state):
-        assert ask(system, name, "recall") == "this"
+    with running(system, name, state, takes_up=takes_up):
+        assert ask(system, name, "recall") == recalled
     for session in state.iterdir():
         session.unlink()
-    with running(system, name, state):
+    with running(system, name, state, takes_up=takes_up):
         assert ask(system, name, "recall") == "nothing"
 
 
