@@ -114,7 +114,7 @@ def test_a_person_sees_how_far_it_is_at_most_once_a_second_and_the_answer_once(s
     asked_at = next(each["origin_server_ts"] for each in room.timeline() if each["event_id"] == event_id)
     assert sent_at <= asked_at
     assert len(shown) >= 3
-    assert shown[0][0] - asked_at < 2_000  # a second of the design, and one of a busy machine
+    assert shown[0][0] - asked_at < 1_000
     times = [at for at, _ in shown[:-1]]  # the last one says that it is done, at once
     assert all(later - earlier > 900 for earlier, later in pairwise(times))
     first = next(each for each in room.timeline() if each["content"].get("msgtype") == "m.notice")
