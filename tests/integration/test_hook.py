@@ -137,6 +137,14 @@ def tool(system: System, directory: Path, name: str = "claude-code", *options: s
         wait_until(lambda: not opened.is_listed())
 
 
+def starting_with(directory: Path, code: str) -> dict[str, str]:
+    """Return an environment in which each start of Python runs this first."""
+    site = directory / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))}
+
+
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
     directory = tmp_path / "Web Shop"
@@ -277,6 +285,29 @@ def test_it_holds_through_a_restart_of_the_daemon_and_is_woken_after_it(system: 
         assert woken(waiting).startswith(f"A message to {name}")
 
 
+@pytest.mark.parametrize(
+    ("name", "event"), [("claude-code", "PostToolUse"), ("codex", "PostToolUse"), ("gemini", "AfterTool")]
+)
+def test_a_hook_in_the_middle_of_work_loads_none_of_what_the_others_need(
+    system: System, shop: Path, tmp_path: Path, name: str, event: str
+) -> None:
+    flag, notes = tmp_path / "flag", tmp_path / f"aiagentchat-{os.getuid()}"
+    env = starting_with(
+        tmp_path, f"import os, sys\nif os.path.exists({str(flag)!r}): sys.modules['aiagentchat.cli.hook'] = None"
+    )
+    with tool(system, shop, name, XDG_RUNTIME_DIR=str(tmp_path), **env) as opened:
+        opened.hook("SessionStart", source="startup")
+        agent = opened.agent()
+        (note,) = wait_until(lambda: list(notes.glob("*.json")))
+        assert wait_until(lambda: note.read_text() and json.loads(note.read_text())["name"]) == agent
+        flag.touch()
+        assert opened.start("SessionStart", source="startup").get(timeout=PROCESS_S)["code"] != 0
+        assert opened.told(event) == ""
+        system.cchat("send", "--to", agent, "a secret")
+        assert opened.told(event).startswith(f"A message to {agent} is unread")
+    wait_until(lambda: not note.exists())
+
+
 def test_a_daemon_that_does_not_answer_holds_up_no_turn(system: System, shop: Path) -> None:
     with tool(system, shop) as claude:
         claude.hook("SessionStart", source="startup")
@@ -357,11 +388,8 @@ def codex_in(directory: Path, help_text: str = HELP) -> dict[str, str]:
 def test_codex_is_woken_after_an_outage_that_is_longer_than_others_wait_for(
     system: System, shop: Path, tmp_path: Path, is_killed: bool
 ) -> None:
-    site = tmp_path / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text("from aiagentchat.adapters import hooks; hooks._OFFLINE_S = 0.5")
-    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
-    env, thread = codex_in(tmp_path) | {"PYTHONPATH": path}, fresh_name("thread")
+    before = starting_with(tmp_path, "from aiagentchat.adapters import hooks; hooks._OFFLINE_S = 0.5")
+    env, thread = codex_in(tmp_path) | before, fresh_name("thread")
     with tool(system, shop, "codex", **env) as codex:
         codex.hook("SessionStart", session_id=thread)
         name = codex.agent()
