@@ -1,10 +1,11 @@
 """An agent on the SDK's own agent side, which needs no model: the prompt says what it does. Started as a program.
 
-`stream N`: says N parts, 0.3 s apart. `ask`, `edit`: asks for approval of a tool call, or of a change to a file,
-and says what was decided. `odd`: ends for a reason that there is not. `slow`: works until it is cancelled.
-`remember WORD`, `recall`: a session's memory, kept in the directory of `ACP_AGENT_STATE`; it is taken up again as
-`ACP_AGENT_TAKES_UP` says: `load`, the default, `resume` alone, though both are offered then, or `none`. `[image]`:
-says what came with the prompt. `die`: ends in the middle. `nothing`: says nothing. Anything else is said again.
+`stream N`: says N parts, 0.3 s apart. `ask`, `edit`: asks for approval of a tool call, or of a change to a file, and
+says what was decided; `ask at length`: with options of long names. `odd`: ends for a reason that there is not.
+`slow`: works until it is cancelled. `remember WORD`, `recall`: a session's memory, kept in the directory of
+`ACP_AGENT_STATE`; it is taken up again as `ACP_AGENT_TAKES_UP` says: `load`, the default, `resume` alone, though both
+are offered then, or `none`. `[image]`: says what came with the prompt. `die`: ends in the middle. `nothing`: says
+nothing. Anything else is said again.
 """
 
 import asyncio
@@ -38,6 +39,8 @@ from acp.schema import (
     SessionResumeCapabilities,
     ToolCallUpdate,
 )
+
+LONGER = ", and say so" * 100
 
 
 class Scripted:
@@ -92,7 +95,8 @@ class Scripted:
                 await self._say(session_id, f"part {number}\n\n")
                 await asyncio.sleep(0.3)
         elif word in ("ask", "edit"):
-            await self._say(session_id, await self._ask(session_id, with_edit=word == "edit"))
+            longer = LONGER if rest == "at length" else ""
+            await self._say(session_id, await self._ask(session_id, with_edit=word == "edit", longer=longer))
         elif word == "slow":
             await self._say(session_id, "begun")
             await cancelled.wait()
@@ -110,12 +114,12 @@ class Scripted:
             await self._say(session_id, asked.group(1))
         return PromptResponse.model_construct(stop_reason="end_turn" if word != "odd" else "no such reason")
 
-    async def _ask(self, session_id: str, *, with_edit: bool) -> str:
+    async def _ask(self, session_id: str, *, with_edit: bool, longer: str) -> str:
         call = start_tool_call("c1", "Delete it", kind="execute", status="pending", raw_input={"command": "rm `it`"})
         await self._connection.session_update(session_id, call)
         options = [
-            PermissionOption(option_id="go", name="Go ahead", kind="allow_once"),
-            PermissionOption(option_id="no", name="Leave it", kind="reject_once"),
+            PermissionOption(option_id="go", name=f"Go ahead{longer}", kind="allow_once"),
+            PermissionOption(option_id="no", name=f"Leave it{longer}", kind="reject_once"),
         ]
         asked = ToolCallUpdate(tool_call_id="c1", title="Delete it", raw_input={"command": "rm `it`"})
         if with_edit:

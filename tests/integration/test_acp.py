@@ -147,6 +147,39 @@ def test_a_person_approves_what_it_asks_for_by_a_reaction(system: System, state:
         assert any(edit.startswith("May ") and f": @{OPERATOR}:localhost, 20" in edit for edit in edits)
 
 
+def test_options_of_long_names_are_offered_by_the_beginning_of_them(system: System, state: Path) -> None:
+    name = fresh_name("acp")
+    with running(system, name, state):
+        room = person(system, name)
+        room.say("ask at length")
+        request = room.request()
+        go, no = (f"{word}{acp_agent.LONGER}"[:200] for word in ("Go ahead", "Leave it"))
+        assert request["content"]["body"].endswith(f"\n\n✅ {go} · ❌ {no}")
+        room.react(request["event_id"], "❌")
+        wait_until(lambda: room.says("decided: no"))
+
+
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
+def test_what_it_asks_for_can_be_approved_after_a_restart_of_the_daemon(
+    system: System, state: Path, is_killed: bool
+) -> None:
+    name = fresh_name("acp")
+    with running(system, name, state) as process:
+        room = person(system, name)
+        room.say("ask")
+        request = room.request()
+        if is_killed:
+            system.kill(system.daemon_pid)
+        else:
+            system.down()
+        process.line("the daemon", of="err")
+        system.up()
+        room = person(system, name)
+        room.react(request["event_id"], "✅")
+        wait_until(lambda: room.says("decided: go"))
+        assert len([each for each in room.timeline() if each["content"].get("body", "").startswith("May ")]) == 1
+
+
 def test_what_nobody_approves_in_time_is_rejected(system: System, writer: Agent, state: Path) -> None:
     name = fresh_name("acp")
     with running(system, name, state, "--approval-timeout", "3"):
