@@ -12,6 +12,7 @@ import aiohttp
 import nio  # type: ignore[import-untyped]  # matrix-nio comes without types
 import pytest
 
+from aiagentchat.agents import files as agent_files
 from aiagentchat.client import GatewayClient, GatewayError
 from aiagentchat.matrix import client as matrix_client
 from aiagentchat.matrix.client import MatrixClient
@@ -91,12 +92,35 @@ async def test_an_agent_sends_a_file_to_another_as_an_answer_and_to_all(
 
 
 @APPSERVICE_ALONE
-async def test_the_same_key_is_the_same_message_with_its_file(daemon: RunningDaemon) -> None:
+async def test_the_same_key_is_the_same_message_with_its_file_which_is_uploaded_once(
+    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     agent, other = await attach(daemon), await attach(daemon)
-    file = Attachment("a.txt", "text/plain", b"once")
-    sent = [await send_file(agent, file, to=other.name, key="k") for _ in range(2)]
-    assert sent[0] == sent[1]
-    assert [message["file"]["name"] for message in await other.unread()] == ["a.txt"]
+    uploaded: list[bytes] = []
+    upload = MatrixClient.upload
+
+    async def note_upload(self: MatrixClient, data: bytes, **about: str) -> str:
+        uploaded.append(data)
+        return await upload(self, data, **about)
+
+    monkeypatch.setattr(MatrixClient, "upload", note_upload)
+    monkeypatch.setattr(agent_files, "_REMEMBERED", 2)
+
+    async def send(key: str, *, of: Hosted = agent, to: Hosted = other) -> Json:
+        return await send_file(of, Attachment(f"{key}.txt", "text/plain", key.encode()), to=to.name, key=key)
+
+    first = await send("a")
+    assert await send("a") == first
+    await send("b")
+    assert await send("a") == first
+    assert uploaded == [b"a", b"b"]
+    for key in ("c", "c", "b"):  # of the two that are remembered, the first made room
+        await send(key)
+    assert await send("a") == first
+    assert uploaded == [b"a", b"b", b"c", b"a"]
+    assert [message["file"]["name"] for message in await other.unread()] == ["a.txt", "b.txt", "c.txt"]
+    await send("a", of=other, to=agent)
+    assert uploaded[4:] == [b"a"]
 
 
 async def test_a_file_that_is_too_large_goes_nowhere_whatever_is_said_of_its_size(
