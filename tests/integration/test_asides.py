@@ -188,8 +188,15 @@ async def test_the_same_key_is_the_same_request_also_when_who_asked_hung_up(agen
     async def is_withdrawn() -> bool:
         return "Withdrawn" in await shown(alice, agent.room_id, event_id)
 
+    async def is_open() -> bool:
+        return (await shown(alice, agent.room_id, event_id)).endswith("❌ Reject")
+
+    await until(is_withdrawn)
+    async with asking(agent, key="one"):
+        await until(is_open)
     await until(is_withdrawn)
     async with asking(agent, key="one") as task:
+        await until(is_open)
         await react(alice, agent.room_id, event_id, "✅")
         decision = await asyncio.wait_for(task, 30)
     assert (decision["event_id"], decision["option"]) == (event_id, "yes-id")

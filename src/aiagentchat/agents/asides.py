@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from uuid import uuid4
 
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.messages import check_size, render_message, transaction_id
@@ -124,7 +125,7 @@ class Asides:
         said, event_id = f"Withdrawn: {speaker.agent} waits for it no more.", None
         try:
             event_id = await self._post(speaker, room_id, content, options, request.key)
-            decision = await self._await_decision(speaker, room_id, event_id, options, request.timeout_s, withdrawn)
+            decision = await self._await_decision(speaker, room_id, event_id, options, request, withdrawn)
             if decision.option is not None or not withdrawn.is_set():
                 said = _outcome(decision, request)
         finally:
@@ -162,11 +163,13 @@ class Asides:
         room_id: RoomId,
         event_id: EventId,
         options: Sequence[Option],
-        timeout_s: float,
+        request: Request,
         withdrawn: asyncio.Event,
     ) -> Decision:
-        asked_at_ms = int((await speaker.client.get_event(room_id, event_id)).get("origin_server_ts", 0))
-        until_ms = asked_at_ms + int(timeout_s * 1000)
+        asked = await speaker.client.get_event(room_id, event_id)
+        asked_at_ms = int(asked.get("origin_server_ts", 0))
+        until_ms = asked_at_ms + int(request.timeout_s * 1000)
+        was_withdrawn = "m.replace" in asked.get("unsigned", {}).get("m.relations", {})
         while True:
             is_over = withdrawn.is_set() or speaker.client.server_now_ms() > until_ms
             try:
@@ -177,6 +180,9 @@ class Asides:
                 decided = None
             if decided is not None or is_over:
                 return decided or Decision(event_id, None)
+            if was_withdrawn:  # and is asked again
+                was_withdrawn = False
+                await self._note(speaker, room_id, event_id, _question(request, options))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(withdrawn.wait(), _LOOK_S)
 
@@ -206,7 +212,7 @@ class Asides:
 
     async def _note(self, speaker: Speaker, room_id: RoomId, event_id: EventId, body: str) -> None:
         """Have the message say what was decided."""
-        txn_id = transaction_id(speaker.user_id, f"noted {event_id} {body}")
+        txn_id = transaction_id(speaker.user_id, f"noted {event_id} {uuid4()}")
         with contextlib.suppress(AiAgentChatError):  # what was decided holds, whether it is shown or not
             await speaker.client.send(
                 room_id, "m.room.message", _edit(event_id, render_message(body, "markdown")), txn_id
