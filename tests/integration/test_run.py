@@ -1,6 +1,7 @@
 """`cchat run`: real programs answer people and agents. It talks to the gateway alone, so one mode is enough."""
 
 import json
+import os
 import re
 import signal
 import sys
@@ -218,6 +219,37 @@ def test_killed_in_the_middle_the_program_runs_again_and_there_is_one_answer(sys
     room = quote(system.who()[name]["room_id"], safe="")
     events = matrix(system, f"rooms/{room}/messages?dir=b&limit=50")["chunk"]
     assert [event["content"]["body"] for event in events if event["type"] == "m.room.message"] == ["done", "do it"]
+
+
+CLAUDE = """#!/bin/sh
+message=$(cat)
+case $2 in
+    --resume) [ -e "$STATE/$3" ] || { echo "No conversation found with session ID: $3" >&2; exit 1; } ;;
+    --session-id) [ ! -e "$STATE/$3" ] || { echo "Error: Session ID $3 is already in use." >&2; exit 1; } ;;
+esac
+[ "$message" != fail ] || { echo "no key" >&2; exit 1; }
+echo "$message" >> "$STATE/$3"
+cat "$STATE/$3"
+"""
+
+
+def test_the_script_of_the_guide_goes_on_with_a_conversation_and_says_what_fails(
+    system: System, tmp_path: Path
+) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "agents" / "programs.md").read_text()
+    script = re.search(r"^cat > answer\.sh <<'END'\n(.*?)^END\n", guide, re.MULTILINE | re.DOTALL)
+    assert script is not None
+    (tmp_path / "answer.sh").write_text(script[1])
+    (tmp_path / "claude").write_text(CLAUDE)
+    (tmp_path / "claude").chmod(0o755)
+    env = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "STATE": str(tmp_path)}
+    name = fresh_name("guide")
+    with system.running("run", name, "--", "sh", str(tmp_path / "answer.sh"), "{session}", env=env) as running:
+        started(running)
+        assert ask(system, name, "one") == "one"
+        assert ask(system, name, "two") == "one\ntwo"
+        assert ask(system, name, "fail") == "✗ no answer: it ended with exit code 1 (no key)"
+        running.end()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
