@@ -1,4 +1,4 @@
-"""What hooks print, in each tool's form, for inputs as the tools' own pages show them; and which agent a session is."""
+"""What hooks print in each tool's form, for inputs as its pages and sources have them; which agent a session is."""
 
 import json
 import os
