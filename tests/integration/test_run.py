@@ -96,36 +96,6 @@ def test_the_program_knows_who_asks_and_where_and_has_a_session_for_each_convers
         assert each["CCHAT_EVENT"].startswith("$")
 
 
-def test_the_program_knows_what_is_for_all_and_what_came_before_it_was_there(system: System) -> None:
-    name = fresh_name("marks")
-    code = "import os; print(os.environ['CCHAT_BROADCAST'], os.environ['CCHAT_LATE'], sep='/')"
-
-    def answer_to(event_id: str) -> str:
-        """Return what answered a message of the operator's, once something did."""
-
-        def found() -> list[str]:
-            sent = system.cchat("sent", "--json").data
-            ours = [item["answer"] for item in sent if item["message"]["event_id"] == event_id]
-            return [answer["body"] for answer in ours if answer is not None]
-
-        return wait_until(found)[0]
-
-    def send(*arguments: str) -> str:
-        return str(system.cchat("send", "--json", *arguments).data[0]["event_id"])
-
-    with system.running("run", name, "--", *python(code)) as running:
-        started(running)
-        assert answer_to(send("--to", name, "for you")) == "/"
-        assert answer_to(send(f"for all, and for {name}")) == "1/"
-        running.end()
-    late = send("--to", name, "before you came")
-    time.sleep(1.5)  # the homeserver's clock, by which it is late, is known to the second
-    with system.running("run", name, "--", *python(code)) as running:
-        started(running)
-        assert answer_to(late) == "/1"
-        running.end()
-
-
 def test_a_fenced_message_is_below_its_sender(system: System) -> None:
     name = fresh_name("fenced")
     with system.running("run", name, "--fenced", "--", "cat") as running:
@@ -311,6 +281,36 @@ def test_what_is_for_all_starts_it_only_when_it_names_the_agent(system: System) 
         running.end()
     [answer] = [item["answer"] for item in system.cchat("sent", "--json").data if item["message"]["event_id"] == named]
     assert (answer["sender"]["name"], answer["broadcast"]) == (name, True)
+
+
+def test_the_program_knows_what_is_for_all_and_what_came_before_it_was_there(system: System) -> None:
+    name = fresh_name("marks")
+    code = "import os; print(os.environ['CCHAT_BROADCAST'], os.environ['CCHAT_LATE'], sep='/')"
+
+    def answer_to(event_id: str) -> str:
+        """Return what answered a message of the operator's, once something did."""
+
+        def found() -> list[str]:
+            sent = system.cchat("sent", "--json").data
+            ours = [item["answer"] for item in sent if item["message"]["event_id"] == event_id]
+            return [answer["body"] for answer in ours if answer is not None]
+
+        return wait_until(found)[0]
+
+    def send(*arguments: str) -> str:
+        return str(system.cchat("send", "--json", *arguments).data[0]["event_id"])
+
+    with system.running("run", name, "--", *python(code)) as running:
+        started(running)
+        assert answer_to(send("--to", name, "for you")) == "/"
+        assert answer_to(send(f"for all, and for {name}")) == "1/"
+        running.end()
+    late = send("--to", name, "before you came")
+    time.sleep(1.5)  # the homeserver's clock, by which it is late, is known to the second
+    with system.running("run", name, "--", *python(code)) as running:
+        started(running)
+        assert answer_to(late) == "/1"
+        running.end()
 
 
 def test_an_answer_that_is_too_long_is_cut_says_so_and_is_in_a_file(system: System, writer: Agent) -> None:
