@@ -93,6 +93,11 @@ class Paths:
         """The embedded homeserver's directory."""
         return self.data_dir / "homeserver"
 
+    @property
+    def element(self) -> Path:
+        """Element Web as `cchat up --element` serves it, and its port."""
+        return self.data_dir / "element"
+
 
 def _identity(text: str) -> str:
     return text
@@ -130,6 +135,13 @@ def _server_name(text: str) -> str:
     if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,230})(:[0-9]{1,5})?", text):
         raise ValueError("must be a Matrix server name, like example.org or localhost")
     return text
+
+
+def _public_url(text: str) -> str:
+    loopback = r"http://(localhost|127\.0\.0\.1|\[::1\])"
+    if not re.fullmatch(rf"(https://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{{1,230}})|{loopback})(:[0-9]{{1,5}})?/?", text):
+        raise ValueError("must be an address like https://chat.example.org; http:// is for this machine alone")
+    return text.rstrip("/")
 
 
 def _alias(text: str) -> str:
@@ -184,6 +196,7 @@ OPTIONS: Final = (
     Option("space_alias", "SPACE_ALIAS", _alias, "alias of the Space that holds all agents"),
     Option("port", "AIAGENTCHAT_PORT", _port, "the embedded homeserver's port on loopback; 0: any free one"),
     Option("homeserver_url", "AIAGENTCHAT_HOMESERVER_URL", _identity, "homeserver that the daemon talks to"),
+    Option("public_url", "AIAGENTCHAT_PUBLIC_URL", _public_url, "where people's clients reach the homeserver"),
     Option("registration", "AIAGENTCHAT_REGISTRATION", _identity, "application-service registration file"),
     Option("operator", "AIAGENTCHAT_OPERATOR", _operator, "localpart of the operator's Matrix account"),
     Option("people", "AIAGENTCHAT_PEOPLE", _people, "user ids, comma-separated, invited to every room"),
@@ -226,6 +239,7 @@ class Settings:
     space_alias: str = ""
     port: int | None = None
     homeserver_url: str = ""
+    public_url: str = ""
     registration: str = ""
     operator: str = field(default_factory=_default_operator)
     people: tuple[str, ...] = ()

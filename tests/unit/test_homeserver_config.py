@@ -252,10 +252,19 @@ def test_the_homeserver_listens_on_loopback_for_clients_only() -> None:
         ("registration_shared_secret", "reg-secret"),
         ("macaroon_secret_key", "macaroon-secret"),
         ("form_secret", "form-secret"),
+        ("login_via_existing_session", {"enabled": True, "require_ui_auth": True, "token_timeout": "300s"}),
     ],
 )
 def test_the_homeserver_is_private_and_closed(key: str, value: object) -> None:
     assert homeserver_yaml()[key] == value
+
+
+def test_a_public_url_is_what_clients_are_told_and_who_asks_through_the_proxy_counts() -> None:
+    data = yaml.safe_load(render_homeserver_yaml(CONFIG, Path("/x"), "https://chat.example.org"))
+    assert data["public_baseurl"] == "https://chat.example.org/"
+    (listener,), (local,) = data["listeners"], homeserver_yaml()["listeners"]
+    assert (listener["x_forwarded"], local["x_forwarded"]) == (True, False)
+    assert listener | {"x_forwarded": False} == local
 
 
 def test_every_path_is_absolute_and_in_the_directory() -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,12 +21,14 @@ class Told:
     """A report that remembers what it was told."""
 
     said: list[tuple[str, str]] = field(default_factory=list)
+    more: dict[str, Any] = field(default_factory=dict)
 
     def progress(self, text: str) -> None:
         self.said.append(("progress", text))
 
-    def ready(self, text: str) -> None:
+    def ready(self, text: str, **more: Any) -> None:
         self.said.append(("ready", text))
+        self.more = more
 
     def failed(self, error: AiAgentChatError) -> None:
         self.said.append(("failed", error.message))
@@ -53,9 +56,11 @@ def test_progress_and_readiness_arrive_as_they_were_said(steps: list[str], summa
     def tell(report: FdReport) -> None:
         for step in steps:
             report.progress(step)
-        report.ready(summary)
+        report.ready(summary, element=summary)
 
-    assert through_pipe(tell).said == [*(("progress", step) for step in steps), ("ready", summary)]
+    told = through_pipe(tell)
+    assert told.more == {"element": summary}
+    assert told.said == [*(("progress", step) for step in steps), ("ready", summary)]
 
 
 def test_nothing_arrives_after_readiness() -> None:

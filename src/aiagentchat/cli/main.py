@@ -102,7 +102,7 @@ def _is_no_text(word: str) -> bool:
 
 
 def _setting_flags(args: argparse.Namespace) -> dict[str, str]:
-    given = {"port": getattr(args, "port", None), "server_name": getattr(args, "server_name", None)}
+    given = {name: getattr(args, name, None) for name in ("port", "server_name", "public_url")}
     return {name: str(value) for name, value in given.items() if value is not None}
 
 
@@ -153,12 +153,20 @@ def _add_system(add: _Add) -> None:
         "start a homeserver and the daemon, for use",
         "cchat up",
         "cchat up --detach --port 0",
-        more="It runs until Ctrl-C, with --detach until 'cchat down'. What still runs after a crash is taken over.",
+        "cchat up --element",
+        more="It runs until Ctrl-C, with --detach until 'cchat down'. What still runs after a crash is taken over.\n"
+        "With --element it serves Element Web as well, on loopback, and opens it in your browser, signed in. Its\n"
+        "release is fetched once, and checked.",
     )
     up.add_argument("--detach", action="store_true", help="return when all is up; it goes on in the background")
     up.add_argument("--port", metavar="N", help="the homeserver's port on loopback; 0: any free one")
     up.add_argument("--server-name", metavar="S", help="the Matrix server name; it cannot be changed later")
+    up.add_argument("--public-url", metavar="URL", help="where clients elsewhere reach it, through a proxy of yours")
     up.add_argument("--no-echo", action="store_true", help="without the built-in agent 'echo'")
+    up.add_argument("--element", action="store_true", help="serve Element Web too, and open it, signed in")
+    up.add_argument("--no-browser", action="store_true", help="print the link that signs in, as --detach does")
+    up.add_argument("--element-archive", metavar="FILE", help="Element's release, fetched by you: element-vN.tar.gz")
+    up.add_argument("--element-sha256", metavar="SUM", default="", help="the archive's, if it is not the locked one")
     up.add_argument("--report-fd", type=int, help=argparse.SUPPRESS)
     add("down", "system:down", "stop daemon and homeserver", "cchat down")
     add(

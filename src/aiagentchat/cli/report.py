@@ -16,8 +16,8 @@ class Report(Protocol):
     def progress(self, text: str) -> None:
         """Say what is being done."""
 
-    def ready(self, text: str) -> None:
-        """Say that all is up."""
+    def ready(self, text: str, **more: Json) -> None:
+        """Say that all is up, and what a program is told besides."""
 
     def failed(self, error: AiAgentChatError) -> None:
         """Say that it will not be."""
@@ -34,10 +34,10 @@ class TerminalReport:
         """Say it beside the result."""
         self._out.note(f"… {text}")
 
-    def ready(self, text: str) -> None:
+    def ready(self, text: str, **more: Json) -> None:
         """Print it as the result. It is up all the same where nobody reads that."""
         with contextlib.suppress(OSError):
-            self._out.result({"up": True}, f"{text}\n{self._hint}.")
+            self._out.result({"up": True, **more}, f"{text}\n{self._hint}.")
             self._out.flush()
 
     def failed(self, error: AiAgentChatError) -> None:
@@ -54,9 +54,9 @@ class FdReport:
         """Pass it on."""
         self._write({"progress": text})
 
-    def ready(self, text: str) -> None:
+    def ready(self, text: str, **more: Json) -> None:
         """Pass it on, and nothing after it."""
-        self._write({"ready": text})
+        self._write({"ready": text, "more": more})
         self._close()
 
     def failed(self, error: AiAgentChatError) -> None:
@@ -86,7 +86,7 @@ def follow_report(descriptor: int, report: Report) -> None:
             if "progress" in said:
                 report.progress(said["progress"])
             elif "ready" in said:
-                report.ready(said["ready"])
+                report.ready(said["ready"], **said["more"])
                 return
             else:
                 raise GatewayError(said["failed"])

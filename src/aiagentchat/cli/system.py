@@ -13,9 +13,12 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from aiagentchat.adapters.echo import NAME as ECHO
 from aiagentchat.adapters.echo import Echo
+from aiagentchat.cli.browser import open_in_browser
 from aiagentchat.cli.invocation import Invocation, interrupt_on_signals
 from aiagentchat.cli.report import FdReport, Report, TerminalReport, follow_report
 from aiagentchat.client import connect
@@ -25,7 +28,10 @@ from aiagentchat.daemon.lock import DaemonLock, running_pid
 from aiagentchat.daemon.main import Homeserver, find_homeserver, find_homeserver_of_accounts, run_daemon
 from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidRequestError, RefusedError
 from aiagentchat.homeserver import RunningHomeserver, ensure_running
+from aiagentchat.homeserver.element import ElementServer
+from aiagentchat.homeserver.element_archive import ensure_element
 from aiagentchat.homeserver.embedded import load_remembered
+from aiagentchat.homeserver.operator import LOGIN_TOKEN_S, issue_login_token
 from aiagentchat.homeserver.process import stop_running
 from aiagentchat.homeserver.render import REGISTRATION_FILE
 from aiagentchat.model import parse_agent_name
@@ -46,15 +52,16 @@ _RESTART_S = (1.0, 2.0, 5.0, 15.0)
 def up(call: Invocation) -> None:
     """Start homeserver and daemon, and run until told to stop; detached, have a process of its own do so."""
     settings = call.settings
+    wanted = _wanted_element(call)
     if call.args.detach:
-        _up_detached(call)
+        _up_detached(call, wanted)
         return
     _log_to_file(settings)
     fd = call.args.report_fd
     report = TerminalReport(call.out) if fd is None else FdReport(fd)
     _settle_memory()
     try:
-        asyncio.run(_Up(settings, report, with_echo=not call.args.no_echo).run())
+        asyncio.run(_Up(settings, report, with_echo=not call.args.no_echo, element=wanted).run())
     except AiAgentChatError as error:
         report.failed(error)
         raise
@@ -74,12 +81,34 @@ def _settle_memory() -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class _WantedElement:
+    """How Element Web is asked for."""
+
+    archive: Path | None
+    sha256: str
+    with_browser: bool
+
+
+def _wanted_element(call: Invocation) -> _WantedElement | None:
+    args = call.args
+    if not args.element:
+        given = {"--element-archive": args.element_archive, "--element-sha256": args.element_sha256}
+        for flag, value in (given | {"--no-browser": args.no_browser}).items():
+            if value:
+                raise InvalidRequestError(f"{flag} is for Element", hint="give --element as well")
+        return None
+    archive = Path(args.element_archive).absolute() if args.element_archive else None
+    return _WantedElement(archive, args.element_sha256, with_browser=not (args.no_browser or call.out.as_json))
+
+
+@dataclass(frozen=True, slots=True)
 class _Up:
-    """One run of `cchat up`."""
+    """One run of `cchat up`. `element` None: without Element Web."""
 
     settings: Settings
     report: Report
     with_echo: bool
+    element: _WantedElement | None
 
     async def run(self) -> None:
         stop = asyncio.Event()
@@ -87,21 +116,35 @@ class _Up:
             if load_remembered(self.settings.paths) is None:
                 elsewhere = find_homeserver_of_accounts(self.settings)
                 if elsewhere is not None:
+                    if self.element is not None:
+                        raise InvalidRequestError(
+                            f"--element is for a homeserver that 'cchat up' starts, and here it is {elsewhere.url}",
+                            hint="sign in there with any Element",
+                        )
                     await self._run_daemon_elsewhere(elsewhere, stop)
                     return
-            starting = asyncio.create_task(ensure_running(self.settings, self.report.progress))
+            starting = asyncio.create_task(self._start())
             if not await _unless_stopped(starting, stop):
                 await stop_running(self.settings.paths)  # also one that it only found, from a run before
                 return
-            homeserver = starting.result()
+            homeserver, files = starting.result()
             supervising = asyncio.create_task(_supervise(homeserver))
             try:
-                await self._run_daemon(homeserver, stop)
+                await self._run_daemon(homeserver, files, stop)
             finally:
                 supervising.cancel()
                 await asyncio.gather(supervising, return_exceptions=True)
                 self.report.progress("stopping the homeserver")
                 await homeserver.process.stop()
+
+    async def _start(self) -> tuple[RunningHomeserver, Path | None]:
+        """Start the homeserver, once the files of Element Web are there that are to be served beside it."""
+        settings, wanted, files = self.settings, self.element, None
+        if wanted is not None:
+            files = await ensure_element(
+                settings.paths.element, archive=wanted.archive, sha256=wanted.sha256, progress=self.report.progress
+            )
+        return await ensure_running(settings, self.report.progress), files
 
     async def _run_daemon_elsewhere(self, homeserver: Homeserver, stop: asyncio.Event) -> None:
         """Run a daemon for the accounts that were logged in, on whose homeserver there is nothing to start."""
@@ -126,22 +169,39 @@ class _Up:
     def _on_waiting(self, reason: str) -> None:
         self.report.progress(f"the Space is not to be had yet: {reason}")
 
-    async def _run_daemon(self, homeserver: RunningHomeserver, stop: asyncio.Event) -> None:
+    async def _run_daemon(self, homeserver: RunningHomeserver, files: Path | None, stop: asyncio.Event) -> None:
         config = homeserver.config
         embedded = {
             "server_name": config.server_name,
             "homeserver_url": config.base_url,
+            "public_url": homeserver.public_url,
             "registration": str(self.settings.paths.homeserver / REGISTRATION_FILE),
         }
         settings = load_settings(os.environ, embedded)
-        where = replace(find_homeserver(settings), public_url=config.public_url)
+        where = find_homeserver(settings)
         echo: Echo | None = None
+        element: ElementServer | None = None
+        if files is not None:
+            element = ElementServer(
+                settings.paths.element,
+                files,
+                homeserver_url=homeserver.public_url,
+                server_name=config.server_name,
+                user_id=homeserver.operator.user_id,
+                room=settings.space_alias,
+                taken=config.appservice_port,
+            )
+            await element.start()
 
         async def on_ready() -> None:
             nonlocal echo
             if self.with_echo:
                 echo = await self._start_echo(settings)
-            self.report.ready(_summary(settings, where, homeserver.operator.user_id, with_echo=self.with_echo))
+            shown, link = "", ""
+            if element is not None:
+                shown, link = await self._offer_element(homeserver, element)
+            summary = _summary(settings, where, homeserver.operator.user_id, with_echo=self.with_echo)
+            self.report.ready(f"{shown}{summary}", **({"element": link} if link else {}))
 
         self.report.progress("starting the daemon")
         try:
@@ -149,6 +209,21 @@ class _Up:
         finally:
             if echo is not None:
                 echo.stop()
+            if element is not None:
+                await element.stop()
+
+    async def _offer_element(self, homeserver: RunningHomeserver, element: ElementServer) -> tuple[str, str]:
+        """Open Element, signed in; return what the person is told, and the link."""
+        try:
+            token = await issue_login_token(homeserver.config.base_url, self.settings.paths, homeserver.operator)
+        except AiAgentChatError as error:
+            self.report.progress(f"Element does not sign you in: {error.message}")
+            return f"\nElement is at {element.url}, where you sign in as below.\n", element.url
+        link = element.link(token)
+        if self.element is not None and self.element.with_browser and open_in_browser(element.write_page(link)):
+            return f"\nElement is at {element.url} and opens in your browser, signed in.\n", link
+        minutes = LOGIN_TOKEN_S // 60
+        return f"\nElement is at {element.url}. Once, within {minutes} minutes, this signs you in:\n\n  {link}\n", link
 
     async def _start_echo(self, settings: Settings) -> Echo:
         self.report.progress(f"starting the agent {ECHO}")
@@ -163,7 +238,7 @@ class _Up:
         return echo
 
 
-async def _unless_stopped(task: asyncio.Task[RunningHomeserver], stop: asyncio.Event) -> bool:
+async def _unless_stopped(task: asyncio.Task[Any], stop: asyncio.Event) -> bool:
     """Wait for a task; False: it was told to stop before it was done, and is cancelled."""
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -207,15 +282,23 @@ def _summary(settings: Settings, homeserver: Homeserver, operator: str, *, with_
     return "\n".join(lines)
 
 
-def _up_detached(call: Invocation) -> None:
+def _up_detached(call: Invocation, wanted: _WantedElement | None) -> None:
     """Start the same command as a process of its own, show its progress, and return when it is up."""
     paths = call.settings.paths
     ensure_private_dir(paths.data_dir)
     reading, writing = os.pipe()
     command = [sys.executable, "-P", "-m", "aiagentchat", "up", "--report-fd", str(writing)]
-    for flag, value in (("--port", call.args.port), ("--server-name", call.args.server_name)):
+    for flag, value in (
+        ("--port", call.args.port),
+        ("--server-name", call.args.server_name),
+        ("--public-url", call.args.public_url),
+    ):
         command += [flag, value] if value is not None else []
     command += ["--no-echo"] if call.args.no_echo else []
+    if wanted is not None:
+        command += ["--element", "--no-browser"]
+        command += ["--element-archive", str(wanted.archive)] if wanted.archive is not None else []
+        command += ["--element-sha256", wanted.sha256] if wanted.sha256 else []
     interrupt_on_signals()
     output = os.open(paths.daemon_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:

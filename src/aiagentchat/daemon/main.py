@@ -103,7 +103,8 @@ def find_homeserver(settings: Settings) -> Homeserver:
         raise InvalidRequestError(
             "no homeserver is configured", hint="'cchat up' starts one; for your own, set AIAGENTCHAT_HOMESERVER_URL"
         )
-    return Homeserver(_checked_url(settings.homeserver_url), settings.server_name, registration)
+    url = _checked_url(settings.homeserver_url)
+    return Homeserver(url, settings.server_name, registration, settings.public_url)
 
 
 def find_homeserver_of_accounts(settings: Settings) -> Homeserver | None:
@@ -128,7 +129,7 @@ def find_homeserver_of_accounts(settings: Settings) -> Homeserver | None:
             hint="one home is for one homeserver: use another AIAGENTCHAT_HOME for the others",
         )
     url = settings.homeserver_url or accounts[0].homeserver_url
-    return Homeserver(_checked_url(url), servers[0], None)
+    return Homeserver(_checked_url(url), servers[0], None, settings.public_url)
 
 
 def _checked_url(url: str) -> str:

@@ -20,11 +20,15 @@ from aiagentchat.homeserver.process import Homeserver
 
 @dataclass(frozen=True, slots=True)
 class RunningHomeserver:
-    """A homeserver that answers, and the operator's account on it. `process` supervises and stops it."""
+    """A homeserver that answers, and the operator's account on it. `process` supervises and stops it.
+
+    `public_url` is what people's clients are told, without a final slash.
+    """
 
     process: Homeserver
     config: EmbeddedConfig
     operator: OperatorAccount
+    public_url: str
 
 
 async def ensure_running(settings: Settings, progress: Callable[[str], None]) -> RunningHomeserver:
@@ -52,7 +56,13 @@ async def ensure_running(settings: Settings, progress: Callable[[str], None]) ->
     )
     for notice in notices:
         progress(notice)
-    process = Homeserver(settings.paths, config, space_alias=_space_alias(settings, config), progress=progress)
+    process = Homeserver(
+        settings.paths,
+        config,
+        space_alias=_space_alias(settings, config),
+        public_url=settings.public_url,
+        progress=progress,
+    )
     await process.start()
     try:
         operator = await ensure_operator(config.base_url, settings.paths, config, settings.operator)
@@ -60,7 +70,7 @@ async def ensure_running(settings: Settings, progress: Callable[[str], None]) ->
         if not process.adopted:
             await process.stop()
         raise
-    return RunningHomeserver(process, config, operator)
+    return RunningHomeserver(process, config, operator, settings.public_url or config.local_url)
 
 
 def _space_alias(settings: Settings, config: EmbeddedConfig) -> str:

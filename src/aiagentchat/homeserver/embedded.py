@@ -37,8 +37,8 @@ class EmbeddedConfig:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def public_url(self) -> str:
-        """What a person points Element to: browsers trust `localhost` without TLS."""
+    def local_url(self) -> str:
+        """What a person on this machine points Element to: browsers trust `localhost` without TLS."""
         return f"http://localhost:{self.port}"
 
     @property

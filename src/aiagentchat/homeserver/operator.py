@@ -22,6 +22,9 @@ from aiagentchat.model import UserId
 OPERATOR_DEVICE_ID = "AIAGENTCHAT"
 OPERATOR_DEVICE_NAME = "cchat"
 
+LOGIN_TOKEN_S = 300
+"""How long a login token is good."""
+
 _REQUEST_S = 20.0
 _REGISTER = "/_synapse/admin/v1/register"
 
@@ -128,6 +131,32 @@ async def _log_in(session: aiohttp.ClientSession, paths: Paths, user_id: UserId)
             raise _wrong_password(paths, f"is not the password of {user_id}") from None
         raise
     return OperatorAccount(UserId(answer["user_id"]), answer["device_id"], answer["access_token"])
+
+
+async def issue_login_token(base_url: str, paths: Paths, account: OperatorAccount) -> str:
+    """Return a token with which the operator can log in once, within `LOGIN_TOKEN_S`.
+
+    https://spec.matrix.org/latest/client-server-api/#post_matrixclientv1loginget_token, with the saved password.
+
+    Raises:
+        UnauthenticatedError: the saved password is missing, or not the account's. MatrixError: any other answer, such
+            as a second token within a minute. HomeserverUnavailableError: it does not answer.
+    """
+    password = read_private(paths.operator_password)
+    if not password:
+        raise _wrong_password(paths, "is missing or empty")
+    identifier = {"type": "m.id.user", "user": account.user_id}
+    body = {"auth": {"type": "m.login.password", "identifier": identifier, "password": password}}
+    async with aiohttp.ClientSession(base_url, timeout=aiohttp.ClientTimeout(total=_REQUEST_S)) as session:
+        try:
+            answer = await _call(
+                session, "POST", "/_matrix/client/v1/login/get_token", body=body, token=account.access_token
+            )
+        except MatrixError as error:
+            if error.status == 401 and error.errcode == "M_FORBIDDEN":
+                raise _wrong_password(paths, f"is not the password of {account.user_id}") from None
+            raise
+    return str(answer["login_token"])
 
 
 def registration_mac(shared_secret: str, nonce: str, localpart: str, password: str) -> str:

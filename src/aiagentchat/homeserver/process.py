@@ -39,7 +39,8 @@ class Homeserver:
     """Controls the one homeserver of a home, whoever started it.
 
     Args:
-        space_alias: the Space's, for the registration. progress: told each step, in a sentence for who waits.
+        space_alias: the Space's, for the registration. public_url: as in `render_files`. progress: told each step, in
+            a sentence for who waits.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class Homeserver:
         config: EmbeddedConfig,
         *,
         space_alias: str = "",
+        public_url: str = "",
         progress: Callable[[str], None] = _nobody,
     ) -> None:
         self._paths = paths
         self.config = config
         self._space_alias = space_alias
+        self._public_url = public_url
         self._progress = progress
         self._child: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
@@ -142,19 +145,22 @@ class Homeserver:
             self._reap()
             self._child = None
         self._pid = pid
-        self._progress(f"the homeserver runs already (pid {pid}) at {self.config.public_url}")
+        self._progress(f"the homeserver runs already (pid {pid}) at {self.config.local_url}")
         return True
 
     def _is_as_wanted(self) -> bool:
         """Whether the running process was started with what we would write: its files are only written before one."""
         directory = self._paths.homeserver
-        for name, text in render_files(self.config, directory, self._space_alias).items():
+        for name, text in self._render_files().items():
             try:
                 if (directory / name).read_text() != text:
                     return False
             except (OSError, UnicodeDecodeError):
                 return False
         return True
+
+    def _render_files(self) -> dict[str, str]:
+        return render_files(self.config, self._paths.homeserver, self._space_alias, self._public_url)
 
     async def _spawn(self, lock_descriptor: int) -> None:
         directory = self._paths.homeserver
@@ -165,7 +171,7 @@ class Homeserver:
                     f"port {self.config.port} is taken by another program", hint="use '--port 0' for any free one"
                 )
             await asyncio.sleep(POLL_S)
-        for name, text in render_files(self.config, directory, self._space_alias).items():
+        for name, text in self._render_files().items():
             write_private(directory / name, text)
         self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
         self._progress("starting the homeserver (Synapse)")
@@ -183,7 +189,7 @@ class Homeserver:
                 if monotonic() - began > timeout_s:
                     raise self._start_error(f"the homeserver did not answer within {timeout_s:g} s")
                 await asyncio.sleep(POLL_S)
-        self._progress(f"the homeserver is ready at {self.config.public_url} ({monotonic() - began:.1f} s)")
+        self._progress(f"the homeserver is ready at {self.config.local_url} ({monotonic() - began:.1f} s)")
 
     def _start_error(self, what: str) -> HomeserverStartError:
         hide = self.config.secrets

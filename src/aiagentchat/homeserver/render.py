@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from aiagentchat.homeserver.embedded import EmbeddedConfig
+from aiagentchat.homeserver.operator import LOGIN_TOKEN_S
 from aiagentchat.registration import EMBEDDED_FILE, new_registration, render_registration
 
 HOMESERVER_FILE = "homeserver.yaml"
@@ -21,25 +22,32 @@ _LOG_BYTES = 10 * 1024 * 1024
 _OLD_LOGS = 3
 
 
-def render_files(config: EmbeddedConfig, directory: Path, space_alias: str = "") -> dict[str, str]:
-    """Return what Synapse needs in `directory`: file name to text. `space_alias`: as in `new_registration`."""
+def render_files(
+    config: EmbeddedConfig, directory: Path, space_alias: str = "", public_url: str = ""
+) -> dict[str, str]:
+    """Return what Synapse needs in `directory`: file name to text.
+
+    Args:
+        space_alias: as in `new_registration`. public_url: as in `render_homeserver_yaml`.
+    """
     return {
-        HOMESERVER_FILE: render_homeserver_yaml(config, directory),
+        HOMESERVER_FILE: render_homeserver_yaml(config, directory, public_url),
         REGISTRATION_FILE: render_registration_yaml(config, space_alias),
         LOG_CONFIG_FILE: render_log_config(directory / LOG_FILE),
     }
 
 
-def render_homeserver_yaml(config: EmbeddedConfig, directory: Path) -> str:
+def render_homeserver_yaml(config: EmbeddedConfig, directory: Path, public_url: str = "") -> str:
     """Return Synapse's main configuration: loopback, SQLite, no federation, registration closed.
 
     Args:
-        directory: absolute; holds the database, the media, the signing key and the other two files.
+        directory: absolute; holds the database, the media, the signing key and the other two files. public_url: where
+            a proxy of the person's takes its clients' requests, without a final slash; "": there is none.
     """
     return _yaml(
         {
             "server_name": config.server_name,
-            "public_baseurl": f"{config.public_url}/",
+            "public_baseurl": f"{public_url or config.local_url}/",
             "report_stats": False,
             "serve_server_wellknown": False,
             # 127.0.0.1 alone: Synapse does not start where an address in this list cannot be bound, and many
@@ -50,7 +58,7 @@ def render_homeserver_yaml(config: EmbeddedConfig, directory: Path) -> str:
                     "port": config.port,
                     "bind_addresses": ["127.0.0.1"],
                     "tls": False,
-                    "x_forwarded": False,
+                    "x_forwarded": bool(public_url),  # what a proxy says of who asks counts where one is meant to be
                     "resources": [{"names": ["client"], "compress": False}],
                 }
             ],
@@ -64,6 +72,12 @@ def render_homeserver_yaml(config: EmbeddedConfig, directory: Path) -> str:
             "macaroon_secret_key": config.macaroon_secret_key,
             "form_secret": config.form_secret,
             "enable_registration": False,
+            # For `operator.issue_login_token`; with the password, so that a device alone makes no further ones.
+            "login_via_existing_session": {
+                "enabled": True,
+                "require_ui_auth": True,
+                "token_timeout": f"{LOGIN_TOKEN_S}s",
+            },
             "allow_guest_access": False,
             "allow_public_rooms_without_auth": False,
             "federation_domain_whitelist": [],
