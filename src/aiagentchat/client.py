@@ -313,6 +313,24 @@ class GatewayClient:
         """Wait for an approval no more."""
         self._call("DELETE", f"/approvals/{quote(key, safe='')}")
 
+    # --- people
+
+    def people(self) -> list[dict[str, Json]]:
+        """Return whom the rooms are for, each with `role`, `source`, `agents` (None: all) and `rooms`."""
+        return list(self._call("GET", "/people")["people"])
+
+    def invite(self, user_id: str, *, agents: list[str] | None = None, role: str | None = None) -> EventStream:
+        """Invite somebody, or change what they may; return a stream: ("person", …), ("room", …) each, ("done", …).
+
+        `agents`: into these agents' rooms alone. It goes on though the stream is left.
+        """
+        given = {"user_id": user_id, "agents": agents, "role": role}
+        return self._stream("POST", "/people", {name: value for name, value in given.items() if value is not None})
+
+    def uninvite(self, user_id: str) -> EventStream:
+        """Take somebody out of all rooms; return a stream as `invite` does."""
+        return self._stream("DELETE", f"/people/{quote(user_id, safe='')}")
+
     def health(self) -> dict[str, Json]:
         """Return `status`, `conditions` and `system`."""
         return self._call("GET", "/health")

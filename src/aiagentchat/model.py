@@ -21,6 +21,8 @@ AgentKind = Literal["persistent", "ephemeral"]
 AgentStatus = Literal["online", "offline"]
 Reach = Literal["push", "hook", "poll", "none"]
 SenderKind = Literal["agent", "person", "daemon"]
+Role = Literal["watch", "talk", "approve"]
+"""What a person may: read; write as well; decide on what agents ask approval for as well."""
 
 CONTENT_LIMIT_BYTES = 60_000
 """Most bytes of an event's content that are sent. Synapse takes 64,500 and refuses 65,000 (`M_TOO_LARGE`)."""
@@ -30,6 +32,9 @@ BYTES = "application/octet-stream"
 
 MIME_TYPE = re.compile(r"^[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62}$")
 """What a media type may be."""
+
+USER_ID = re.compile(r"^@[^:\s]+:\S+$")
+"""What a user id may be, as far as we look at it."""
 
 _SLOWEST_BYTES_A_S = 100_000
 

@@ -22,6 +22,7 @@ WRITES: dict[str, Call] = {
     "put_state": lambda client, room: client.put_state(room, "io.x", USER, {}),
     "invite": lambda client, room: client.invite(room, USER),
     "join_room": lambda client, room: client.join_room(room),
+    "kick": lambda client, room: client.kick(room, USER, "a reason"),
     "leave_room": lambda client, room: client.leave_room(room),
 }
 CALLS: dict[str, Call] = WRITES | {
@@ -35,6 +36,7 @@ CALLS: dict[str, Call] = WRITES | {
     "register_appservice_user": lambda client, _: client.register_appservice_user("aiagentchat-a"),
     "put_device": lambda client, _: client.put_device(DEVICE, "name"),
     "set_displayname": lambda client, _: client.set_displayname(USER, "a"),
+    "get_profile": lambda client, _: client.get_profile(USER),
     "ping_appservice": lambda client, _: client.ping_appservice("aiagentchat"),
     "set_presence": lambda client, _: client.set_presence(USER, "online", "busy"),
     "get_presence": lambda client, _: client.get_presence(USER),

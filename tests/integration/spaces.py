@@ -14,6 +14,7 @@ from aiagentchat.space.identities import AppserviceIdentities
 from aiagentchat.space.layout import Layout
 from aiagentchat.space.manager import SpaceManager, SpaceSettings
 from aiagentchat.space.names import Naming
+from aiagentchat.space.people import Person
 from tests.integration.systems import Synapse
 
 Http = aiohttp.ClientSession
@@ -42,7 +43,7 @@ def manager_of(
     """Return a manager wired as the daemon wires one; each has clients of its own, and so no locks in common."""
     base_url, token = url or synapse.config.base_url, token or synapse.registration.as_token
     client = MatrixClient(base_url, token, session, timeout_s=timeout_s)
-    settings = SpaceSettings(alias, Layout(synapse.operator.user_id, people, policy))
+    settings = SpaceSettings(alias, Layout(synapse.operator.user_id, tuple(map(Person, people)), policy))
     identities = AppserviceIdentities(client, naming)
     manager = SpaceManager(identities, synapse.operator_client(session), settings, Directory(naming, ttl_s=300))
     manager._room_version = version

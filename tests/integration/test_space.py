@@ -349,9 +349,9 @@ async def test_a_name_of_another_daemon_is_refused_as_long_as_that_one_lives(
         (entry,) = (await fresh.list_agents()).entries
         if entry.status == "online":
             with pytest.raises(NameTakenError, match=daemon):
-                await fresh.refuse_name_of_live_daemon(agent)
+                await fresh.others.refuse_name_of_live_daemon(agent)
         else:
-            await fresh.refuse_name_of_live_daemon(agent)
+            await fresh.others.refuse_name_of_live_daemon(agent)
         return entry.status
 
     statuses = []
@@ -359,6 +359,6 @@ async def test_a_name_of_another_daemon_is_refused_as_long_as_that_one_lives(
         await other.set_presence(daemon, presence)
         statuses.append(await status())
     assert statuses == ["online", "online", "offline"]
-    await manager.refuse_name_of_live_daemon(fresh_name())
+    await manager.others.refuse_name_of_live_daemon(fresh_name())
     await boot(manager, agent)
-    await manager.refuse_name_of_live_daemon(agent)
+    await manager.others.refuse_name_of_live_daemon(agent)

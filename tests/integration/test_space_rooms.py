@@ -279,8 +279,8 @@ async def test_people_named_later_are_invited_and_one_who_cannot_be_stops_nothin
 
 
 async def test_an_operator_whose_device_is_dead_stops_no_agent(manager: SpaceManager) -> None:
-    assert manager._operator is not None
-    manager._operator._token = _FixedToken("no-longer-known")
+    assert manager.operator is not None
+    manager.operator._token = _FixedToken("no-longer-known")
     await manager.find_or_create_space()
     agent = fresh_name()
     room = await boot(manager, agent)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId
-from aiagentchat.space.content import CARD, LEASE, ROSTER
+from aiagentchat.space.content import CARD, LEASE, PEOPLE, ROSTER
 from aiagentchat.space.layout import (
     Layout,
     RoomSpec,
@@ -25,6 +25,7 @@ from aiagentchat.space.layout import (
     wanted_power_levels,
 )
 from aiagentchat.space.names import Naming, broadcast_alias
+from aiagentchat.space.people import Person
 from tests.unit.test_content import JSON
 
 NAMING = Naming("example.org")
@@ -35,7 +36,7 @@ ALIAS = RoomAlias("#aiagentchat:example.org")
 
 
 def spec_of(room: str, operator: UserId | None = ALICE, policy: str = "open") -> RoomSpec:
-    layout = Layout(operator, (BOB,), policy)
+    layout = Layout(operator, (Person(BOB),), policy)
     specs = {
         "space": space_spec(ALIAS, NAMING.daemon, layout),
         "agent": agent_room_spec(AGENT, NAMING, layout, SPACE),
@@ -73,7 +74,7 @@ def test_levels_are_those_of_the_design(room: str) -> None:
         "users_default": 0,
     }
     assert levels["events_default"] == (50 if room == "space" else 0)
-    of_space = {CARD: 0, ROSTER: 0, LEASE: 0, "m.space.child": 0} if room == "space" else {}
+    of_space = {CARD: 0, ROSTER: 0, LEASE: 0, PEOPLE: 0, "m.space.child": 0} if room == "space" else {}
     assert levels["events"] == {
         "m.room.power_levels": 100,
         "m.room.join_rules": 100,

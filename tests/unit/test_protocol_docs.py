@@ -20,6 +20,7 @@ from aiagentchat.space.content import (
     HOPS,
     IN_REPLY_TO,
     LEASE,
+    PEOPLE,
     ROSTER,
     VISITED_LIMIT,
     parse_content,
@@ -62,6 +63,14 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     },
     ROSTER: {"online": st.lists(NAMES)},
     LEASE: {"refreshed": st.integers(0, 2**53 - 1)},
+    PEOPLE: {
+        "people": st.lists(
+            st.fixed_dictionaries(
+                {"user_id": USER_IDS, "role": st.sampled_from(["watch", "talk", "approve"])},
+                optional={"agents": st.none() | st.lists(NAMES)},
+            )
+        )
+    },
     CURSOR: {"anchor": EVENT_IDS, "acked": st.lists(EVENT_IDS, max_size=ACKED_LIMIT)},
     IN_REPLY_TO: {"room_id": ROOM_IDS, "event_id": EVENT_IDS},
     CHAIN: {
@@ -75,6 +84,7 @@ GOOD: dict[str, dict[str, Any]] = {
     CARD: {"name": "a", "room_id": "!r", "alias": "#a:b", "daemon": "@d:b"},
     ROSTER: {"online": []},
     LEASE: {"refreshed": 1},
+    PEOPLE: {"people": []},
     CURSOR: {"anchor": "$e"},
     IN_REPLY_TO: {"room_id": "!r", "event_id": "$e"},
     CHAIN: {"origin": "@a:b"},
@@ -121,6 +131,9 @@ def test_an_example_in_the_page_fits_its_schema(name: str, example: object) -> N
         (CARD, {"encrypted": "no"}),
         (ROSTER, {"online": "claude-dev"}),
         (ROSTER, {"online": ["no spaces"]}),
+        (PEOPLE, {"people": [{"user_id": "@bob:example.org", "role": "rule"}]}),
+        (PEOPLE, {"people": [{"user_id": "bob", "role": "talk"}]}),
+        (PEOPLE, {"people": [{"user_id": "@bob:example.org"}]}),
         (CURSOR, {"anchor": None}),
         (CURSOR, {"acked": ["$event"] * (ACKED_LIMIT + 1)}),
         (IN_REPLY_TO, {"event_id": "event"}),

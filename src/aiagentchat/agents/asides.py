@@ -5,7 +5,7 @@ Both stand in the agent's own room. Whether they approved is read from the homes
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import uuid4
@@ -69,13 +69,13 @@ class Asides:
     """Shows and asks.
 
     Args:
-        approvers: the user ids that may decide, and no others.
+        approvers: returns the user ids that may decide for an agent now, and no others.
     """
 
-    def __init__(self, host: AgentHost, past: Past, approvers: Collection[UserId]) -> None:
+    def __init__(self, host: AgentHost, past: Past, approvers: Callable[[AgentName], frozenset[UserId]]) -> None:
         self._host = host
         self._past = past
-        self._approvers = frozenset(approvers)
+        self._approvers = approvers
         self._withdrawn: dict[tuple[AgentName, str], asyncio.Event] = {}
 
     # --- how far the work is
@@ -114,7 +114,7 @@ class Asides:
         assert speaker.agent is not None
         options = with_signs(request.options)
         content = render_message(_question(request, options), "markdown")
-        content["m.mentions"] = {"user_ids": sorted(self._approvers)}
+        content["m.mentions"] = {"user_ids": sorted(self._approvers(speaker.agent))}
         if request.about is not None:
             room_id, parent = await self._parent(speaker, request.about)
             content |= {} if parent.thread is None else _in_thread(parent.thread)
@@ -190,25 +190,26 @@ class Asides:
         self, speaker: Speaker, room_id: RoomId, event_id: EventId, options: Sequence[Option], asked_at_ms: int
     ) -> Decision | None:
         """Return the first decision that one of the approvers made, with a reaction or in an answer."""
+        assert speaker.agent is not None
         made: list[Decision] = []
         reactions = await speaker.client.get_relations(room_id, event_id, "m.annotation", "m.reaction")
         for event in parse_events(reactions, room_id).events:
             relation = event.content.get("m.relates_to")
             key = relation.get("key") if isinstance(relation, dict) else None
             option = None if not isinstance(key, str) else by_sign(key, options)
-            if option is not None and self._may_decide(event.sender):
+            if option is not None and self._may_decide(speaker.agent, event.sender):
                 made.append(Decision(event_id, option, event.sender, event.ts))
         pages = await self._past.page_back(speaker.client, room_id, since_ms=asked_at_ms)
         for message in pages.messages:
             is_answer = message.in_reply_to is not None and message.in_reply_to.event_id == event_id
             option = by_words(message.body, options) if is_answer or message.thread == event_id else None
-            if option is not None and self._may_decide(message.sender.user_id):
+            if option is not None and self._may_decide(speaker.agent, message.sender.user_id):
                 made.append(Decision(event_id, option, message.sender.user_id, message.ts))
         return min(made, key=lambda decision: decision.ts or 0, default=None)
 
-    def _may_decide(self, user_id: UserId) -> bool:
+    def _may_decide(self, agent: AgentName, user_id: UserId) -> bool:
         """Whether somebody may decide: a person, by the exact user id, whoever else is in the room."""
-        return user_id in self._approvers and self._host.sender_of(user_id).kind == "person"
+        return user_id in self._approvers(agent) and self._host.sender_of(user_id).kind == "person"
 
     async def _note(self, speaker: Speaker, room_id: RoomId, event_id: EventId, body: str) -> None:
         """Have the message say what was decided."""

@@ -12,7 +12,7 @@ import time
 from aiagentchat.agents.sessions import Sessions
 from aiagentchat.errors import AiAgentChatError, MatrixForbiddenError, MatrixNotFoundError, RefusedError
 from aiagentchat.model import AgentName, UserId
-from aiagentchat.space.content import ROSTER_LIMIT_BYTES
+from aiagentchat.space.content import LEASE, ROSTER, ROSTER_LIMIT_BYTES
 from aiagentchat.space.manager import SpaceManager
 from aiagentchat.space.others import LEASE_EVENT_S
 
@@ -68,7 +68,8 @@ class Heartbeat:
         now = time.monotonic()
         for daemon in self._daemons():
             if now - self._leases.get(daemon, float("-inf")) > LEASE_EVENT_S / 2:
-                await self._manager.write_lease(daemon, stands=True)
+                now_ms = self._manager.identities.client_as(daemon).server_now_ms()
+                await self._manager.write_own(daemon, LEASE, {"refreshed": now_ms})
                 self._leases[daemon] = now
                 self.lease_refreshed_at = now
 
@@ -122,7 +123,8 @@ class Heartbeat:
 
     async def _write_one(self, daemon: UserId, online: frozenset[AgentName]) -> bool:
         try:
-            await self._manager.write_roster(daemon, online)
+            if (self._manager.directory.roster(daemon) or frozenset()) != online:
+                await self._manager.write_own(daemon, ROSTER, {"online": sorted(online)})
         except AiAgentChatError as error:  # of one agent that may not write; the others' say all the same
             log.warning("the roster of %s was not written: %s", daemon, error.message)
             return False
@@ -154,7 +156,7 @@ class Heartbeat:
         await self.write_roster()
         if self._manager.space_id is not None:
             for daemon in self._leases:
-                await self._manager.write_lease(daemon, stands=False)
+                await self._manager.write_own(daemon, LEASE, {})
         for daemon in daemons:
             await self._manager.identities.client_as(daemon).set_presence(daemon, "offline")
 

@@ -88,7 +88,7 @@ class AgentHost:
             with contextlib.suppress(MatrixError, RefusedError):
                 await self.manager.require_space()
         if not take_over:
-            await self.manager.refuse_name_of_live_daemon(name)
+            await self.manager.others.refuse_name_of_live_daemon(name)
         before = self.manager.directory.find(name)
         if wish.kind == "ephemeral" and self.manager.directory.card(name) is None:
             await self._spread_out()

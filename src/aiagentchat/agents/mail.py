@@ -276,7 +276,8 @@ class Mail:
         self, speaker: Speaker, draft: Draft, room_id: RoomId, event_id: EventId, content: dict[str, Any], reason: str
     ) -> None:
         """Say in the room, once, that agents wait there for a person."""
-        people = self._host.manager.people
+        owner = None if room_id == self._host.manager.broadcast_id else self._host.owner_of(room_id)
+        people = self._host.manager.layout.talking(owner)
         notice = render_notice(
             f"{reason}. What {speaker.agent} writes here waits until a person writes.", event_id, people
         )

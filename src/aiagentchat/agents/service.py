@@ -19,6 +19,7 @@ from aiagentchat.agents.inbox import Inbox
 from aiagentchat.agents.mail import Draft, Mail, Stored
 from aiagentchat.agents.messages import mark_late
 from aiagentchat.agents.past import Past
+from aiagentchat.agents.people import People
 from aiagentchat.agents.readers import Readers
 from aiagentchat.errors import InvalidRequestError, NotFoundError
 from aiagentchat.model import AgentKind, AgentName, EventId, Message, parse_text
@@ -30,9 +31,10 @@ _ANSWERS_REMEMBERED = 1000
 
 
 class AgentService:
-    """The operations."""
+    """The operations. `people`: those on whom the rooms are, and what can be asked of them."""
 
-    def __init__(self, host: AgentHost, mail: Mail, past: Past, files: Files, asides: Asides) -> None:
+    def __init__(self, host: AgentHost, mail: Mail, past: Past, files: Files, asides: Asides, people: People) -> None:
+        self.people = people
         self._host = host
         self._mail = mail
         self._past = past

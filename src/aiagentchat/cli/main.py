@@ -137,6 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_system(add)
     _add_own_homeserver(add)
     _add_agents(add)
+    _add_people(add)
     _add_messages(add)
     _add_tools(add)
     add("config", "settings:show", "show the settings in force, and where each came from", "cchat config --json")
@@ -285,6 +286,31 @@ def _add_agents(add: _Add) -> None:
     _add_acp(add)
     leave = add("leave", "agents:leave", "take an agent offline", "cchat leave claude-dev")
     leave.add_argument("name", metavar="NAME")
+
+
+def _add_people(add: _Add) -> None:
+    invite = add(
+        "invite",
+        "people:invite",
+        "invite a person to the agents' rooms, or change what they may",
+        "cchat invite @bob:example.org",
+        "cchat invite @bob:example.org --role watch",
+        "cchat invite @bob:example.org --agent claude-dev --role approve",
+        more="Without --agent: the Space, the broadcast room and all agents' rooms, of agents that come later too.\n"
+        "With it: that agent's room alone, besides those that they are in. watch: reads; talk: writes as well;\n"
+        "approve: decides on what agents ask approval for as well. Who is invited for the first time may talk.",
+    )
+    invite.add_argument("user_id", metavar="USER", help="a Matrix user id, such as @bob:example.org")
+    invite.add_argument("--agent", action="append", default=[], metavar="NAME", help="into this agent's room alone")
+    invite.add_argument("--role", choices=("watch", "talk", "approve"), help="what they may, in all rooms of theirs")
+    add("people", "people:people", "list who was invited, what they may, and whether they came", "cchat people")
+    uninvite = add(
+        "uninvite",
+        "people:uninvite",
+        "take a person out of all rooms, and their role away",
+        "cchat uninvite @bob:example.org",
+    )
+    uninvite.add_argument("user_id", metavar="USER", help="a Matrix user id, such as @bob:example.org")
 
 
 def _add_messages(add: _Add) -> None:

@@ -21,6 +21,7 @@ from aiagentchat.agents.intake import Intake
 from aiagentchat.agents.loops import LoopLimits, Loops
 from aiagentchat.agents.mail import Mail
 from aiagentchat.agents.past import Past, Speaker
+from aiagentchat.agents.people import People
 from aiagentchat.agents.service import AgentService
 from aiagentchat.agents.sessions import Sessions
 from aiagentchat.config import Paths, Settings
@@ -44,6 +45,7 @@ from aiagentchat.space.identities import AccountIdentities, AppserviceIdentities
 from aiagentchat.space.layout import Layout
 from aiagentchat.space.manager import SpaceManager, SpaceSettings
 from aiagentchat.space.names import AccountNames, Naming
+from aiagentchat.space.people import Person
 
 log = logging.getLogger(__name__)
 
@@ -267,10 +269,11 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         )
         speaker = None if operator_id is None or operator is None else Speaker(operator_id, operator, None)
         past = Past(host)
-        asides = Asides(host, past, _approvers(settings, operator_id))
+        people = People(host, _deciding(settings, operator_id))
+        asides = Asides(host, past, people.approvers)
         files = Files(past, settings.file_limit)
         gateway = Gateway(
-            AgentService(host, Mail(host, past, files, speaker, loops), past, files, asides),
+            AgentService(host, Mail(host, past, files, speaker, loops), past, files, asides, people),
             Credentials(settings.paths),
             server_name=homeserver.server_name,
             health=health.report,
@@ -287,10 +290,17 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         yield _Parts(transport, manager, sessions, heartbeat, host, intake, watch, health, gateway, asking, operator)
 
 
-def _approvers(settings: Settings, operator_id: UserId | None) -> frozenset[UserId]:
-    """Return who may approve what agents ask for: those who are configured, else the operator alone."""
+def _deciding(settings: Settings, operator_id: UserId | None) -> frozenset[UserId]:
+    """Return who may approve what agents ask for: those who are configured, else the operator. Others are invited."""
     configured = frozenset(UserId(person) for person in settings.approvers)
     return configured or (frozenset() if operator_id is None else frozenset({operator_id}))
+
+
+def _people_of(settings: Settings, operator: tuple[UserId, MatrixClient] | None) -> tuple[Person, ...]:
+    """Return the people that are configured; the operator is none of them."""
+    people = {UserId(user_id): Person(UserId(user_id), "talk") for user_id in settings.people}
+    people |= {UserId(user_id): Person(UserId(user_id), "approve") for user_id in settings.approvers}
+    return tuple(person for person in people.values() if operator is None or person.user_id != operator[0])
 
 
 def _space_settings(settings: Settings, homeserver: Homeserver, access: _Access) -> SpaceSettings:
@@ -300,7 +310,7 @@ def _space_settings(settings: Settings, homeserver: Homeserver, access: _Access)
     is_on_server = server_of(settings.space_alias) == homeserver.server_name
     layout = Layout(
         operator=access.operator[0] if access.operator is not None else None,
-        people=tuple(UserId(person) for person in dict.fromkeys((*settings.people, *settings.approvers))),
+        people=_people_of(settings, access.operator),
         policy=settings.space_policy,
         daemons=daemons,
         open_rooms=not (is_alone and is_on_server),

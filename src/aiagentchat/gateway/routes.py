@@ -4,12 +4,15 @@ import asyncio
 import json
 import uuid
 from collections import Counter
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 
 from aiohttp import web
 from pydantic import BaseModel
 
 from aiagentchat.agents.asides import Option, Request
 from aiagentchat.agents.mail import Draft
+from aiagentchat.agents.people import Access, Step
 from aiagentchat.errors import InvalidRequestError, RefusedError
 from aiagentchat.gateway.routing import Call, Route
 from aiagentchat.gateway.schemas import (
@@ -24,7 +27,11 @@ from aiagentchat.gateway.schemas import (
     BellSender,
     Done,
     HealthAnswer,
+    InviteBody,
     NoQuery,
+    PeopleAnswer,
+    PersonItem,
+    PersonRoom,
     ProgressAnswer,
     ProgressBody,
     ReadAnswer,
@@ -38,7 +45,18 @@ from aiagentchat.gateway.schemas import (
     WhoAnswer,
 )
 from aiagentchat.gateway.sse import EventStream, message_data
-from aiagentchat.model import BYTES, Attachment, EventId, Message, new_session_name, parse_address, parse_agent_name
+from aiagentchat.model import (
+    BYTES,
+    USER_ID,
+    Attachment,
+    EventId,
+    Message,
+    UserId,
+    new_session_name,
+    parse_address,
+    parse_agent_name,
+    visible,
+)
 
 
 async def _who(call: Call) -> WhoAnswer:
@@ -230,6 +248,70 @@ async def _withdraw(call: Call) -> Done:
     return Done()
 
 
+async def _people(call: Call) -> PeopleAnswer:
+    call.require_operator()
+    return PeopleAnswer(people=[_person_item(access) for access in await call.gateway.service.people.view()])
+
+
+def _person_item(access: Access) -> PersonItem:
+    person = access.person
+    return PersonItem(
+        user_id=person.user_id,
+        role=person.role,
+        source=access.source,
+        agents=None if person.agents is None else sorted(person.agents),
+        rooms=[
+            PersonRoom(alias=room.alias, room_id=room.room_id, membership=membership)
+            for room, membership in access.memberships
+        ],
+    )
+
+
+async def _invite(call: Call) -> web.StreamResponse:
+    call.require_operator()
+    body: InviteBody = call.body
+    people, server_name = call.gateway.service.people, call.gateway.server_name
+    agents = None if body.agents is None else frozenset(parse_address(name, server_name) for name in body.agents)
+    async with asyncio.timeout(call.gateway.deadline_s):
+        enlisted = await people.enlist(UserId(body.user_id), agents, body.role)
+    person = enlisted.person
+    said = {
+        "user_id": person.user_id,
+        "role": person.role,
+        "agents": None if person.agents is None else sorted(person.agents),
+        "warning": enlisted.warning,
+    }
+    return await _tell_steps(call, said, people.bring(enlisted))
+
+
+async def _uninvite(call: Call) -> web.StreamResponse:
+    call.require_operator()
+    people, user_id = call.gateway.service.people, UserId(call.request.match_info["user_id"])
+    if not USER_ID.fullmatch(user_id):
+        raise InvalidRequestError(f"{visible(user_id)[:100]!r} is no user id", hint="it is like @alice:example.org")
+    async with asyncio.timeout(call.gateway.deadline_s):
+        was_listed = await people.strike(user_id)
+    return await _tell_steps(call, {"user_id": user_id}, people.remove(user_id, was_listed=was_listed))
+
+
+async def _tell_steps(call: Call, said: Mapping[str, object], steps: AsyncGenerator[Step, None]) -> web.StreamResponse:
+    """Answer with a stream: who it is about, what was done in each room, and that it is done."""
+    async with EventStream(call.request, call.gateway.closing) as stream:
+
+        async def pump() -> None:
+            await stream.send("person", json.dumps(dict(said)))
+            async with aclosing(steps):
+                async for step in steps:
+                    room = {"alias": step.room.alias, "room_id": step.room.room_id}
+                    await stream.send(
+                        "room", json.dumps(room | {"did": step.did, "reason": step.reason, "of": step.of})
+                    )
+            await stream.send("done", json.dumps({"user_id": said["user_id"]}))
+
+        await stream.run(pump())
+    return stream.response
+
+
 async def _health(call: Call) -> HealthAnswer:
     return await call.gateway.health()
 
@@ -275,6 +357,28 @@ ROUTES = (
         waits=True,
     ),
     Route("DELETE", "/approvals/{key}", _withdraw, "Wait for an approval no more.", Done, NoQuery),
+    Route("GET", "/people", _people, "Whom the rooms are for.", PeopleAnswer, NoQuery),
+    Route(
+        "POST",
+        "/people",
+        _invite,
+        "Invite somebody, room by room.",
+        None,
+        NoQuery,
+        InviteBody,
+        waits=True,
+        media_type="text/event-stream",
+    ),
+    Route(
+        "DELETE",
+        "/people/{user_id}",
+        _uninvite,
+        "Take somebody out, room by room.",
+        None,
+        NoQuery,
+        waits=True,
+        media_type="text/event-stream",
+    ),
     Route("GET", "/health", _health, "Named conditions, each with a remedy.", HealthAnswer, NoQuery),
     Route("GET", "/metrics", _metrics, "Prometheus metrics.", None, NoQuery, media_type="text/plain"),
     Route("GET", "/openapi.json", _openapi, "This document.", None, NoQuery),

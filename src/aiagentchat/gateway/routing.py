@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from pydantic import BaseModel
 
-from aiagentchat.errors import InvalidRequestError
+from aiagentchat.errors import InvalidRequestError, RefusedError
 from aiagentchat.model import AgentName, visible
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ class Call:
                 "the operator has no inbox (Element is theirs)", hint="name an agent: --as NAME, or AIAGENTCHAT_AGENT"
             )
         return self.caller.agent
+
+    def require_operator(self) -> None:
+        """Raise `RefusedError` for a call that is made as an agent, by whichever credential."""
+        if self.caller.agent is not None:
+            raise RefusedError("people are the operator's to see and to invite, and no agent's")
 
     @property
     def reader_id(self) -> str:

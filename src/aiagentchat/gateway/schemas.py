@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from aiagentchat.agents.asides import OptionKind
 from aiagentchat.agents.bells import Moment
+from aiagentchat.agents.people import Source
 from aiagentchat.agents.service import LAST_READ
 from aiagentchat.errors import AiAgentChatError
-from aiagentchat.model import BYTES, MIME_TYPE, AgentKind, DirectoryEntry, Message, SenderKind
+from aiagentchat.model import BYTES, MIME_TYPE, USER_ID, AgentKind, DirectoryEntry, Message, Role, SenderKind
 
 MOST_WAIT_S = 3600.0
 MOST_LIMIT = 500
@@ -115,6 +116,16 @@ class ApprovalBody(_Strict):
     )
     about: _EventId | None = Field(None, description="The message in that room because of which it asks.")
     elsewhere: bool = Field(False, description="It is asked in another place too, and may be answered there.")
+
+
+class InviteBody(_Strict):
+    """Somebody to invite. Who is invited already gets the rooms besides, and the role in place of theirs."""
+
+    user_id: Annotated[str, StringConstraints(pattern=USER_ID.pattern, max_length=255)]
+    agents: Annotated[list[_Name], Field(min_length=1, max_length=MOST_LIMIT)] | None = Field(
+        None, description="The agents whose rooms alone; without: all rooms, of agents that come later too."
+    )
+    role: Role | None = Field(None, description="Without: as it is, else talk.")
 
 
 class NoQuery(_Query):
@@ -224,6 +235,30 @@ class ApprovalAnswer(_Strict):
     option: str | None
     by: str | None
     ts: int | None
+
+
+class PersonRoom(_Strict):
+    """A room of somebody's, and whether they are in it: Matrix's own word, `none`, or `unknown`."""
+
+    alias: str
+    room_id: str
+    membership: str
+
+
+class PersonItem(_Strict):
+    """Somebody whom the rooms are for. `source`: the operator, named in the settings, or invited."""
+
+    user_id: str
+    role: Role
+    source: Source
+    agents: list[str] | None = Field(description="The agents whose rooms alone are theirs. Null: all rooms are.")
+    rooms: list[PersonRoom]
+
+
+class PeopleAnswer(_Strict):
+    """The operator, those of the settings, and those who were invited."""
+
+    people: list[PersonItem]
 
 
 class SentItem(_Strict):

@@ -114,6 +114,10 @@ class MatrixClient(Wire):
         """Set the own display name."""
         await self._request("PUT", (*_V3, "profile", user_id, "displayname"), body={"displayname": name})
 
+    async def get_profile(self, user_id: UserId) -> dict[str, Json]:
+        """Return what a user shows of themselves. 404: there is nobody, or nothing to show; 403: it is not told."""
+        return await self._request("GET", (*_V3, "profile", user_id))
+
     async def ping_appservice(self, appservice_id: str) -> None:
         """Have the homeserver send a ping to the receiver, and with it what it held back (MSC2659)."""
         await self._request("POST", (*_V1, "appservice", appservice_id, "ping"), body={})
@@ -157,6 +161,11 @@ class MatrixClient(Wire):
         """Invite somebody. Inviting a member again is a 403."""
         path = (*_V3, "rooms", room_id, "invite")
         await self._request("POST", path, body={"user_id": user_id}, writes_to=room_id)
+
+    async def kick(self, room_id: RoomId, user_id: UserId, reason: str) -> None:
+        """Take somebody out of a room, or an invite to it back. Somebody who is not in it is a 403."""
+        body = {"user_id": user_id, "reason": reason}
+        await self._request("POST", (*_V3, "rooms", room_id, "kick"), body=body, writes_to=room_id)
 
     async def leave_room(self, room_id: RoomId) -> None:
         """Leave a room, or refuse an invite to it; leaving again is success."""

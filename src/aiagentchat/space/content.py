@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from aiagentchat.model import AgentName
+from aiagentchat.model import AgentName, Role
 
 CARD = "io.aiagentchat.agent"
 ROSTER = "io.aiagentchat.roster"
 LEASE = "io.aiagentchat.lease"
+PEOPLE = "io.aiagentchat.people"
 CURSOR = "io.aiagentchat.cursor"
 IN_REPLY_TO = "io.aiagentchat.in_reply_to"
 HOPS = "io.aiagentchat.hops"
@@ -62,6 +63,23 @@ class Lease(_Content):
     """
 
     refreshed: Annotated[int, Field(ge=0, lt=2**53, description="A number that each refresh changes.")]
+
+
+class ListedPerson(_Content):
+    """A person that a daemon's rooms are for. Without `agents`: all rooms, of agents that come later too."""
+
+    user_id: _UserId
+    role: Role = Field(description="watch: read. talk: write as well. approve: decide what agents ask for as well.")
+    agents: list[Name] | None = Field(None, description="The agents whose rooms alone they are in.")
+
+
+class PeopleList(_Content):
+    """State `io.aiagentchat.people` in the Space; the state key is the daemon's user id. Written by the daemon.
+
+    It holds for that daemon's rooms, and for no other's.
+    """
+
+    people: list[ListedPerson]
 
 
 class Cursor(_Content):

@@ -25,18 +25,21 @@ from aiagentchat.model import (
 from aiagentchat.space.content import (
     CARD,
     LEASE,
+    PEOPLE,
     ROSTER,
     ROSTER_LIMIT_BYTES,
     Card,
     Lease,
+    PeopleList,
     Roster,
     SpaceChild,
     parse_content,
 )
 from aiagentchat.space.names import Names, shown_name
+from aiagentchat.space.people import Person, parse_people
 
-STATE_TYPES = (CARD, ROSTER, LEASE, "m.space.child")
-"""The state of the Space that makes the directory."""
+STATE_TYPES = (CARD, ROSTER, LEASE, PEOPLE, "m.space.child")
+"""The state of the Space that makes the directory, and says whom our rooms are for."""
 
 _MOST_ENTRIES = 20_000
 """Most cards, rosters, leases and children each: whoever is in the Space can write state, and memory is bounded."""
@@ -88,13 +91,17 @@ class Listed:
 
 @dataclass(slots=True)
 class _Parsed:
-    """The Space's state after one parse per event. `own`: cards of this daemon's users; `claims`: of all others."""
+    """The Space's state after one parse per event. `own`: cards of this daemon's users; `claims`: of all others.
+
+    `people`: those of this daemon's list; None: it has none.
+    """
 
     own: dict[AgentName, Listed] = field(default_factory=dict)
     claims: dict[str, Card] = field(default_factory=dict)
     rosters: dict[str, frozenset[AgentName]] = field(default_factory=dict)
     leases: dict[str, int] = field(default_factory=dict)
     children: set[str] = field(default_factory=set)
+    people: tuple[Person, ...] | None = None
     rejected: set[tuple[str, str]] = field(default_factory=set)
     written_ms: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -123,16 +130,29 @@ class _Parsed:
         elif event.type == LEASE:
             accepted = key == event.sender and parse_content(Lease, event.content) is not None
             _put(self.leases, key, event.ts if accepted else None)
+        elif event.type == PEOPLE:
+            accepted = self._take_people(event, key, names)
         else:
-            accepted = parse_content(SpaceChild, event.content) is not None
-            if not accepted:
-                self.children.discard(key)
-            elif len(self.children) < _MOST_ENTRIES:
-                self.children.add(key)
+            accepted = self._take_child(event, key)
         if accepted or not event.content:  # emptied state is how something is taken off the list, and no fault
             self.rejected.discard((event.type, key))
         elif len(self.rejected) < _MOST_ENTRIES:
             self.rejected.add((event.type, key))
+
+    def _take_people(self, event: RoomEvent, key: str, names: Names) -> bool:
+        """Take who our rooms are for, from the list that our own user alone can have written."""
+        listed = parse_content(PeopleList, event.content) if key == event.sender else None
+        if key == names.keeper:
+            self.people = None if listed is None else parse_people(listed)
+        return listed is not None
+
+    def _take_child(self, event: RoomEvent, key: str) -> bool:
+        accepted = parse_content(SpaceChild, event.content) is not None
+        if not accepted:
+            self.children.discard(key)
+        elif len(self.children) < _MOST_ENTRIES:
+            self.children.add(key)
+        return accepted
 
     def _take_card(self, event: RoomEvent, key: str, names: Names) -> bool:
         """Take a card that its subject wrote: such state can be written by that user alone, says the homeserver."""
@@ -365,6 +385,11 @@ class Directory:
         """Whether the Space lists this room."""
         with self._lock:
             return room_id in self._parsed.children
+
+    def people(self) -> tuple[Person, ...] | None:
+        """Return the people of this daemon's list; None: there is none."""
+        with self._lock:
+            return self._parsed.people
 
     def roster(self, daemon: UserId) -> frozenset[AgentName] | None:
         """Return the roster of a daemon, None where it has none."""

@@ -6,9 +6,11 @@ Who may do what is a table in `docs/security.md`; the tests try what it forbids.
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId
-from aiagentchat.space.content import CARD, LEASE, ROSTER
+from aiagentchat.errors import RefusedError
+from aiagentchat.model import AgentName, Role, RoomAlias, RoomId, UserId
+from aiagentchat.space.content import CARD, LEASE, PEOPLE, ROSTER
 from aiagentchat.space.names import Names
+from aiagentchat.space.people import WATCHING, Person
 
 _NEVER = 150
 """Above every level that is handed out, so that encryption is not switched on, nor a room upgraded, by accident."""
@@ -45,27 +47,43 @@ class Layout:
     """What the person decides about the rooms.
 
     Args:
-        operator: at 50 in all of them; None: nobody is. people: invited to all of them. policy: `open`, or `strict`:
-            only daemons list rooms in the Space. daemons: further ones, at 50 in the Space. open_rooms: whoever is in
-            the Space may join an agent's room, and then sees what is written from then on; else by invite alone.
+        operator: at 50 in all of them; None: nobody is. people: invited to theirs, those who watch at -1. policy:
+            `open`, or `strict`: only daemons list rooms in the Space. daemons: further ones, at 50 in the Space.
+            open_rooms: whoever is in the Space may join an agent's room, and then sees what is written from then on;
+            else by invite alone.
     """
 
     operator: UserId | None = None
-    people: tuple[UserId, ...] = ()
+    people: tuple[Person, ...] = ()
     policy: str = "open"
     daemons: tuple[UserId, ...] = ()
     open_rooms: bool = False
 
-    @property
-    def invited(self) -> tuple[UserId, ...]:
-        return ((self.operator,) if self.operator else ()) + self.people
+    def people_in(self, agent: AgentName | None) -> tuple[Person, ...]:
+        """Return whose an agent's room is; None: the Space and the broadcast room."""
+        return tuple(person for person in self.people if person.is_in(agent))
+
+    def invited(self, agent: AgentName | None) -> tuple[UserId, ...]:
+        """Return the operator and those people."""
+        return self.talking(agent) + self.watching(agent)
+
+    def talking(self, agent: AgentName | None) -> tuple[UserId, ...]:
+        """Return the operator and those of the people who may write."""
+        talking = tuple(person.user_id for person in self.people_in(agent) if person.role != "watch")
+        return ((self.operator,) if self.operator else ()) + talking
+
+    def watching(self, agent: AgentName | None) -> tuple[UserId, ...]:
+        """Return those of the people who may not."""
+        return tuple(person.user_id for person in self.people_in(agent) if person.role == "watch")
 
 
-def _power_levels(trusted: tuple[UserId | None, ...], messages: int, events: dict[str, int]) -> dict[str, Any]:
+def _power_levels(
+    trusted: tuple[UserId | None, ...], watching: tuple[UserId, ...], messages: int, events: dict[str, int]
+) -> dict[str, Any]:
     protected = {"m.room.power_levels": 100, "m.room.join_rules": 100, "m.room.history_visibility": 100}
     never = {"m.room.encryption": _NEVER, "m.room.encrypted": _NEVER, "m.room.tombstone": _NEVER}
     return {
-        "users": {user_id: 50 for user_id in trusted if user_id is not None},
+        "users": dict.fromkeys(watching, WATCHING) | {user_id: 50 for user_id in trusted if user_id is not None},
         "users_default": 0,
         "events": protected | never | events,
         "events_default": messages,
@@ -86,11 +104,14 @@ def space_spec(alias: RoomAlias, creator: UserId, layout: Layout) -> RoomSpec:
         name="AIChatSpace",
         topic="AI agents, a room each",
         power_levels=_power_levels(
-            (layout.operator, *layout.daemons), 50, {"m.space.child": child, CARD: 0, ROSTER: 0, LEASE: 0}
+            (layout.operator, *layout.daemons),
+            layout.watching(None),
+            50,
+            {"m.space.child": child, CARD: 0, ROSTER: 0, LEASE: 0, PEOPLE: 0},
         ),
         join_rules={"join_rule": "invite"},
         is_space=True,
-        invite=layout.invited + layout.daemons,
+        invite=layout.invited(None) + layout.daemons,
     )
 
 
@@ -105,11 +126,11 @@ def agent_room_spec(agent: AgentName, names: Names, layout: Layout, space: RoomI
         creator=names.user(agent),
         name=agent,
         topic=f"Talk to {agent} here",
-        power_levels=_power_levels((layout.operator,), 0, {}),
+        power_levels=_power_levels((layout.operator,), layout.watching(agent), 0, {}),
         join_rules=_restricted_to(space) if is_open else {"join_rule": "invite"},
         history_visibility="joined" if is_open else "shared",
         parent=space,
-        invite=layout.invited,
+        invite=layout.invited(agent),
         awaits_space=layout.open_rooms and space is None,
     )
 
@@ -121,10 +142,10 @@ def broadcast_spec(alias: RoomAlias, creator: UserId, layout: Layout, space: Roo
         creator=creator,
         name="AIChatRoom",
         topic="What is written here goes to every agent",
-        power_levels=_power_levels((layout.operator,), 0, {}),
+        power_levels=_power_levels((layout.operator,), layout.watching(None), 0, {}),
         join_rules=_restricted_to(space),
         parent=space,
-        invite=layout.invited,
+        invite=layout.invited(None),
     )
 
 
@@ -172,8 +193,11 @@ def wanted_power_levels(spec: RoomSpec, room_version: str, present: dict[str, An
     """
     others = present.get("users")
     users = dict(others) if isinstance(others, dict) else {}
-    for user_id, level in spec.power_levels["users"].items():
-        users[user_id] = max(level, _level(users.get(user_id)))
+    wanted = spec.power_levels["users"]
+    for user_id in (*spec.invite, *wanted):
+        level = level_with(wanted.get(user_id, 0), users.get(user_id))
+        if level or user_id in users:
+            users[user_id] = level
     users[spec.creator] = 100
     is_listed = is_creator_listed(room_version)
     if not is_listed:
@@ -184,6 +208,29 @@ def wanted_power_levels(spec: RoomSpec, room_version: str, present: dict[str, An
         there = there if isinstance(there, dict) else {}
         events = {kind: min(level, max(100, _level(there.get(kind)))) for kind, level in events.items()}
     return spec.power_levels | {"users": users, "events": events}
+
+
+def render_level(levels: dict[str, Any], user_id: UserId, role: Role | None) -> dict[str, Any]:
+    """Return power levels with what one person's role wants of theirs; None: they have none.
+
+    Raises:
+        RefusedError: they are to watch, and have a level that cannot be taken from them.
+    """
+    present = levels.get("users")
+    users = dict(present) if isinstance(present, dict) else {}
+    if role == "watch":
+        users[user_id] = level_with(WATCHING, users.get(user_id))
+        if users[user_id] != WATCHING:
+            raise RefusedError(f"{user_id} has power level {users[user_id]} there, which cannot be taken")
+    elif _level(users.get(user_id)) < 0:
+        del users[user_id]
+    return levels | {"users": users}
+
+
+def level_with(wanted: int, present: object) -> int:
+    """Return the level to have of somebody who has another: what is taken from who watches is what can be taken."""
+    level = _level(present)
+    return wanted if wanted < 0 and level < 100 else max(wanted, level)
 
 
 def _level(level: object) -> int:

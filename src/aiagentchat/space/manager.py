@@ -10,7 +10,7 @@ import difflib
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -21,18 +21,18 @@ from aiagentchat.errors import (
     MatrixError,
     MatrixForbiddenError,
     MatrixNotFoundError,
-    NameTakenError,
     RefusedError,
 )
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import RoomEvent, parse_events
 from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId, server_of
-from aiagentchat.space.content import CARD, LEASE, ROSTER, Card, to_content
+from aiagentchat.space.content import CARD, PEOPLE, Card, to_content
 from aiagentchat.space.directory import Directory, DirectoryView, Listed
 from aiagentchat.space.identities import Identities
 from aiagentchat.space.layout import Layout, RoomSpec, agent_room_spec, broadcast_spec, render_child, space_spec
 from aiagentchat.space.names import broadcast_alias, broadcast_alias_of_accounts
 from aiagentchat.space.others import Others
+from aiagentchat.space.people import Person, merge_people, render_people
 from aiagentchat.space.rooms import EnsuredRoom, ensure_room
 
 log = logging.getLogger(__name__)
@@ -69,17 +69,17 @@ class SpaceManager:
         self.identities = identities
         self.names = identities.names
         self.settings = settings
-        self.layout = settings.layout
         self.directory = directory
         self.others = Others(identities, directory)
         self.space_id: RoomId | None = None
         self.broadcast_id: RoomId | None = None
         self.broadcast_encrypted = False
+        self._kept: tuple[Person, ...] = ()
         make_alias = broadcast_alias if self.names.has_own_daemon else broadcast_alias_of_accounts
         self._broadcast_alias = make_alias(settings.alias)
         self.unavailable = _NOT_LOOKED_UP
         self.on_lost: Callable[[str], None] = self.lose_space
-        self._operator = operator
+        self.operator = operator
         self._room_version: str | None = None
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._parentless: set[RoomId] = set()
@@ -94,9 +94,16 @@ class SpaceManager:
         return self.identities.daemon
 
     @property
+    def layout(self) -> Layout:
+        """What the person decides about the rooms, with the people that the Space's state names."""
+        layout, listed = self.settings.layout, self.directory.people()
+        return replace(layout, people=merge_people(layout.people, self._kept if listed is None else listed))
+
+    @property
     def people(self) -> frozenset[UserId]:
-        """The operator and the configured people: what they change, they meant."""
-        return frozenset(self.layout.invited)
+        """The operator and the people, those of single agents too: what they change, they meant."""
+        people = frozenset(person.user_id for person in self.layout.people)
+        return people if self.layout.operator is None else people | {self.layout.operator}
 
     @property
     def common_rooms(self) -> tuple[RoomAlias | RoomId, ...]:
@@ -128,7 +135,7 @@ class SpaceManager:
         Raises:
             AiAgentChatError: something is not to be had now; `unavailable` says what until a later call succeeds.
         """
-        async with self._one_at_a_time(self.settings.alias):
+        async with self.one_at_a_time(self.settings.alias):
             try:
                 if self.settings.shared_room is not None:
                     await self._join_broadcast_of_others(self.settings.shared_room)
@@ -149,6 +156,10 @@ class SpaceManager:
             if self.settings.shared_room is None:
                 await self._join_broadcast_of_others(await self._find_broadcast())
         space_id, broadcast_id = self._space(), self._broadcast()
+        if (
+            self._kept and self.directory.people() is None and self.names.keeper is not None
+        ):  # another Space than before
+            await self.write_own(self.names.keeper, PEOPLE, to_content(render_people(self._kept)))
         if not self.directory.has_child(broadcast_id):
             await self._list_room(broadcast_id, "!")
         for room in made:
@@ -168,14 +179,14 @@ class SpaceManager:
 
     async def _ensure_own_space(self) -> list[EnsuredRoom]:
         """Find or make the Space and, unless the person named another room, the broadcast room; return them."""
-        client, daemon, layout = self.client_of_daemon, self.names.daemon, self.layout
-        made = [await self._ensure(client, space_spec(self.settings.alias, daemon, layout))]
-        space_id = made[0].room_id
+        client, daemon = self.client_of_daemon, self.names.daemon
+        made = [await self._ensure(client, space_spec(self.settings.alias, daemon, self.layout))]
+        self.space_id = space_id = made[0].room_id
+        await self._read_directory()  # before a room is made that who is in the Space can join: it says who watches
         if self.settings.shared_room is None:
-            made.append(await self._ensure(client, broadcast_spec(self._broadcast_alias, daemon, layout, space_id)))
+            spec = broadcast_spec(self._broadcast_alias, daemon, self.layout, space_id)
+            made.append(await self._ensure(client, spec))
             self.broadcast_id, self.broadcast_encrypted = made[1].room_id, made[1].encrypted
-        self.space_id = space_id
-        await self._read_directory()
         return made
 
     async def _find_broadcast(self) -> RoomAlias:
@@ -211,8 +222,8 @@ class SpaceManager:
                 f"there is no Space {alias} yet", hint=f"start what makes it first, on {server_of(alias)}"
             ) from None
         except MatrixForbiddenError:
-            if self._operator is not None:
-                await self._invite(self._operator, await client.resolve_room_alias(alias), user)
+            if self.operator is not None:
+                await self._invite(self.operator, await client.resolve_room_alias(alias), user)
         try:
             return await client.join_room(alias)
         except MatrixForbiddenError:
@@ -240,6 +251,8 @@ class SpaceManager:
         if self.settings.shared_room is None:
             self.broadcast_id = None
         self.unavailable = reason
+        if (listed := self.directory.people()) is not None:
+            self._kept = listed
         self.directory.load(())
         self.directory.expire()
 
@@ -271,9 +284,9 @@ class SpaceManager:
 
     async def _bring_operator(self, room: EnsuredRoom) -> None:
         """Have the operator in the room without a click; who left it themselves has no invite, and stays out."""
-        if self._operator is not None and self.layout.operator in room.invited:
+        if self.operator is not None and self.layout.operator in room.invited:
             try:
-                await self._operator.join_room(room.room_id)
+                await self.operator.join_room(room.room_id)
             except AiAgentChatError as error:  # their invite stands
                 log.warning("the operator did not join: %s", error.message, extra={"room_id": room.room_id})
 
@@ -282,17 +295,20 @@ class SpaceManager:
     async def find_or_create_agent_room(self, agent: AgentName) -> EnsuredRoom:
         """Return the agent's room, and make the agent's account where there is none. Works without the Space."""
         alias = self.names.alias(agent)
-        async with self._one_at_a_time(alias):
+        async with self.one_at_a_time(alias):
             client = self.client_of(agent)
             if self.directory.card(agent) is None:
                 await self.identities.ensure_account(agent)
                 await self._name_account(agent)
-            spec = agent_room_spec(agent, self.names, self.layout, self.space_id)
-            room = await self._ensure(client, spec)
-            if spec.parent is None:
-                self._parentless.add(room.room_id)
-            await self._bring_operator(room)
-            return room
+            while True:
+                layout = self.layout
+                spec = agent_room_spec(agent, self.names, layout, self.space_id)
+                room = await self._ensure(client, spec)
+                if spec.parent is None:
+                    self._parentless.add(room.room_id)
+                await self._bring_operator(room)
+                if layout == self.layout:  # else somebody was invited, or uninvited, meanwhile
+                    return room
 
     async def _name_account(self, agent: AgentName) -> None:
         try:
@@ -367,7 +383,7 @@ class SpaceManager:
 
     async def _admit(self, client: MatrixClient, user: UserId, room_id: RoomId) -> None:
         """Have a user join a room by invite: the daemon's, or where that may not invite, the operator's."""
-        inviters = [self.client_of_daemon] + ([self._operator] if self._operator is not None else [])
+        inviters = [self.client_of_daemon] + ([self.operator] if self.operator is not None else [])
         for inviter in inviters:
             if await self._invite(inviter, room_id, user):
                 break
@@ -383,10 +399,10 @@ class SpaceManager:
 
     async def membership(self, room_id: RoomId, user: UserId) -> str:
         """Return a user's membership of a room as the operator sees it, "" where they cannot."""
-        if self._operator is None:
+        if self.operator is None:
             return ""
         try:
-            return str((await self._operator.get_state(room_id, "m.room.member", user)).get("membership", ""))
+            return str((await self.operator.get_state(room_id, "m.room.member", user)).get("membership", ""))
         except MatrixError:
             return ""
 
@@ -432,18 +448,6 @@ class SpaceManager:
             return other.room_id
         return await self.client_of_daemon.resolve_room_alias(self.names.alias(agent))
 
-    async def refuse_name_of_live_daemon(self, agent: AgentName) -> None:
-        """Raise `NameTakenError` when another daemon that is alive hosts this name."""
-        listed = self.directory.find(agent)
-        if listed is None or listed.is_hosted:
-            return
-        daemon = UserId(listed.card.daemon)
-        if await self.others.is_alive(daemon, anew=True):
-            raise NameTakenError(
-                f"{agent} is hosted by {daemon}, which is running",
-                hint="choose another name, or insist: cchat join NAME --take-over",
-            )
-
     # --- the directory
 
     async def list_agents(self, own: frozenset[AgentName] = frozenset()) -> DirectoryView:
@@ -471,7 +475,7 @@ class SpaceManager:
     async def _read_directory(self, *, only_if_stale: bool = False) -> None:
         if only_if_stale and not self.directory.is_stale():
             return
-        async with self._one_at_a_time("directory"):
+        async with self.one_at_a_time("directory"):
             if only_if_stale and not self.directory.is_stale():
                 return
             self.directory.begin_read()
@@ -480,20 +484,12 @@ class SpaceManager:
             self.directory.load(batch.events, malformed=batch.skipped)
         await self.others.check_claims()
 
-    async def write_roster(self, daemon: UserId, online: frozenset[AgentName]) -> None:
-        """Write who is online with a daemon of ours, unless it stands so already."""
-        if (self.directory.roster(daemon) or frozenset()) != online:
-            client = self.identities.client_as(daemon)
-            await self._write(client, daemon, ROSTER, daemon, {"online": sorted(online)})
-
-    async def write_lease(self, daemon: UserId, *, stands: bool) -> None:
-        """Write a daemon's lease event, for a homeserver without presence; `stands` False: it is over."""
-        client = self.identities.client_as(daemon)
-        content = {"refreshed": client.server_now_ms()} if stands else {}
-        await self._write(client, daemon, LEASE, daemon, content)
+    async def write_own(self, user: UserId, kind: str, content: dict[str, Any]) -> None:
+        """Write state of the Space that a user of ours alone can write: a roster, a lease, whom the rooms are for."""
+        await self._write(self.identities.client_as(user), user, kind, user, content)
 
     @asynccontextmanager
-    async def _one_at_a_time(self, key: str) -> AsyncIterator[None]:
+    async def one_at_a_time(self, key: str) -> AsyncIterator[None]:
         """Within this process, one maker per alias; between processes, the alias itself is the lock."""
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:

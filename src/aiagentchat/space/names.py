@@ -40,6 +40,11 @@ class Names(Protocol):
         """The user that looks after the Space: the application service's own, or the operator."""
         ...
 
+    @property
+    def keeper(self) -> UserId | None:
+        """The user whose list says whom the rooms are for: none of an agent; None: nobody is logged in who could."""
+        ...
+
     def user(self, agent: AgentName) -> UserId:
         """Return an agent's user id. Raises `AgentNotFoundError` where it has no account here."""
         ...
@@ -67,6 +72,10 @@ class Naming:
     @property
     def daemon(self) -> UserId:
         return UserId(f"@{self.prefix}:{self.server_name}")
+
+    @property
+    def keeper(self) -> UserId | None:
+        return self.daemon
 
     @property
     def has_own_daemon(self) -> bool:
@@ -114,6 +123,10 @@ class AccountNames:
         self.server_name = server_name
         self._operator = operator
         self._users = users
+
+    @property
+    def keeper(self) -> UserId | None:
+        return self._operator
 
     @property
     def has_own_daemon(self) -> bool:

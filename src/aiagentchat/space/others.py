@@ -7,10 +7,17 @@ import asyncio
 import logging
 import time
 
-from aiagentchat.errors import AiAgentChatError, MatrixError, MatrixForbiddenError, MatrixNotFoundError, RefusedError
+from aiagentchat.errors import (
+    AiAgentChatError,
+    MatrixError,
+    MatrixForbiddenError,
+    MatrixNotFoundError,
+    NameTakenError,
+    RefusedError,
+)
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import parse_events
-from aiagentchat.model import UserId
+from aiagentchat.model import AgentName, UserId
 from aiagentchat.space.directory import Claim, Directory
 from aiagentchat.space.identities import Identities
 
@@ -85,6 +92,18 @@ class Others:
             return False
         # "unavailable" is what the homeserver makes of "online" after minutes without a new activity: it stands too
         return presence in ("online", "unavailable")
+
+    async def refuse_name_of_live_daemon(self, agent: AgentName) -> None:
+        """Raise `NameTakenError` when another daemon that is alive hosts this name."""
+        listed = self._directory.find(agent)
+        if listed is None or listed.is_hosted:
+            return
+        daemon = UserId(listed.card.daemon)
+        if await self.is_alive(daemon, anew=True):
+            raise NameTakenError(
+                f"{agent} is hosted by {daemon}, which is running",
+                hint="choose another name, or insist: cchat join NAME --take-over",
+            )
 
     # --- cards
 

@@ -1,0 +1,434 @@
+"""The people of a daemon's rooms: the operator brings them in, gives them a role, and takes them out again.
+
+Who they are stands in the Space's state (`space.people`), written before anything is done in the rooms: what fails
+there can be done again. Rooms of agents that come later are made for them by `space.layout`.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from aiagentchat.agents.host import AgentHost
+from aiagentchat.agents.messages import check_size
+from aiagentchat.errors import (
+    AiAgentChatError,
+    MatrixError,
+    MatrixForbiddenError,
+    MatrixNotFoundError,
+    NameTakenError,
+    NotFoundError,
+    RefusedError,
+)
+from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.matrix.events import parse_events
+from aiagentchat.model import AgentName, Role, RoomAlias, RoomId, UserId, localpart_of, server_of
+from aiagentchat.space.content import CARD, PEOPLE, to_content
+from aiagentchat.space.layout import render_level
+from aiagentchat.space.people import Person, render_people
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 8
+_PROFILE_S = 10.0
+_REASON = "uninvited by the operator"
+
+Did = Literal["invited", "present", "removed", "absent", "failed"]
+Source = Literal["operator", "settings", "invited"]
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A room of ours. `agent` None: the Space, or the broadcast room."""
+
+    room_id: RoomId
+    alias: RoomAlias
+    agent: AgentName | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What was done in one room, and why not. `present`: they were in it, or invited; `absent`: they were not.
+
+    `of`: how many steps there are.
+    """
+
+    room: Room
+    did: Did
+    reason: str = ""
+    of: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Enlisted:
+    """Somebody who is on the list now. `is_new`: was not before. `warning`: what is doubtful about them, or ""."""
+
+    person: Person
+    is_new: bool
+    warning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who a person is here, and in which rooms; a membership is Matrix's word, `none`, or `unknown`."""
+
+    person: Person
+    source: Source
+    memberships: tuple[tuple[Room, str], ...]
+
+
+class _Told:
+    """What has been done so far; None ends it."""
+
+    def __init__(self) -> None:
+        self.steps = asyncio.Queue[Step | None]()
+        self.failed: set[Room] = set()
+
+    def tell(self, step: Step) -> None:
+        if step.did == "failed":
+            self.failed.add(step.room)
+        self.steps.put_nowait(step)
+
+
+class People:
+    """Who they are, and what they may.
+
+    Args:
+        deciding: who may approve whatever the list says: those of the settings, or the operator.
+    """
+
+    def __init__(self, host: AgentHost, deciding: frozenset[UserId]) -> None:
+        self._host = host
+        self._manager = host.manager
+        self._names = host.names
+        self._deciding = deciding
+        self._writing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def approvers(self, agent: AgentName) -> frozenset[UserId]:
+        """Return who may decide what an agent asks for, as it is now."""
+        people = self._manager.layout.people_in(agent)
+        return self._deciding | {person.user_id for person in people if person.role == "approve"}
+
+    # --- in
+
+    async def enlist(self, user_id: UserId, agents: frozenset[AgentName] | None, role: Role | None) -> Enlisted:
+        """Put somebody on the list, or change what stands there of them: rooms are added, a role is replaced.
+
+        Args:
+            agents: the agents whose rooms alone they come into; None: all rooms. role: None: as it is, else `talk`.
+
+        Raises:
+            RefusedError: it is the operator, an agent, or named in the settings. AgentNotFoundError: there is no such
+                agent. NotFoundError: the own homeserver has no such user. AiAgentChatError: the Space is not to be had.
+        """
+        await self._manager.require_space()
+        self._require_person(user_id)
+        self._require_name(user_id)
+        for agent in agents or ():
+            if not self._host.is_known(agent) and await self._manager.find_agent(agent) is not None:
+                raise RefusedError(f"{agent} is another daemon's agent", hint="who runs that daemon invites there")
+        async with self._writing:
+            listed = {person.user_id: person for person in self._listed()}
+            present = listed.get(user_id)
+            warning = "" if present is not None else await self._look_up(user_id)
+            person = (present or Person(user_id, "talk", agents)).invited_to(agents, role)
+            if person != present:
+                await self._write(({**listed, user_id: person}).values())
+            return Enlisted(person, present is None, warning)
+
+    def _require_person(self, user_id: UserId, *, is_listed: bool = False) -> None:
+        """Raise `RefusedError` where somebody's place here is no matter of the list."""
+        fixed = self._manager.settings.layout
+        if self._names.keeper is None:
+            raise RefusedError("the operator's account is not logged in here", hint="cchat login --operator")
+        if user_id == fixed.operator:
+            raise RefusedError(f"{user_id} is the operator, and in all rooms")
+        if user_id in {person.user_id for person in fixed.people}:
+            raise RefusedError(
+                f"{user_id} is named in the settings",
+                hint="AIAGENTCHAT_PEOPLE and AIAGENTCHAT_APPROVERS are changed where they are set; restart the daemon",
+            )
+        if user_id in fixed.daemons or (self._host.sender_of(user_id).kind != "person" and not is_listed):
+            raise RefusedError(f"{user_id} is an agent's or a daemon's, and no person")
+
+    def _require_name(self, user_id: UserId) -> None:
+        """Raise `NameTakenError` for a person who is called as an agent is."""
+        name = AgentName(localpart_of(user_id))
+        if self._host.is_known(name) or self._manager.directory.find(name) is not None:
+            raise NameTakenError(
+                f"an agent is called {name}, and {user_id} would be taken for it where only the name is shown"
+            )
+
+    async def _look_up(self, user_id: UserId) -> str:
+        """Return what is doubtful about a user, or ""; a homeserver need not say whether it has one.
+
+        Raises:
+            NotFoundError: the own homeserver says that there is none.
+        """
+        try:
+            await self._manager.client_of_daemon.with_deadline(_PROFILE_S).get_profile(user_id)
+        except MatrixNotFoundError:
+            if server_of(user_id) == self._names.server_name:
+                raise NotFoundError(
+                    f"{self._names.server_name} has no user {user_id}; nobody was invited",
+                    hint="see that it is written right; one who has no profile sets a display name first",
+                ) from None
+            return f"{server_of(user_id)} shows no profile of {user_id}: see that it is written right"
+        except AiAgentChatError as error:
+            return f"it cannot be seen whether there is {user_id}: {_words(error)}"
+        return ""
+
+    def _listed(self) -> tuple[Person, ...]:
+        return self._manager.directory.people() or ()
+
+    async def _write(self, people: Iterable[Person]) -> None:
+        assert self._names.keeper is not None
+        content = to_content(render_people(people))
+        check_size(content)
+        await self._manager.write_own(self._names.keeper, PEOPLE, content)
+
+    async def bring(self, enlisted: Enlisted) -> AsyncGenerator[Step, None]:
+        """Invite somebody who is on the list to their rooms, and give them their level; it goes on by itself.
+
+        Who was new, and could be invited nowhere, is taken off the list again.
+        """
+        person, told = enlisted.person, _Told()
+        common = [] if person.agents is not None else self._common_rooms()
+        rooms = [*common, *(room for room in self._rooms_of_agents() if person.is_in(room.agent))]
+
+        async def work() -> None:
+            await self._bring(person, rooms, frozenset(common), told)
+            if enlisted.is_new and rooms and len(told.failed) == len(rooms):
+                await self._strike(person.user_id)
+
+        async for step in self._following(work, told, len(rooms)):
+            yield step
+
+    async def _bring(self, person: Person, rooms: list[Room], common: frozenset[Room], told: _Told) -> None:
+        async def level(room: Room) -> Step | None:
+            await self._set_level(room, person.user_id, person.role)
+            return None
+
+        async def invite(room: Room) -> Step:
+            return Step(room, "invited" if await self._invite(room, person.user_id) else "present")
+
+        await self._each(rooms, level, told)
+        if told.failed and person.role == "watch":  # who is in the Space could join a room in which they may write
+            for room in common - told.failed:
+                told.tell(Step(room, "failed", "not invited, since there is a room in which they may write"))
+        rooms = [room for room in rooms if room not in told.failed]
+        await self._each(rooms[:1], invite, told)  # the Space: it lets into others
+        await self._each(rooms[1:], invite, told)
+
+    async def _each(self, rooms: list[Room], do: Callable[[Room], Awaitable[Step | None]], told: _Told) -> None:
+        """Do something in each room, some at a time. What fails in one is told, and stops no other."""
+        slots = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(room: Room) -> None:
+            async with slots:
+                try:
+                    step = await do(room)
+                except AiAgentChatError as error:
+                    log.warning("%s: %s", room.alias, error.message)
+                    step = Step(room, "failed", _words(error))
+            if step is not None:
+                told.tell(step)
+
+        await asyncio.gather(*(one(room) for room in rooms))
+
+    async def _following(self, work: Callable[[], Awaitable[None]], told: _Told, of: int) -> AsyncGenerator[Step, None]:
+        """Yield the steps of some work, which is brought to its end though nobody follows it any more."""
+
+        async def run() -> None:
+            try:
+                await work()
+            finally:
+                told.steps.put_nowait(None)
+
+        task = asyncio.create_task(run(), name="people")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        while (step := await told.steps.get()) is not None:
+            yield replace(step, of=of)
+        await task
+
+    # --- the rooms
+
+    def _common_rooms(self) -> list[Room]:
+        """Return the Space, and the broadcast room: not one that the person named, who keep its people themselves."""
+        manager = self._manager
+        space, broadcast = manager.common_rooms
+        rooms = [] if manager.space_id is None else [Room(manager.space_id, RoomAlias(space))]
+        if manager.broadcast_id is not None and manager.settings.shared_room is None:
+            rooms.append(Room(manager.broadcast_id, RoomAlias(broadcast)))
+        return rooms
+
+    def _rooms_of_agents(self) -> list[Room]:
+        """Return the rooms of this daemon's agents."""
+        cards = {card.name: RoomId(card.room_id) for card in self._manager.directory.own_cards()}
+        rooms = {agent: room for agent, room in cards.items() if self._host.is_known(agent)} | self._host.in_use
+        return [Room(room_id, self._names.alias(agent), agent) for agent, room_id in sorted(rooms.items())]
+
+    def _clients(self, room: Room) -> list[MatrixClient]:
+        """Return who may act in a room: its maker, and where that is somebody else the operator."""
+        manager = self._manager
+        if room.agent is not None:
+            return [manager.client_of(room.agent)]
+        return [manager.client_of_daemon, *([] if manager.operator is None else [manager.operator])]
+
+    async def _act(self, room: Room, do: Callable[[MatrixClient], Awaitable[None]]) -> None:
+        first, *others = self._clients(room)
+        try:
+            await do(first)
+        except MatrixForbiddenError:
+            if not others:
+                raise
+            await do(others[0])
+
+    async def _set_level(self, room: Room, user_id: UserId, role: Role | None) -> None:
+        """Have somebody's level be that of their role; None: of nobody's."""
+        key = self._manager.settings.alias if room.agent is None else room.alias
+        async with self._manager.one_at_a_time(key):  # with whatever mends the room
+            client = self._clients(room)[0]
+            present = await client.get_state(room.room_id, "m.room.power_levels")
+            wanted = render_level(present, user_id, role)
+            if wanted != present:
+                await client.put_state(room.room_id, "m.room.power_levels", "", wanted)
+
+    async def _membership(self, room: Room, user_id: UserId) -> str:
+        try:
+            member = await self._clients(room)[0].get_state(room.room_id, "m.room.member", user_id)
+        except MatrixNotFoundError:
+            return "none"
+        return str(member.get("membership"))
+
+    async def _invite(self, room: Room, user_id: UserId) -> bool:
+        """Invite somebody who is not there; return whether that had to be done."""
+        if await self._membership(room, user_id) in ("join", "invite"):
+            return False
+        await self._act(room, lambda client: client.invite(room.room_id, user_id))
+        return True
+
+    # --- out
+
+    async def strike(self, user_id: UserId) -> bool:
+        """Take somebody off the list, and with that their role; return whether they were on it.
+
+        Raises:
+            RefusedError: it is the operator, an agent, or named in the settings. AiAgentChatError: the Space is not to
+                be had.
+        """
+        await self._manager.require_space()
+        self._require_person(user_id, is_listed=user_id in {person.user_id for person in self._listed()})
+        return await self._strike(user_id)
+
+    async def _strike(self, user_id: UserId) -> bool:
+        async with self._writing:
+            listed = self._listed()
+            left = tuple(person for person in listed if person.user_id != user_id)
+            if left != listed:
+                await self._write(left)
+            return left != listed
+
+    async def remove(self, user_id: UserId, *, was_listed: bool) -> AsyncGenerator[Step, None]:
+        """Take somebody out of all our rooms, invites too; it goes on by itself.
+
+        Raises:
+            NotFoundError: they were in none of them, nor on the list.
+        """
+        told, rooms = _Told(), [*self._common_rooms(), *await self._rooms_of_agents_ever()]
+
+        async def kick(room: Room) -> Step:
+            is_there = await self._membership(room, user_id) in ("join", "invite", "knock")
+            if is_there:
+                await self._act(room, lambda client: client.kick(room.room_id, user_id, _REASON))
+            await self._set_level(room, user_id, None)
+            return Step(room, "removed" if is_there else "absent")
+
+        async def work() -> None:
+            await self._each(rooms[:1], kick, told)  # the Space: it lets into others
+            await self._each(rooms[1:], kick, told)
+
+        was_there = was_listed
+        async for step in self._following(work, told, len(rooms)):
+            was_there = was_there or step.did != "absent"
+            yield step
+        if not was_there:
+            raise NotFoundError(f"{user_id} is in none of the rooms, and was not invited")
+
+    async def _rooms_of_agents_ever(self) -> list[Room]:
+        """Return the rooms of this daemon's agents, with those of ephemeral ones that are off the list."""
+        manager, rooms = self._manager, self._rooms_of_agents()
+        assert manager.space_id is not None
+        state = parse_events(await manager.client_of_daemon.get_full_state(manager.space_id), manager.space_id).events
+        users = (event.state_key or "" for event in state if event.type == CARD and not event.content)
+        gone = {agent for user in users if (agent := self._names.agent_of(user)) is not None}
+        slots = asyncio.Semaphore(_AT_ONCE)
+
+        async def find(agent: AgentName) -> Room | None:
+            alias = self._names.alias(agent)
+            async with slots:
+                try:
+                    return Room(await manager.client_of_daemon.resolve_room_alias(alias), alias, agent)
+                except MatrixNotFoundError:
+                    return None
+
+        found = await asyncio.gather(*(find(agent) for agent in gone - {room.agent for room in rooms}))
+        return rooms + [room for room in found if room is not None]
+
+    # --- who is there
+
+    async def view(self) -> list[Access]:
+        """Return the operator, those of the settings, and those who were invited, each with their rooms.
+
+        Raises:
+            AiAgentChatError: the Space is not to be had.
+        """
+        await self._manager.require_space()
+        layout, fixed = self._manager.layout, self._manager.settings.layout
+        people: list[tuple[Person, Source]] = []
+        if layout.operator is not None:
+            role: Role = "approve" if layout.operator in self._deciding else "talk"
+            people.append((Person(layout.operator, role), "operator"))
+        people += [(person, "settings" if person in fixed.people else "invited") for person in layout.people]
+        rooms = [*self._common_rooms(), *self._rooms_of_agents()]
+        slots = asyncio.Semaphore(_AT_ONCE)
+
+        async def read(room: Room) -> dict[str, str] | None:
+            async with slots:
+                return await self._members(room)
+
+        members = dict(zip(rooms, await asyncio.gather(*(read(room) for room in rooms)), strict=True))
+
+        def membership(room: Room, person: Person) -> str:
+            known = members[room]
+            return "unknown" if known is None else known.get(person.user_id, "none")
+
+        return [
+            Access(
+                person,
+                source,
+                tuple((room, membership(room, person)) for room in rooms if person.is_in(room.agent)),
+            )
+            for person, source in people
+        ]
+
+    async def _members(self, room: Room) -> dict[str, str] | None:
+        try:
+            state: list[dict[str, Any]] = await self._clients(room)[0].get_full_state(room.room_id)
+        except AiAgentChatError as error:
+            log.warning("who is in %s is not known: %s", room.alias, error.message)
+            return None
+        events = parse_events(state, room.room_id).events
+        return {
+            str(event.state_key): str(event.content.get("membership"))
+            for event in events
+            if event.type == "m.room.member"
+        }
+
+
+def _words(error: AiAgentChatError) -> str:
+    """Return what an error says, the same for every room."""
+    return error.error if isinstance(error, MatrixError) else error.message
