@@ -187,6 +187,11 @@ async def test_no_route_gives_an_agent_what_is_anothers(
     request = {"body": "?", "options": [{"id": "a", "name": "a", "kind": "allow_once"}], "about": private}
     assert is_problem(await attempt("POST", "/approvals", request), 404, "not_found")
     assert is_problem(await attempt("DELETE", "/approvals/{key}"), 404, "not_found")
+    mallory = "@mallory:example.org"
+    assert is_problem(await attempt("GET", "/people"), 403, "forbidden")
+    assert is_problem(await attempt("POST", "/people", {"user_id": mallory, "role": "approve"}), 403, "forbidden")
+    assert is_problem(await first.api.call("DELETE", f"/people/{mallory}"), 403, "forbidden")
+    tried.add(("DELETE", "/people/{user_id}"))
     await attempt("PUT", "/status", {"line": "mine"})
     assert {agent["name"]: agent["status_line"] for agent in (await first.api.get("/who"))["agents"]} | {
         first.name: "mine",
