@@ -8,43 +8,30 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.messages import check_size
+from aiagentchat.agents.rooms import AT_ONCE, Room, Rooms
 from aiagentchat.errors import (
     AiAgentChatError,
     MatrixError,
-    MatrixForbiddenError,
     MatrixNotFoundError,
     NameTakenError,
     NotFoundError,
     RefusedError,
 )
-from aiagentchat.matrix.client import MatrixClient
-from aiagentchat.matrix.events import parse_events
-from aiagentchat.model import AgentName, Role, RoomAlias, RoomId, UserId, localpart_of, server_of
-from aiagentchat.space.content import CARD, PEOPLE, to_content
-from aiagentchat.space.layout import render_level
+from aiagentchat.model import AgentName, Role, UserId, localpart_of, server_of
+from aiagentchat.space.content import PEOPLE, to_content
 from aiagentchat.space.people import Person, render_people
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 8
 _PROFILE_S = 10.0
 _REASON = "uninvited by the operator"
 
 Did = Literal["invited", "present", "removed", "absent", "failed"]
 Source = Literal["operator", "settings", "invited"]
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """A room of ours. `agent` None: the Space, or the broadcast room."""
-
-    room_id: RoomId
-    alias: RoomAlias
-    agent: AgentName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +90,7 @@ class People:
         self._manager = host.manager
         self._names = host.names
         self._deciding = deciding
+        self._rooms = Rooms(host)
         self._writing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -195,8 +183,8 @@ class People:
         Who was new, and could be invited nowhere, is taken off the list again.
         """
         person, told = enlisted.person, _Told()
-        common = [] if person.agents is not None else self._common_rooms()
-        rooms = [*common, *(room for room in self._rooms_of_agents() if person.is_in(room.agent))]
+        common = [] if person.agents is not None else self._rooms.common()
+        rooms = [*common, *(room for room in self._rooms.of_agents() if person.is_in(room.agent))]
 
         async def work() -> None:
             await self._bring(person, rooms, frozenset(common), told)
@@ -208,11 +196,11 @@ class People:
 
     async def _bring(self, person: Person, rooms: list[Room], common: frozenset[Room], told: _Told) -> None:
         async def level(room: Room) -> Step | None:
-            await self._set_level(room, person.user_id, person.role)
+            await self._rooms.set_level(room, person.user_id, person.role)
             return None
 
         async def invite(room: Room) -> Step:
-            return Step(room, "invited" if await self._invite(room, person.user_id) else "present")
+            return Step(room, "invited" if await self._rooms.invite(room, person.user_id) else "present")
 
         await self._each(rooms, level, told)
         if told.failed and person.role == "watch":  # who is in the Space could join a room in which they may write
@@ -224,7 +212,7 @@ class People:
 
     async def _each(self, rooms: list[Room], do: Callable[[Room], Awaitable[Step | None]], told: _Told) -> None:
         """Do something in each room, some at a time. What fails in one is told, and stops no other."""
-        slots = asyncio.Semaphore(_AT_ONCE)
+        slots = asyncio.Semaphore(AT_ONCE)
 
         async def one(room: Room) -> None:
             async with slots:
@@ -254,63 +242,6 @@ class People:
             yield replace(step, of=of)
         await task
 
-    # --- the rooms
-
-    def _common_rooms(self) -> list[Room]:
-        """Return the Space, and the broadcast room: not one that the person named, who keep its people themselves."""
-        manager = self._manager
-        space, broadcast = manager.common_rooms
-        rooms = [] if manager.space_id is None else [Room(manager.space_id, RoomAlias(space))]
-        if manager.broadcast_id is not None and manager.settings.shared_room is None:
-            rooms.append(Room(manager.broadcast_id, RoomAlias(broadcast)))
-        return rooms
-
-    def _rooms_of_agents(self) -> list[Room]:
-        """Return the rooms of this daemon's agents."""
-        cards = {card.name: RoomId(card.room_id) for card in self._manager.directory.own_cards()}
-        rooms = {agent: room for agent, room in cards.items() if self._host.is_known(agent)} | self._host.in_use
-        return [Room(room_id, self._names.alias(agent), agent) for agent, room_id in sorted(rooms.items())]
-
-    def _clients(self, room: Room) -> list[MatrixClient]:
-        """Return who may act in a room: its maker, and where that is somebody else the operator."""
-        manager = self._manager
-        if room.agent is not None:
-            return [manager.client_of(room.agent)]
-        return [manager.client_of_daemon, *([] if manager.operator is None else [manager.operator])]
-
-    async def _act(self, room: Room, do: Callable[[MatrixClient], Awaitable[None]]) -> None:
-        first, *others = self._clients(room)
-        try:
-            await do(first)
-        except MatrixForbiddenError:
-            if not others:
-                raise
-            await do(others[0])
-
-    async def _set_level(self, room: Room, user_id: UserId, role: Role | None) -> None:
-        """Have somebody's level be that of their role; None: of nobody's."""
-        key = self._manager.settings.alias if room.agent is None else room.alias
-        async with self._manager.one_at_a_time(key):  # with whatever mends the room
-            client = self._clients(room)[0]
-            present = await client.get_state(room.room_id, "m.room.power_levels")
-            wanted = render_level(present, user_id, role)
-            if wanted != present:
-                await client.put_state(room.room_id, "m.room.power_levels", "", wanted)
-
-    async def _membership(self, room: Room, user_id: UserId) -> str:
-        try:
-            member = await self._clients(room)[0].get_state(room.room_id, "m.room.member", user_id)
-        except MatrixNotFoundError:
-            return "none"
-        return str(member.get("membership"))
-
-    async def _invite(self, room: Room, user_id: UserId) -> bool:
-        """Invite somebody who is not there; return whether that had to be done."""
-        if await self._membership(room, user_id) in ("join", "invite"):
-            return False
-        await self._act(room, lambda client: client.invite(room.room_id, user_id))
-        return True
-
     # --- out
 
     async def strike(self, user_id: UserId) -> bool:
@@ -338,13 +269,11 @@ class People:
         Raises:
             NotFoundError: they were in none of them, nor on the list.
         """
-        told, rooms = _Told(), [*self._common_rooms(), *await self._rooms_of_agents_ever()]
+        told, rooms = _Told(), [*self._rooms.common(), *await self._rooms.of_agents_ever()]
 
         async def kick(room: Room) -> Step:
-            is_there = await self._membership(room, user_id) in ("join", "invite", "knock")
-            if is_there:
-                await self._act(room, lambda client: client.kick(room.room_id, user_id, _REASON))
-            await self._set_level(room, user_id, None)
+            is_there = await self._rooms.kick(room, user_id, _REASON)
+            await self._rooms.set_level(room, user_id, None)
             return Step(room, "removed" if is_there else "absent")
 
         async def work() -> None:
@@ -357,26 +286,6 @@ class People:
             yield step
         if not was_there:
             raise NotFoundError(f"{user_id} is in none of the rooms, and was not invited")
-
-    async def _rooms_of_agents_ever(self) -> list[Room]:
-        """Return the rooms of this daemon's agents, with those of ephemeral ones that are off the list."""
-        manager, rooms = self._manager, self._rooms_of_agents()
-        assert manager.space_id is not None
-        state = parse_events(await manager.client_of_daemon.get_full_state(manager.space_id), manager.space_id).events
-        users = (event.state_key or "" for event in state if event.type == CARD and not event.content)
-        gone = {agent for user in users if (agent := self._names.agent_of(user)) is not None}
-        slots = asyncio.Semaphore(_AT_ONCE)
-
-        async def find(agent: AgentName) -> Room | None:
-            alias = self._names.alias(agent)
-            async with slots:
-                try:
-                    return Room(await manager.client_of_daemon.resolve_room_alias(alias), alias, agent)
-                except MatrixNotFoundError:
-                    return None
-
-        found = await asyncio.gather(*(find(agent) for agent in gone - {room.agent for room in rooms}))
-        return rooms + [room for room in found if room is not None]
 
     # --- who is there
 
@@ -393,12 +302,12 @@ class People:
             role: Role = "approve" if layout.operator in self._deciding else "talk"
             people.append((Person(layout.operator, role), "operator"))
         people += [(person, "settings" if person in fixed.people else "invited") for person in layout.people]
-        rooms = [*self._common_rooms(), *self._rooms_of_agents()]
-        slots = asyncio.Semaphore(_AT_ONCE)
+        rooms = [*self._rooms.common(), *self._rooms.of_agents()]
+        slots = asyncio.Semaphore(AT_ONCE)
 
         async def read(room: Room) -> dict[str, str] | None:
             async with slots:
-                return await self._members(room)
+                return await self._rooms.members(room)
 
         members = dict(zip(rooms, await asyncio.gather(*(read(room) for room in rooms)), strict=True))
 
@@ -414,19 +323,6 @@ class People:
             )
             for person, source in people
         ]
-
-    async def _members(self, room: Room) -> dict[str, str] | None:
-        try:
-            state: list[dict[str, Any]] = await self._clients(room)[0].get_full_state(room.room_id)
-        except AiAgentChatError as error:
-            log.warning("who is in %s is not known: %s", room.alias, error.message)
-            return None
-        events = parse_events(state, room.room_id).events
-        return {
-            str(event.state_key): str(event.content.get("membership"))
-            for event in events
-            if event.type == "m.room.member"
-        }
 
 
 def _words(error: AiAgentChatError) -> str:

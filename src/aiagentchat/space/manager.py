@@ -156,10 +156,10 @@ class SpaceManager:
             if self.settings.shared_room is None:
                 await self._join_broadcast_of_others(await self._find_broadcast())
         space_id, broadcast_id = self._space(), self._broadcast()
-        if (
-            self._kept and self.directory.people() is None and self.names.keeper is not None
-        ):  # another Space than before
-            await self.write_own(self.names.keeper, PEOPLE, to_content(render_people(self._kept)))
+        keeper = self.names.keeper
+        if keeper is not None and self._kept and self.directory.people() is None:  # another Space than before
+            with contextlib.suppress(MatrixForbiddenError):  # somebody else's, who does not let us
+                await self.write_own(keeper, PEOPLE, to_content(render_people(self._kept)))
         if not self.directory.has_child(broadcast_id):
             await self._list_room(broadcast_id, "!")
         for room in made:
