@@ -124,7 +124,7 @@ async def test_writes_to_one_room_go_one_after_the_other_whoever_writes_and_in_t
     await asyncio.wait_for(writing, SOON_S)
     assert fake.most_inside == 1
     kinds = [request.raw_path.split("/")[6].partition("?")[0] for request in fake.seen if ROOM_PATH in request.raw_path]
-    assert kinds == [kind for kind in ("send", "state", "invite", "leave") for _ in writers]
+    assert kinds == [kind for kind in ("send", "state", "invite", "kick", "leave") for _ in writers]
 
 
 async def test_writes_to_different_rooms_and_reads_of_the_same_one_do_not_wait(

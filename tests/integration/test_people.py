@@ -1,5 +1,6 @@
 """People whom the operator invites: what each role may on a real homeserver, and how it ends, in both modes."""
 
+import asyncio
 import secrets
 import subprocess
 import sys
@@ -20,7 +21,15 @@ from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, person, say, until
 from tests.integration.federation import federation
 from tests.integration.processes import System
-from tests.integration.systems import APPSERVICE_ALONE, RunningDaemon, Synapse, fresh_name
+from tests.integration.systems import (
+    ACCOUNTS_ALONE,
+    APPSERVICE_ALONE,
+    WAIT_S,
+    RunningDaemon,
+    Synapse,
+    fresh_name,
+    start_synapse,
+)
 from tests.integration.test_asides import asking, react, request_in
 from tests.integration.test_rooms_change import delete_room
 
@@ -500,3 +509,25 @@ def make_account(system: System, url: str, name: str) -> None:
         check=True,
         capture_output=True,
     )
+
+
+@ACCOUNTS_ALONE  # an application service is not limited
+async def test_invites_past_the_limit_of_the_homeserver_are_told_at_once_and_who_watches_watches_there_too(
+    start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path, mode: str
+) -> None:
+    limits = {"per_user": {"per_second": 0.003, "burst_count": 2}}
+    synapse = await start_synapse(tmp_path / "synapse", mode=mode, rc_invites=limits)
+    try:
+        daemon = await start_daemon(synapse, synapse.settings(tmp_path / "home"))
+        agent, client = await attach(daemon), await person(synapse, http, tmp_path, "bob")
+        bob = Somebody((await client.whoami())[0], client)
+        async with asyncio.timeout(WAIT_S):
+            events = await follow(daemon, "POST", "/people", {"user_id": bob.user_id, "role": "watch"})
+        [failed] = [data for event, data in events if event == "room" and data["did"] == "failed"]
+        assert "the same again later" in failed["reason"]
+        space, _ = await common_rooms(daemon)
+        for room in (space, agent.room_id):  # which who is in the Space may
+            await bob.client.join_room(room)
+        assert not await bob.may_write(agent.room_id)
+    finally:
+        await synapse.stop()

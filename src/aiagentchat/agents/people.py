@@ -19,6 +19,7 @@ from aiagentchat.errors import (
     MatrixNotFoundError,
     NameTakenError,
     NotFoundError,
+    RateLimitedError,
     RefusedError,
 )
 from aiagentchat.model import AgentName, Role, UserId, localpart_of, server_of
@@ -327,4 +328,6 @@ class People:
 
 def _words(error: AiAgentChatError) -> str:
     """Return what an error says, the same for every room."""
+    if isinstance(error, RateLimitedError):
+        return "the homeserver limits how often this may be done: the same again later"
     return error.error if isinstance(error, MatrixError) else error.message
