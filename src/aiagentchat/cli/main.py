@@ -304,12 +304,7 @@ def _add_people(add: _Add) -> None:
     invite.add_argument("--agent", action="append", default=[], metavar="NAME", help="into this agent's room alone")
     invite.add_argument("--role", choices=("watch", "talk", "approve"), help="what they may, in all rooms of theirs")
     add("people", "people:people", "list who was invited, what they may, and whether they came", "cchat people")
-    uninvite = add(
-        "uninvite",
-        "people:uninvite",
-        "take a person out of all rooms, and their role away",
-        "cchat uninvite @bob:example.org",
-    )
+    uninvite = add("uninvite", "people:uninvite", "take a person out of all rooms", "cchat uninvite @bob:example.org")
     uninvite.add_argument("user_id", metavar="USER", help="a Matrix user id, such as @bob:example.org")
 
 
