@@ -48,6 +48,7 @@ class Scripted:
         self._state = state
         self._takes_up = takes_up
         self._cancelled: dict[str, asyncio.Event] = {}
+        self._telling: list[asyncio.Task[None]] = []
 
     def on_connect(self, conn: Any) -> None:
         self._connection: AgentSideConnection = conn
@@ -69,7 +70,13 @@ class Scripted:
     async def load_session(self, cwd: str, session_id: str, **_: Any) -> LoadSessionResponse:
         self._take_up("load", session_id)
         await self._say(session_id, "what was said before, which nobody is to be shown")
+        self._telling.append(asyncio.create_task(self._tell_on(session_id)))
         return LoadSessionResponse()
+
+    async def _tell_on(self, session_id: str) -> None:
+        """As Gemini CLI does once it has answered."""
+        await asyncio.sleep(0.1)
+        await self._say(session_id, "and the rest of it")
 
     async def resume_session(self, cwd: str, session_id: str, **_: Any) -> ResumeSessionResponse:
         self._take_up("resume", session_id)
@@ -87,6 +94,7 @@ class Scripted:
 
     async def prompt(self, session_id: str, prompt: list[Any], **_: Any) -> PromptResponse:
         cancelled = self._cancelled[session_id] = asyncio.Event()
+        await asyncio.gather(*self._telling)
         asked = re.search(r"begins\n(.*)\n-----", prompt[0].text, re.DOTALL)
         assert asked is not None
         word, _space, rest = asked.group(1).partition(" ")

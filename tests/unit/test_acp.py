@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from acp import start_tool_call, update_agent_message_text, update_tool_call
+from acp import RequestError, start_tool_call, update_agent_message_text, update_tool_call
 
 from aiagentchat.adapters.acp import AcpRunner
-from aiagentchat.adapters.acp_peer import AcpProgram, Turn
+from aiagentchat.adapters.acp_peer import AcpProgram, Turn, reason_of
 from aiagentchat.adapters.sessions import SessionStore
 
 ROOM = "!room"
@@ -113,4 +113,17 @@ def test_of_a_long_title_and_a_long_answer_a_part_is_shown() -> None:
     assert (listed, said) == (f"- … {'x' * 200}", turn.answer)
     chunk(turn, "end")
     assert turn.progress().split("\n\n")[1] == f"… in{'y' * 3_995}end"
-    assert turn.summary(0, "✔ done").split("\n\n") == ["✔ done (1 tool calls, 0 s)", f"- … {'x' * 200}"]
+    assert turn.summary(0, "✔ done").split("\n\n") == ["✔ done (1 tool call, 0 s)", f"- … {'x' * 200}"]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"details": "Claude Code process exited with code 1"}, "it: Claude Code process exited with code 1"),
+        ({"details": 1}, "it"),
+        (None, "it"),
+    ],
+)
+def test_an_error_of_an_agent_is_told_with_its_details(data: Json | None, said: str) -> None:
+    """What claude-agent-acp 0.49.0 answers `session/new` with where Claude Code does not start."""
+    assert reason_of(RequestError(-32603, "it", data)) == said

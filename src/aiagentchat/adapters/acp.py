@@ -16,7 +16,7 @@ from acp import RequestError
 from acp.core import ClientSideConnection
 from acp.schema import PermissionOption, ToolCallUpdate
 
-from aiagentchat.adapters.acp_peer import AcpProgram, Peer, Turn, details_of
+from aiagentchat.adapters.acp_peer import AcpProgram, Peer, Turn, details_of, reason_of
 from aiagentchat.adapters.files import FileStore
 from aiagentchat.adapters.listening import RETRY_S, Listener
 from aiagentchat.adapters.run import (
@@ -186,7 +186,7 @@ class AcpRunner:
             connection = await self._peer.connection()
             turn = Turn(message, await self._session(connection, conversation))
         except (RequestError, ConnectionError, AiAgentChatError, OSError, ValueError) as error:
-            return Ending("", f"the program is not there: {one_line(str(error))}", "", time.monotonic() - began)
+            return Ending("", f"the program is not there: {reason_of(error)}", "", time.monotonic() - began)
         self._turns[turn.session_id] = turn
         showing = asyncio.create_task(self._show(turn))
         try:
@@ -229,7 +229,7 @@ class AcpRunner:
             reason = prompting.result().stop_reason
         except (RequestError, ConnectionError, ValueError) as error:  # ValueError: an answer that the SDK does not know
             self._open.clear()
-            return f"it failed: {one_line(str(error))}"
+            return f"it failed: {reason_of(error)}"
         finally:
             for task in (prompting, stopping):
                 task.cancel()
@@ -252,6 +252,7 @@ class AcpRunner:
                     await connection.resume_session(session_id=session_id, cwd=directory, mcp_servers=[])
                 elif self._peer.can_load:  # it tells again what was said, which nobody is shown
                     await connection.load_session(session_id=session_id, cwd=directory, mcp_servers=[])
+                    await self._peer.wait_quiet()
                 else:
                     session_id = None
             except RequestError:  # it has it no more

@@ -66,6 +66,7 @@ _IMAGES = {
 """How images begin that models see: one that is called another would have the whole session refused."""
 _MOST_IMAGE_BYTES = 3_900_000
 """In base64 that is 5.2 MB, which the strictest of them takes; a program reads a larger one itself."""
+_QUIET_S, _MOST_TELLING_S = 0.5, 10.0
 _MARKS = {"completed": "✔", "failed": "✘"}
 _OF_A_SESSION = ("CLAUDECODE", "CLAUDE_CODE_CHILD_SESSION", "CLAUDE_CODE_SESSION_ID", "CLAUDE_PID")
 """What Claude Code sets for what it starts: a program that finds it takes itself for a part of that session."""
@@ -112,7 +113,8 @@ class Turn:
 
     def summary(self, seconds: float, ending: str) -> str:
         """Return what stays to be seen of it."""
-        calls = f"{len(self.calls)} tool calls, " if self.calls else ""
+        number = len(self.calls)
+        calls = f"{number} tool call{'s' * (number > 1)}, " if number else ""
         head = f"{ending} ({calls}{seconds:.0f} s)"
         lines = [f"- {_MARKS.get(status, '…')} {one_line(title)[:200]}" for title, status in self.calls.values()]
         return "\n\n".join(part for part in (head, "\n".join(lines[-_MOST_SHOWN_CALLS:])) if part)
@@ -149,6 +151,7 @@ class Peer:
         self._wanted = asyncio.Event()
         self._ready: asyncio.Future[ClientSideConnection] | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._told = asyncio.Event()
         self.token = ""
         self.is_new = False
         self.can_resume = self.can_load = self.sees_images = False
@@ -191,9 +194,7 @@ class Peer:
                     await process.wait()
             except (RequestError, ConnectionError, OSError, ValueError) as error:
                 if not self._ready.done():
-                    self._ready.set_exception(
-                        InvalidRequestError(f"{self._program.command[0]}: {one_line(str(error))}")
-                    )
+                    self._ready.set_exception(InvalidRequestError(f"{self._program.command[0]}: {reason_of(error)}"))
                     self._ready.exception()  # which nobody may ask for
             self._wanted.clear()
             self._ready = asyncio.get_running_loop().create_future()
@@ -240,6 +241,19 @@ class Peer:
         turn = self._turns.get(session_id)
         if turn is not None:
             turn.take(update)
+        else:
+            self._told.set()
+
+    async def wait_quiet(self) -> None:
+        """Wait until nothing is told of what is no prompt: Gemini CLI answers that a session is loaded before it tells
+        what was said in it."""
+        loop = asyncio.get_running_loop()
+        gives_up_at = loop.time() + _MOST_TELLING_S
+        self._told.set()
+        while self._told.is_set() and loop.time() < gives_up_at:
+            self._told.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._told.wait(), _QUIET_S)
 
     async def request_permission(
         self, session_id: str, tool_call: ToolCallUpdate, options: list[PermissionOption], **_: Any
@@ -258,6 +272,13 @@ class Peer:
     async def write_text_file(self, *_: Any, **__: Any) -> Any:
         """Not offered: it writes files by itself."""
         raise RequestError.method_not_found("fs/write_text_file")
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error says, in one line, with the details that an agent puts beside it."""
+    data = error.data if isinstance(error, RequestError) else None
+    details = data.get("details") if isinstance(data, dict) else None
+    return one_line(f"{error}: {details}" if isinstance(details, str) else str(error))
 
 
 def details_of(call: ToolCallUpdate) -> str:
