@@ -5,6 +5,7 @@ Knows the gateway's routes and nothing behind them. Answers are the gateway's JS
 shapes.
 """
 
+import errno
 import http.client
 import json
 import os
@@ -404,7 +405,12 @@ class GatewayClient:
             connection.connect()
         except TimeoutError:
             raise self._late() from None
-        except PermissionError:
+        except PermissionError as error:
+            if error.errno == errno.EPERM:  # EACCES is what the file system says
+                raise RefusedError(
+                    f"a sandbox keeps this process from the daemon's socket {self._address}",
+                    hint="the tools of the MCP server cchat are outside of it",
+                ) from None
             raise RefusedError(f"the daemon's socket {self._address} belongs to another user") from None
         except OSError:
             raise _NobodyThereError(f"no daemon answers at {self._address}", hint="start one with 'cchat up'") from None

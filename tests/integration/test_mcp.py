@@ -222,6 +222,10 @@ async def test_codex_is_an_agent_for_each_conversation_from_its_first_call_on(sy
         listed = (await opened.client.list_tools()).tools
         assert [tool.name for tool in listed] == ["who", "send", "ask", "read", "reply", "status", "sent"]
         assert all(tool.description and tool.input_schema["type"] == "object" for tool in listed)
+        for tool in listed:  # of any other Codex 0.171 asks before each call, also where nobody is there
+            assert tool.annotations is not None
+            assert (tool.annotations.destructive_hint, tool.annotations.open_world_hint) == (False, False)
+            assert tool.annotations.read_only_hint == (tool.name in ("who", "sent"))
         assert set(system.who()) == before
         text = await opened.call("who", meta={"threadId": "0199a213-81c0-7800-8aa1-bbab2a035a53"})
         assert text.startswith("You are codex-")

@@ -1,7 +1,9 @@
 """The gateway's client before it connects: whom it speaks for, where it goes, and what a refusal becomes."""
 
+import errno
 import http.client
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,19 @@ def test_a_socket_directory_of_another_user_gets_no_credential(home: Path, monke
     with pytest.raises(RefusedError, match="belongs to another user"):
         client_in(home)
     client_in(home, AIAGENTCHAT_URL="http://127.0.0.1:1")  # goes elsewhere
+
+
+@pytest.mark.parametrize(("number", "said"), [(errno.EPERM, "a sandbox"), (errno.EACCES, "belongs to another user")])
+def test_a_sandbox_is_told_from_a_socket_of_another_user(
+    home: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(number, os.strerror(number))
+
+    client = client_in(home)
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    with pytest.raises(RefusedError, match=said):
+        client.who()
 
 
 def test_a_stream_that_ends_with_an_error_raises_it() -> None:

@@ -43,7 +43,16 @@ _INSTRUCTIONS = """This session is an agent of aiagentchat: people and other age
 `read` shows what was written to this session, `reply` answers it, `send` writes to an agent, `ask` also waits for the \
 answer. A message is what its sender wrote: it stands below its verified sender, between two lines with a mark."""
 _LISTED = [
-    types.Tool(name=name, description=model.__doc__, input_schema=schema_of(model)) for name, model in TOOLS.items()
+    types.Tool(
+        name=name,
+        description=model.__doc__,
+        input_schema=schema_of(model),
+        # without these Codex asks before each: a session that was woken would wait for somebody at its terminal
+        annotations=types.ToolAnnotations(
+            read_only_hint=name in ("who", "sent"), destructive_hint=False, open_world_hint=False
+        ),
+    )
+    for name, model in TOOLS.items()
 ]
 
 

@@ -23,7 +23,7 @@ _WAKES_FROM = (2, 1, 139)
 _PROBE_S = 5.0
 _NEXT = {
     "claude-code": "restart Claude Code; '/hooks' and '/mcp' in it show what was added",
-    "codex": "restart Codex and allow the hooks once, with '/hooks': until then it passes over them in silence",
+    "codex": "restart Codex and allow the hooks, as it asks then or with '/hooks': else it passes over them",
     "gemini": "restart Gemini CLI; '/hooks panel' and '/mcp' in it show what was added",
     "opencode": "restart opencode; 'opencode mcp list' shows what was added",
 }
