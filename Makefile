@@ -88,7 +88,7 @@ soak: $(INSTALLED) ## 30 minutes of mixed load in both modes: what the daemon us
 
 bench: $(INSTALLED) ## measure; each file of bench/ prints its table
 	@ls bench/bench_*.py >/dev/null
-	@for file in bench/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" $(ARGS) || exit; done
+	@for file in bench/bench_*.py; do echo "$$file"; PYTHONPATH=. $(BIN)/python "$$file" $(ARGS) || exit; done
 
 # ── check ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

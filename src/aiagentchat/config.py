@@ -208,6 +208,7 @@ OPTIONS: Final = (
     Option(
         "space_policy", "AIAGENTCHAT_SPACE_POLICY", _one_of("open", "strict"), "strict: only the daemon lists rooms"
     ),
+    Option("sidebar", "AIAGENTCHAT_SIDEBAR", _one_of("quiet", "pictures", "off"), "how people see who is online"),
     Option("session_ttl_s", "AIAGENTCHAT_SESSION_TTL", _seconds, "seconds of silence that end a timed session"),
     Option("deadline_s", "AIAGENTCHAT_DEADLINE", _seconds, "seconds after which a command gives up"),
     Option("directory_ttl_s", "AIAGENTCHAT_DIRECTORY_TTL", _seconds, "seconds the daemon trusts its directory unread"),
@@ -247,6 +248,7 @@ class Settings:
     daemons: tuple[str, ...] = ()
     shared_room: str = ""
     space_policy: str = "open"
+    sidebar: str = "quiet"
     session_ttl_s: float = 3600.0
     deadline_s: float = 30.0
     directory_ttl_s: float = 300.0

@@ -11,8 +11,8 @@ from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId
 from aiagentchat.space.content import Card
 from aiagentchat.space.directory import Directory
 from aiagentchat.space.identities import AppserviceIdentities
-from aiagentchat.space.layout import Layout
-from aiagentchat.space.manager import SpaceManager, SpaceSettings
+from aiagentchat.space.layout import Layout, SpaceSettings
+from aiagentchat.space.manager import SpaceManager
 from aiagentchat.space.names import Naming
 from aiagentchat.space.people import Person
 from tests.integration.systems import Synapse

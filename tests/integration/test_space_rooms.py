@@ -16,7 +16,7 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.wire import _FixedToken
 from aiagentchat.model import AgentName, RoomAlias, UserId
 from aiagentchat.space import rooms
-from aiagentchat.space.layout import RoomSpec, agent_room_spec, broadcast_spec, space_spec
+from aiagentchat.space.layout import RoomSpec, agent_room_spec, broadcast_spec, render_topic, space_spec
 from aiagentchat.space.manager import SpaceManager
 from aiagentchat.space.names import broadcast_alias
 from tests.integration.correspondents import person
@@ -120,7 +120,7 @@ async def test_a_half_made_room_is_mended(
     mended = await state_of(client, half)
     assert_is_as_designed(mended, specs_of(manager, agent)["agent"], version)
     assert mended["m.room.name", ""] == {"name": agent}
-    assert mended["m.room.topic", ""] == {"topic": f"Talk to {agent} here"}
+    assert mended["m.room.topic", ""] == {"topic": render_topic(agent, "persistent", "", manager.settings.host)}
 
 
 @pytest.mark.parametrize("which", ["space", "agent"])

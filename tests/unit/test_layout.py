@@ -10,17 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId
-from aiagentchat.space.content import CARD, LEASE, PEOPLE, ROSTER
+from aiagentchat.model import AgentKind, AgentName, RoomAlias, RoomId, UserId
+from aiagentchat.space.content import CARD, LEASE, PEOPLE, ROSTER, Card
 from aiagentchat.space.layout import (
     Layout,
     RoomSpec,
     agent_room_spec,
     broadcast_spec,
     is_creator_listed,
+    order_of,
     render_child,
     render_creation,
     render_parent,
+    render_topic,
     space_spec,
     wanted_power_levels,
 )
@@ -179,8 +181,44 @@ def test_whatever_power_levels_are_present_the_wanted_ones_are_ours(present: dic
 
 @given(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True))
 def test_a_childs_order_is_what_matrix_takes(name: str) -> None:
-    child = render_child("example.org", name)
+    child = render_child("example.org", order_of(card(name)))
     assert child["via"] == render_parent("example.org")["via"] == ["example.org"]
     assert 1 <= len(child["order"]) <= 50
     assert all(" " <= letter <= "~" for letter in child["order"])
-    assert child["order"] > render_child("example.org", "!")["order"]
+    assert child["order"] > render_child("example.org", order_of(None))["order"]
+
+
+def card(name: str, kind: AgentKind = "persistent") -> Card:
+    alias, daemon = f"#aiagentchat-{name}:example.org", NAMING.daemon
+    return Card(
+        name=AgentName(name), room_id="!room", alias=alias, kind=kind, reach="none", daemon=daemon, encrypted=False
+    )
+
+
+def test_agents_that_pass_stand_after_all_that_stay() -> None:
+    cards = [card("zoe"), card("bob", "ephemeral"), card("9"), card("alice", "ephemeral"), card("alice")]
+    in_order = sorted(cards, key=lambda each: order_of(each))
+    assert [(each.name, each.kind[0]) for each in in_order] == [
+        ("9", "p"),
+        ("alice", "p"),
+        ("zoe", "p"),
+        ("alice", "e"),
+        ("bob", "e"),
+    ]
+
+
+def test_a_room_that_is_made_has_its_picture_from_the_start() -> None:
+    spec = agent_room_spec(AGENT, NAMING, Layout(), None, picture="mxc://example.org/a")
+    (picture,) = [
+        each["content"]
+        for each in render_creation(spec, "12", "example.org")["initial_state"]
+        if each["type"] == "m.room.avatar"
+    ]
+    assert picture == {"url": "mxc://example.org/a", "io.aiagentchat.pictures": {"online": "mxc://example.org/a"}}
+
+
+@given(st.text(max_size=500))
+def test_a_topic_is_one_line_whatever_the_description(description: str) -> None:
+    topic = render_topic(AGENT, "persistent", description, "devbox")
+    assert len(topic.splitlines()) == 1
+    assert topic.endswith("'cchat leave claude-dev' stops it.")

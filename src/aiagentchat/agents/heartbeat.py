@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
 
 from aiagentchat.agents.sessions import Sessions
 from aiagentchat.errors import AiAgentChatError, MatrixForbiddenError, MatrixNotFoundError, RefusedError
@@ -24,11 +25,15 @@ _RETRY_S = 5.0
 
 
 class Heartbeat:
-    """Keeps the rosters and the lease of one daemon. Where each agent is its own daemon, its sync loop is its lease."""
+    """Keeps the rosters and the lease of one daemon. Where each agent is its own daemon, its sync loop is its lease.
 
-    def __init__(self, manager: SpaceManager, sessions: Sessions) -> None:
+    `on_written` is called when the roster has been written, or stood so already.
+    """
+
+    def __init__(self, manager: SpaceManager, sessions: Sessions, *, on_written: Callable[[], None]) -> None:
         self._manager = manager
         self._sessions = sessions
+        self._on_written = on_written
         self._writing = asyncio.Lock()
         self._leases: dict[UserId, float] = {}
         self.lease_refreshed_at: float | None = None
@@ -105,6 +110,7 @@ class Heartbeat:
                 self._sessions.changed.set()
                 await asyncio.sleep(_RETRY_S)
             else:
+                self._on_written()
                 await asyncio.sleep(ROSTER_GAP_S)
 
     async def write_roster(self) -> bool:

@@ -97,6 +97,7 @@ class AgentHost:
         elif await self._is_invited_again(name):
             self.readmit(name)
         async with self._booting_one():
+            self.hosted(name).wish = wish
             room_id = await self.ready(name)
         registered = await self._register(name, wish)
         lost = RoomAlias(before.card.alias) if before is not None and before.user_id != self.names.user(name) else None
@@ -200,14 +201,13 @@ class AgentHost:
                 raise RefusedError(agent.expelled, hint=f"invite {self.names.user(name)} there again to have it back")
             while agent.room_id is None:
                 losses = agent.losses
-                room = await self.manager.find_or_create_agent_room(name)
+                room = await self.manager.find_or_create_agent_room(name, agent.wish.kind, agent.wish.description)
                 if agent.losses != losses:
                     continue
                 if self._agents.get(name) is not agent:
                     return room.room_id  # it left meanwhile
                 self._rooms[room.room_id] = name
-                agent.room_id = room.room_id
-                self.in_use[name] = room.room_id
+                agent.room_id = self.in_use[name] = room.room_id
                 self.in_use_changed.set()
                 if room.encrypted:
                     self.mark_encrypted(room.room_id)

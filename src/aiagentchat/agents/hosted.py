@@ -47,12 +47,14 @@ class Pending:
 class HostedAgent:
     """An agent in use: its room, once verified, and its inbox, once asked for.
 
-    `expelled`: who took it out of its room on purpose, in a sentence; it stays out until it is invited again.
-    `losses`: how often its room was lost, so that one that is lost while it is looked for is looked for again.
+    `wish`: what was said of it at its last boot. `expelled`: who took it out of its room on purpose, in a sentence; it
+    stays out until it is invited again. `losses`: how often its room was lost, so that one that is lost while it is
+    looked for is looked for again.
     """
 
     def __init__(self, name: AgentName) -> None:
         self.name = name
+        self.wish = AS_IT_IS
         self.room_id: RoomId | None = None
         self.inbox: Inbox | None = None
         self.streams = 0

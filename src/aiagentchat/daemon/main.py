@@ -6,6 +6,7 @@ With an application service or with ordinary accounts: above the wiring nothing 
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from aiagentchat.agents.past import Past, Speaker
 from aiagentchat.agents.people import People
 from aiagentchat.agents.service import AgentService
 from aiagentchat.agents.sessions import Sessions
+from aiagentchat.agents.sidebar import Sidebar
 from aiagentchat.config import Paths, Settings
 from aiagentchat.daemon.accounts import AccountClients, AccountStore
 from aiagentchat.daemon.endpoints import missing_endpoints
@@ -42,8 +44,8 @@ from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId, server_of
 from aiagentchat.registration import Registration, read_registration, registration_file
 from aiagentchat.space.directory import Directory
 from aiagentchat.space.identities import AccountIdentities, AppserviceIdentities, Identities
-from aiagentchat.space.layout import Layout
-from aiagentchat.space.manager import SpaceManager, SpaceSettings
+from aiagentchat.space.layout import Layout, SpaceSettings
+from aiagentchat.space.manager import SpaceManager
 from aiagentchat.space.names import AccountNames, Naming
 from aiagentchat.space.people import Person
 
@@ -80,6 +82,7 @@ class _Parts:
     manager: SpaceManager
     sessions: Sessions
     heartbeat: Heartbeat
+    sidebar: Sidebar | None
     host: AgentHost
     intake: Intake
     watch: Watch
@@ -231,7 +234,12 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         manager = SpaceManager(access.identities, operator, _space_settings(settings, homeserver, access), directory)
         sessions = Sessions(ttl_s=settings.session_ttl_s, server_now_ms=client.server_now_ms)
         host = AgentHost(manager, sessions)
-        heartbeat = Heartbeat(manager, sessions)
+        sidebar = None
+        if settings.sidebar != "off":
+            with_pictures = settings.sidebar == "pictures"
+            sidebar = Sidebar(manager, sessions, access.operator, with_pictures=with_pictures)
+        on_written = (lambda: None) if sidebar is None else sidebar.changed.set
+        heartbeat = Heartbeat(manager, sessions, on_written=on_written)
         loops = Loops(LoopLimits(settings.loop_hops, settings.loop_rate))
         intake = Intake(host, on_person=loops.note_person)
         transport: Transport
@@ -287,7 +295,9 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         await transport.start()
         health.listening = await _listen(gateway, settings)
         asking = Probe(homeserver.url, session, timeout_s=request_s)
-        yield _Parts(transport, manager, sessions, heartbeat, host, intake, watch, health, gateway, asking, operator)
+        yield _Parts(
+            transport, manager, sessions, heartbeat, sidebar, host, intake, watch, health, gateway, asking, operator
+        )
 
 
 def _deciding(settings: Settings, operator_id: UserId | None) -> frozenset[UserId]:
@@ -317,7 +327,8 @@ def _space_settings(settings: Settings, homeserver: Homeserver, access: _Access)
     )
     shared = settings.shared_room
     room = None if not shared else RoomId(shared) if shared.startswith("!") else RoomAlias(shared)
-    return SpaceSettings(RoomAlias(settings.space_alias), layout, room)
+    pictures, machine = settings.sidebar != "off", socket.gethostname()
+    return SpaceSettings(RoomAlias(settings.space_alias), layout, room, pictures=pictures, host=machine)
 
 
 async def _listen(gateway: Gateway, settings: Settings) -> str:
@@ -344,6 +355,8 @@ async def _run_loops(
         group.create_task(parts.heartbeat.run_lease_events(), name="lease events")
         group.create_task(_look_for_endpoints(parts), name="endpoints")
         group.create_task(parts.heartbeat.run_roster(), name="roster")
+        if parts.sidebar is not None:
+            group.create_task(parts.sidebar.run(), name="sidebar")
         group.create_task(parts.host.visits.run(), name="visits")
         if parts.operator is not None:
             group.create_task(_look_after_rooms(parts.host, parts.operator), name="rooms")
@@ -445,6 +458,12 @@ async def _shut_down(parts: _Parts) -> None:
     await parts.gateway.stop()
     try:
         async with asyncio.timeout(_GOODBYE_S):
-            await asyncio.gather(parts.heartbeat.resign(), parts.host.visits.end_all())
+            await asyncio.gather(_say_goodbye(parts), parts.host.visits.end_all())
     except (TimeoutError, AiAgentChatError):
         log.warning("the homeserver did not take the goodbye; the lease lapses by itself")
+
+
+async def _say_goodbye(parts: _Parts) -> None:
+    await parts.heartbeat.resign()
+    if parts.sidebar is not None:
+        await parts.sidebar.end()

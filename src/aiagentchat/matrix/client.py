@@ -118,6 +118,18 @@ class MatrixClient(Wire):
         """Return what a user shows of themselves. 404: there is nobody, or nothing to show; 403: it is not told."""
         return await self._request("GET", (*_V3, "profile", user_id))
 
+    async def get_avatar(self, user_id: UserId) -> str:
+        """Return the `mxc://` address of somebody's picture, "" where they have none."""
+        try:
+            url = (await self._request("GET", (*_V3, "profile", user_id, "avatar_url"))).get("avatar_url")
+        except MatrixNotFoundError:
+            return ""
+        return url if isinstance(url, str) else ""
+
+    async def set_avatar(self, user_id: UserId, uri: str) -> None:
+        """Set the own picture; each room that the user is in gets an event that says so."""
+        await self._request("PUT", (*_V3, "profile", user_id, "avatar_url"), body={"avatar_url": uri})
+
     async def ping_appservice(self, appservice_id: str) -> None:
         """Have the homeserver send a ping to the receiver, and with it what it held back (MSC2659)."""
         await self._request("POST", (*_V1, "appservice", appservice_id, "ping"), body={})
@@ -247,6 +259,19 @@ class MatrixClient(Wire):
     ) -> None:
         """Set the own account data of a room."""
         await self._request("PUT", (*_V3, "user", user_id, "rooms", room_id, "account_data", kind), body=content)
+
+    async def get_room_tags(self, user_id: UserId, room_id: RoomId) -> dict[str, Json]:
+        """Return the own tags of a room, by their names."""
+        tags = (await self._request("GET", (*_V3, "user", user_id, "rooms", room_id, "tags"))).get("tags")
+        return tags if isinstance(tags, dict) else {}
+
+    async def put_room_tag(self, user_id: UserId, room_id: RoomId, tag: str, content: Mapping[str, Json]) -> None:
+        """Give a room a tag of one's own; nobody else sees it, and it is no event of the room."""
+        await self._request("PUT", (*_V3, "user", user_id, "rooms", room_id, "tags", tag), body=content)
+
+    async def delete_room_tag(self, user_id: UserId, room_id: RoomId, tag: str) -> None:
+        """Take a tag of one's own from a room; one that is not there is success."""
+        await self._request("DELETE", (*_V3, "user", user_id, "rooms", room_id, "tags", tag))
 
     async def send_receipt(self, room_id: RoomId, event_id: EventId) -> None:
         """Move the own public read receipt; the server never moves it back."""

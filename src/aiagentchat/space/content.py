@@ -18,6 +18,8 @@ CURSOR = "io.aiagentchat.cursor"
 IN_REPLY_TO = "io.aiagentchat.in_reply_to"
 HOPS = "io.aiagentchat.hops"
 CHAIN = "io.aiagentchat.chain"
+PICTURES = "io.aiagentchat.pictures"
+OFFLINE = "io.aiagentchat.offline"
 
 ROSTER_LIMIT_BYTES = 55_000
 ACKED_LIMIT = 128

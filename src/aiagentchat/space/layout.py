@@ -3,12 +3,13 @@
 Who may do what is a table in `docs/security.md`; the tests try what it forbids.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiagentchat.errors import RefusedError
-from aiagentchat.model import AgentName, Role, RoomAlias, RoomId, UserId
-from aiagentchat.space.content import CARD, LEASE, PEOPLE, ROSTER
+from aiagentchat.model import AgentKind, AgentName, Role, RoomAlias, RoomId, UserId
+from aiagentchat.space.content import CARD, LEASE, PEOPLE, PICTURES, ROSTER, Card
 from aiagentchat.space.names import Names
 from aiagentchat.space.people import WATCHING, Person
 
@@ -21,7 +22,7 @@ class RoomSpec:
     """A room as it should be. `power_levels` is without the creator, who is added where the room version wants it.
 
     `invite`: who is invited once; who left is not invited again. `awaits_space`: who may join, and sees what, depends
-    on the Space, which is not known yet; in a room that is there it stays as it is.
+    on the Space, which is not known yet; in a room that is there it stays as it is. `picture`: its `mxc://` address.
     """
 
     alias: RoomAlias
@@ -35,6 +36,7 @@ class RoomSpec:
     is_space: bool = False
     invite: tuple[UserId, ...] = field(default=())
     awaits_space: bool = False
+    picture: str = ""
 
 
 def is_creator_listed(room_version: str) -> bool:
@@ -77,6 +79,20 @@ class Layout:
         return tuple(person.user_id for person in self.people_in(agent) if person.role == "watch")
 
 
+@dataclass(frozen=True, slots=True)
+class SpaceSettings:
+    """What the person decides about the Space. `shared_room`: theirs, in place of a broadcast room of ours.
+
+    `pictures`: new agents get one. `host`: the machine's name, for the topics of agents' rooms.
+    """
+
+    alias: RoomAlias
+    layout: Layout = field(default_factory=Layout)
+    shared_room: RoomAlias | RoomId | None = None
+    pictures: bool = True
+    host: str = "this machine"
+
+
 def _power_levels(
     trusted: tuple[UserId | None, ...], watching: tuple[UserId, ...], messages: int, events: dict[str, int]
 ) -> dict[str, Any]:
@@ -115,23 +131,35 @@ def space_spec(alias: RoomAlias, creator: UserId, layout: Layout) -> RoomSpec:
     )
 
 
-def agent_room_spec(agent: AgentName, names: Names, layout: Layout, space: RoomId | None) -> RoomSpec:
+def render_topic(agent: AgentName, kind: AgentKind, description: str, host: str) -> str:
+    """Return what an agent's room says of it, and nothing that changes as it comes and goes: a new topic is news."""
+    about = " ".join(description.split()).rstrip(".")
+    return (
+        f"{about}. " * bool(about) + f"{kind.capitalize()} agent on {host}. "
+        f"Write to it here, or with 'cchat send --to {agent}'. 'cchat leave {agent}' stops it."
+    )
+
+
+def agent_room_spec(
+    agent: AgentName, names: Names, layout: Layout, space: RoomId | None, *, topic: str = "", picture: str = ""
+) -> RoomSpec:
     """An agent's room: the agent made it; who else is in it was invited, or came from the Space.
 
-    `space` None: it is not to be had, and nobody can come from there.
+    `space` None: it is not to be had, and nobody can come from there. `topic`, `picture`: of a room that is made now.
     """
     is_open = layout.open_rooms and space is not None
     return RoomSpec(
         alias=names.alias(agent),
         creator=names.user(agent),
         name=agent,
-        topic=f"Talk to {agent} here",
+        topic=topic,
         power_levels=_power_levels((layout.operator,), layout.watching(agent), 0, {}),
         join_rules=_restricted_to(space) if is_open else {"join_rule": "invite"},
         history_visibility="joined" if is_open else "shared",
         parent=space,
         invite=layout.invited(agent),
         awaits_space=layout.open_rooms and space is None,
+        picture=picture,
     )
 
 
@@ -170,6 +198,8 @@ def render_creation(spec: RoomSpec, room_version: str, server_name: str) -> dict
     ]
     if spec.parent is not None:
         state.append({"type": "m.space.parent", "state_key": spec.parent, "content": render_parent(server_name)})
+    if spec.picture:
+        state.append({"type": "m.room.avatar", "state_key": "", "content": render_picture({"online": spec.picture})})
     return {
         "room_alias_name": spec.alias[1:].split(":", 1)[0],
         "room_version": room_version,
@@ -240,6 +270,21 @@ def _level(level: object) -> int:
 def render_parent(server_name: str) -> dict[str, Any]:
     """Content of `m.space.parent`."""
     return {"via": [server_name], "canonical": True}
+
+
+def render_picture(pictures: Mapping[str, str], *, shown: str = "online") -> dict[str, Any]:
+    """Content of `m.room.avatar`: the picture that is shown, and all that there are, so that none is uploaded again.
+
+    `pictures`: `mxc://` addresses of `online` and `offline`.
+    """
+    return {"url": pictures[shown], PICTURES: dict(pictures)}
+
+
+def order_of(card: Card | None) -> str:
+    """Return where a room stands in the Space: that for all (None), agents by their names, then ephemeral ones."""
+    if card is None:
+        return "!"
+    return card.name if card.kind == "persistent" else f"~{card.name}"
 
 
 def render_child(server_name: str, order: str) -> dict[str, Any]:

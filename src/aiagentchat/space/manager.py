@@ -10,7 +10,7 @@ import difflib
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -25,11 +25,22 @@ from aiagentchat.errors import (
 )
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import RoomEvent, parse_events
-from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId, server_of
+from aiagentchat.model import AgentKind, AgentName, RoomAlias, RoomId, UserId, server_of
+from aiagentchat.space.appearance import introduce, renew_topic
 from aiagentchat.space.content import CARD, PEOPLE, Card, to_content
 from aiagentchat.space.directory import Directory, DirectoryView, Listed
 from aiagentchat.space.identities import Identities
-from aiagentchat.space.layout import Layout, RoomSpec, agent_room_spec, broadcast_spec, render_child, space_spec
+from aiagentchat.space.layout import (
+    Layout,
+    RoomSpec,
+    SpaceSettings,
+    agent_room_spec,
+    broadcast_spec,
+    order_of,
+    render_child,
+    render_topic,
+    space_spec,
+)
 from aiagentchat.space.names import broadcast_alias, broadcast_alias_of_accounts
 from aiagentchat.space.others import Others
 from aiagentchat.space.people import Person, merge_people, render_people
@@ -42,15 +53,6 @@ _FAR_SPACE_LEARNS_S = (0.3, 1.0, 2.0)
 _CLOCK_KNOWN_TO_MS = 1_500
 """The homeserver's clock is known to the second: what somebody writes right after us must not seem older."""
 _NOT_LOOKED_UP = "the Space has not been looked up yet"
-
-
-@dataclass(frozen=True, slots=True)
-class SpaceSettings:
-    """What the person decides about the Space. `shared_room`: theirs, in place of a broadcast room of ours."""
-
-    alias: RoomAlias
-    layout: Layout = field(default_factory=Layout)
-    shared_room: RoomAlias | RoomId | None = None
 
 
 class SpaceManager:
@@ -161,7 +163,7 @@ class SpaceManager:
             with contextlib.suppress(MatrixForbiddenError):  # somebody else's, who does not let us
                 await self.write_own(keeper, PEOPLE, to_content(render_people(self._kept)))
         if not self.directory.has_child(broadcast_id):
-            await self._list_room(broadcast_id, "!")
+            await self._list_room(broadcast_id, order_of(None), *self._keeper)
         for room in made:
             await self._bring_operator(room)
         return space_id
@@ -265,13 +267,16 @@ class SpaceManager:
             event = RoomEvent(event_id, space_id, sender, kind, key, content, written_ms)
             self.directory.apply(event, is_ours=True)
 
-    async def _list_room(self, room_id: RoomId, order: str) -> None:
-        child = render_child(self.names.server_name, order)
-        await self._write(self.client_of_daemon, self.names.daemon, "m.space.child", room_id, child)
+    @property
+    def _keeper(self) -> tuple[MatrixClient, UserId]:
+        return self.client_of_daemon, self.names.daemon
+
+    async def _list_room(self, room_id: RoomId, order: str, client: MatrixClient, sender: UserId) -> None:
+        await self._write(client, sender, "m.space.child", room_id, render_child(self.names.server_name, order))
 
     async def _unlist(self, room_id: RoomId) -> None:
         if self.directory.has_child(room_id):
-            await self._write(self.client_of_daemon, self.names.daemon, "m.space.child", room_id, {})
+            await self._write(*self._keeper, "m.space.child", room_id, {})
 
     async def _default_room_version(self) -> str:
         if self._room_version is None:
@@ -279,8 +284,8 @@ class SpaceManager:
         return self._room_version
 
     async def _ensure(self, client: MatrixClient, spec: RoomSpec) -> EnsuredRoom:
-        version = await self._default_room_version()
-        return await ensure_room(client, spec, room_version=version, server_name=self.names.server_name)
+        room_version = await self._default_room_version()
+        return await ensure_room(client, spec, room_version=room_version, server_name=self.names.server_name)
 
     async def _bring_operator(self, room: EnsuredRoom) -> None:
         """Have the operator in the room without a click; who left it themselves has no invite, and stays out."""
@@ -292,29 +297,30 @@ class SpaceManager:
 
     # --- agents
 
-    async def find_or_create_agent_room(self, agent: AgentName) -> EnsuredRoom:
-        """Return the agent's room, and make the agent's account where there is none. Works without the Space."""
-        alias = self.names.alias(agent)
-        async with self.one_at_a_time(alias):
-            client = self.client_of(agent)
-            if self.directory.card(agent) is None:
+    async def find_or_create_agent_room(
+        self, agent: AgentName, kind: AgentKind = "persistent", description: str | None = None
+    ) -> EnsuredRoom:
+        """Return the agent's room, and make the agent's account where there is none. Works without the Space.
+
+        `kind`, `description`: for its topic, where it is made now and the agent has no card.
+        """
+        async with self.one_at_a_time(self.names.alias(agent)):
+            client, card, picture = self.client_of(agent), self.directory.card(agent), ""
+            if card is None:
                 await self.identities.ensure_account(agent)
-                await self._name_account(agent)
+                picture = await introduce(client, self.names.user(agent), agent, with_picture=self.settings.pictures)
+            else:
+                kind, description = card.kind, card.description if description is None else description
+            topic = render_topic(agent, kind, description or "", self.settings.host)
             while True:
                 layout = self.layout
-                spec = agent_room_spec(agent, self.names, layout, self.space_id)
+                spec = agent_room_spec(agent, self.names, layout, self.space_id, topic=topic, picture=picture)
                 room = await self._ensure(client, spec)
                 if spec.parent is None:
                     self._parentless.add(room.room_id)
                 await self._bring_operator(room)
                 if layout == self.layout:  # else somebody was invited, or uninvited, meanwhile
                     return room
-
-    async def _name_account(self, agent: AgentName) -> None:
-        try:
-            await self.client_of(agent).set_displayname(self.names.user(agent), agent)
-        except MatrixError as error:  # Synapse 1.163 fails with 500 for some of several at once: one of them is enough
-            log.warning("%s was not given its display name: %s", agent, error.message)
 
     async def register_in_space(self, card: Card) -> None:
         """List an agent: member of the Space and the broadcast room, child, and card, each only if it is not so yet.
@@ -325,8 +331,7 @@ class SpaceManager:
             AiAgentChatError: the Space is not to be had; the agent's own room works all the same.
         """
         await self.require_space()
-        client, user = self.client_of(card.name), self.names.user(card.name)
-        present = self.directory.card(card.name)
+        client, user, present = self.client_of(card.name), self.names.user(card.name), self.directory.card(card.name)
         if present is None:
             await self._admit(client, user, self._space())
             await self.join_broadcast(card.name)
@@ -342,6 +347,7 @@ class SpaceManager:
 
     async def _register_member(self, client: MatrixClient, user: UserId, card: Card, present: Card | None) -> None:
         room_id = RoomId(card.room_id)
+        lister = self._keeper if self.layout.policy == "strict" else (client, user)
         if present is not None and present != card:
             await client.join_room(self._space())  # it may have been removed, and invited again since
         other = self.directory.find(card.name)
@@ -351,16 +357,13 @@ class SpaceManager:
             await self._unlist(RoomId(present.room_id))
         if present != card:
             await self._write(client, user, CARD, user, to_content(card))
+        if present is not None and present.description != card.description:
+            await renew_topic(client, user, card, self.settings.host)
         if not self.directory.has_child(room_id):
-            if self.layout.policy == "strict":
-                await self._list_room(room_id, card.name)
-            else:
-                child = render_child(self.names.server_name, card.name)
-                await self._write(client, user, "m.space.child", room_id, child)
+            await self._list_room(room_id, order_of(card), *lister)
         if other is not None and other.user_id != user and self.directory.has_child(other.room_id):
             # Its daemon knows by the sender that the name was taken over.
-            by = (self.client_of_daemon, self.names.daemon) if self.layout.policy == "strict" else (client, user)
-            await self._write(*by, "m.space.child", other.room_id, {})
+            await self._write(*lister, "m.space.child", other.room_id, {})
         if room_id in self._parentless:
             await self._ensure(client, agent_room_spec(card.name, self.names, self.layout, self.space_id))
             self._parentless.discard(room_id)
@@ -383,8 +386,7 @@ class SpaceManager:
 
     async def _admit(self, client: MatrixClient, user: UserId, room_id: RoomId) -> None:
         """Have a user join a room by invite: the daemon's, or where that may not invite, the operator's."""
-        inviters = [self.client_of_daemon] + ([self.operator] if self.operator is not None else [])
-        for inviter in inviters:
+        for inviter in filter(None, (self.client_of_daemon, self.operator)):
             if await self._invite(inviter, room_id, user):
                 break
         await client.join_room(room_id)

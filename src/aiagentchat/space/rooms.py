@@ -21,7 +21,7 @@ from aiagentchat.errors import (
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import RoomEvent, parse_events
 from aiagentchat.model import RoomAlias, RoomId, UserId
-from aiagentchat.space.layout import RoomSpec, render_creation, render_parent, wanted_power_levels
+from aiagentchat.space.layout import RoomSpec, render_creation, render_parent, render_picture, wanted_power_levels
 
 log = logging.getLogger(__name__)
 
@@ -162,8 +162,8 @@ async def _is_named(client: MatrixClient, alias: RoomAlias, room_id: RoomId) -> 
 async def converge_room(client: MatrixClient, spec: RoomSpec, room_id: RoomId, server_name: str) -> _State:
     """Compare the room with its spec, mend what the spec fixes, and return the state as it was found.
 
-    Name and topic are a person's to change and are left alone. A room without power levels is still being made, or
-    was left half-made: it is given time to be finished before it is mended.
+    Name, topic and picture are a person's to change and are left alone. A room without power levels is still being
+    made, or was left half-made: it is given time to be finished before it is mended.
 
     Raises:
         RefusedError: somebody else made the room. Its creator could do in it whatever they want. Exceptions are the
@@ -190,9 +190,10 @@ async def converge_room(client: MatrixClient, spec: RoomSpec, room_id: RoomId, s
         wanted["m.room.history_visibility", ""] = {"history_visibility": spec.history_visibility}
     if spec.parent is not None:
         wanted["m.space.parent", spec.parent] = render_parent(server_name)
-    for kind, field, text in (("m.room.name", "name", spec.name), ("m.room.topic", "topic", spec.topic)):
-        if (kind, "") not in state:
-            wanted[kind, ""] = {field: text}
+    shown = {"m.room.name": {"name": spec.name}, "m.room.topic": {"topic": spec.topic}}
+    if spec.picture:
+        shown["m.room.avatar"] = render_picture({"online": spec.picture})
+    wanted |= {(kind, ""): content for kind, content in shown.items() if (kind, "") not in state}
     for (kind, key), content in wanted.items():
         if not _contains(_content(state, kind, key), content):
             log.info("mending %s", kind, extra={"room_id": room_id})

@@ -1,0 +1,169 @@
+"""Whom the sidebar shows when: not at once, one after the other, and nobody while nothing changes.
+
+What it shows on a homeserver is tried in `tests/integration/test_sidebar.py`; here are times that take too long there.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from aiagentchat.agents import sidebar
+from aiagentchat.agents.sessions import Sessions
+from aiagentchat.agents.sidebar import GAP_S, LOW_PRIORITY, MOST_AT_STOP, OFFLINE_AFTER_S, Sidebar
+from aiagentchat.errors import HomeserverUnavailableError
+from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.model import AgentName, UserId
+from aiagentchat.space.manager import SpaceManager
+
+A, B = AgentName("a"), AgentName("b")
+ALICE = UserId("@alice:example.org")
+
+
+class Tags:
+    """The operator's tags, as the sidebar asks for them."""
+
+    def __init__(self) -> None:
+        self.low: set[str] = set()
+        self.requests: list[str] = []
+        self.at_once = self.most_at_once = 0
+        self.broken = False
+
+    async def get_room_tags(self, _user_id: str, room_id: str) -> dict[str, Any]:
+        self.requests.append(f"get {room_id}")
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        if self.broken:
+            raise HomeserverUnavailableError("down")
+        return {LOW_PRIORITY: {"io.aiagentchat.offline": True}} if room_id in self.low else {}
+
+    async def put_room_tag(self, _user_id: str, room_id: str, _tag: str, _content: object) -> None:
+        self.requests.append(f"put {room_id}")
+        self.low.add(room_id)
+
+    async def delete_room_tag(self, _user_id: str, room_id: str, _tag: str) -> None:
+        self.requests.append(f"delete {room_id}")
+        self.low.remove(room_id)
+
+
+class World:
+    """Agents, of which those named are online, and a clock that stands until it is told."""
+
+    def __init__(self, *agents: AgentName) -> None:
+        self.now_s = 0.0
+        self.tags = Tags()
+        self.sessions = Sessions(ttl_s=1e6, server_now_ms=lambda: 0, clock=lambda: self.now_s)
+        cards = {agent: SimpleNamespace(name=agent, room_id=f"!{agent}") for agent in agents}
+        directory = SimpleNamespace(own_cards=lambda: list(cards.values()), card=cards.get)
+        operator = (ALICE, cast("MatrixClient", self.tags))
+        self.sidebar = Sidebar(
+            cast("SpaceManager", SimpleNamespace(directory=directory)),
+            self.sessions,
+            operator,
+            with_pictures=False,
+            clock=lambda: self.now_s,
+        )
+
+    async def after(self, seconds: float) -> list[str]:
+        """Let time pass; return what was asked for."""
+        self.now_s += seconds
+        self.sidebar.changed.set()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        done, self.tags.requests = self.tags.requests, []
+        return done
+
+
+@asynccontextmanager
+async def running(world: World) -> AsyncIterator[None]:
+    task = asyncio.create_task(world.sidebar.run())
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+def without_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sidebar, "GAP_S", 0.0)
+
+
+@pytest.mark.usefixtures("without_gaps")
+async def test_who_comes_back_soon_was_not_away() -> None:
+    world = World(A)
+    world.sessions.renew(A)
+    async with running(world):
+        assert await world.after(0) == ["get !a"]
+        for _ in range(5):
+            world.sessions.end(A)
+            assert await world.after(OFFLINE_AFTER_S - 0.1) == []
+            world.sessions.renew(A)
+            assert await world.after(1) == []
+        world.sessions.end(A)
+        assert await world.after(1) == []
+        assert await world.after(OFFLINE_AFTER_S) == ["get !a", "put !a"]
+        assert await world.after(1e6) == [], "nothing changes, and nothing is asked for"
+        world.sessions.renew(A)
+        assert await world.after(0) == ["get !a", "delete !a"]
+
+
+@pytest.mark.usefixtures("without_gaps")
+async def test_after_a_start_who_is_not_back_soon_is_shown_as_offline() -> None:
+    world = World(A, B)
+    async with running(world):
+        assert await world.after(OFFLINE_AFTER_S - 1) == []
+        world.sessions.renew(B)
+        assert await world.after(0) == ["get !b"]
+        assert await world.after(1) == []
+        assert await world.after(OFFLINE_AFTER_S) == ["get !a", "put !a"]
+
+
+@pytest.mark.usefixtures("without_gaps")
+async def test_what_failed_is_tried_again_later_and_holds_up_no_other() -> None:
+    world = World(A, B)
+    world.tags.broken = True
+    world.sessions.renew(A)
+    async with running(world):
+        assert await world.after(0) == ["get !a"]
+        world.tags.broken = False
+        world.sessions.renew(B)
+        assert await world.after(1) == ["get !b"]
+        assert await world.after(60) == ["get !a"]
+
+
+async def test_a_hundred_that_come_at_once_are_shown_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    asleep: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        asleep.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", note)
+    world = World(*(AgentName(f"agent-{number}") for number in range(100)))
+    for number in range(100):
+        world.sessions.renew(AgentName(f"agent-{number}"))
+    async with running(world):
+        world.sidebar.changed.set()
+        for _ in range(1_000):
+            await sleep(0)
+    assert len(world.tags.requests) == 100
+    assert world.tags.most_at_once == 1
+    assert asleep.count(GAP_S) == 100
+
+
+@pytest.mark.usefixtures("without_gaps")
+async def test_a_stop_shows_a_few_as_offline_at_once() -> None:
+    agents = [AgentName(f"agent-{number}") for number in range(MOST_AT_STOP + 5)]
+    world = World(*agents)
+    async with running(world):
+        for agent in agents:
+            world.sessions.renew(agent)
+        assert len([request for _ in range(10) for request in await world.after(0)]) == len(agents)
+        world.sessions.end_all()
+        await world.sidebar.end()
+    assert len(world.tags.low) == MOST_AT_STOP
