@@ -15,6 +15,7 @@ from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId
 from aiagentchat.space.avatar import render_avatar
 from aiagentchat.space.names import broadcast_alias, broadcast_alias_of_accounts
 from tests.integration.conftest import StartDaemon
+from tests.integration.correspondents import person
 from tests.integration.systems import ACCOUNTS_ALONE, WAIT_S, Api, RunningDaemon, Synapse, fresh_name, running_daemon
 
 Json = dict[str, Any]
@@ -154,6 +155,25 @@ async def test_the_topic_says_what_the_agent_is_where_it_runs_and_how_it_is_reac
     await operator.client.put_state(room_id, "m.room.topic", "", {"topic": "mine"})
     await daemon.api.post("/agents", name=name, description="Reads")
     assert await topic() == "mine"
+
+
+async def test_other_people_are_invited_to_the_space_and_every_room_in_it_those_that_come_later_too(
+    synapse: Synapse, http: Http, tmp_path: Path, start_daemon: StartDaemon
+) -> None:
+    bob = await person(synapse, http, tmp_path)
+    user_id, _ = await bob.whoami()
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path / "daemon", AIAGENTCHAT_PEOPLE=user_id))
+    name, room_id, _ = await attached(daemon.api)
+    later, later_room, _ = await attached(daemon.api, "later")
+    space_id, broadcast_id = [await bob.resolve_room_alias(alias) for alias in common_rooms(daemon)]
+    invites = (await bob.sync(filter_json="{}", timeout_s=0))["rooms"]["invite"]
+    shown = {room: titles(invite["invite_state"]["events"]) for room, invite in invites.items()}
+    expected = {space_id: "AIChatSpace", broadcast_id: "AIChatRoom", room_id: name, later_room: later}
+    assert shown == {room: [title] for room, title in expected.items()}
+
+
+def titles(state: list[Json]) -> list[str]:
+    return [event["content"]["name"] for event in state if event["type"] == "m.room.name"]
 
 
 # --- who is online: the operator's tag
