@@ -84,18 +84,18 @@ def test_initials_are_of_the_first_two_words_or_of_the_only_one(agent: str, expe
 
 
 def test_a_picture_shows_the_letters_that_it_is_of() -> None:
-    pixels = decode(render_avatar(AgentName("c-d")))
+    pixels = decode(render_avatar(AgentName("p-7")))
     rows = range((SIDE - 63) // 2 + 4, SIDE - 32, 9)
     columns = range((SIDE - 99) // 2 + 4, SIDE - 14, 9)
     shown = ["".join("#" if pixels[y][x] == (255, 255, 255) else "." for x in columns) for y in rows]
     assert shown == [
-        ".###..####.",
-        "#...#.#...#",
-        "#.....#...#",
-        "#.....#...#",
-        "#.....#...#",
-        "#...#.#...#",
-        ".###..####.",
+        "####..#####",
+        "#...#.....#",
+        "#...#....#.",
+        "####....#..",
+        "#......#...",
+        "#......#...",
+        "#......#...",
     ]
 
 
