@@ -277,6 +277,6 @@ async def test_where_it_is_off_there_are_neither_pictures_nor_tags(
     await detach(daemon.api, name)
     await daemon.stop()
     assert await operator.tags(room_id) == {}
-    assert await operator.client.get_avatar(user_id) == ""
+    assert await operator.client.get_avatar(user_id) is None
     with pytest.raises(MatrixNotFoundError):
         await operator.client.get_state(room_id, "m.room.avatar")

@@ -118,13 +118,13 @@ class MatrixClient(Wire):
         """Return what a user shows of themselves. 404: there is nobody, or nothing to show; 403: it is not told."""
         return await self._request("GET", (*_V3, "profile", user_id))
 
-    async def get_avatar(self, user_id: UserId) -> str:
-        """Return the `mxc://` address of somebody's picture, "" where they have none."""
+    async def get_avatar(self, user_id: UserId) -> str | None:
+        """Return the `mxc://` address of somebody's picture; None: they have none."""
         try:
             url = (await self._request("GET", (*_V3, "profile", user_id, "avatar_url"))).get("avatar_url")
         except MatrixNotFoundError:
-            return ""
-        return url if isinstance(url, str) else ""
+            return None
+        return url if isinstance(url, str) and url else None
 
     async def set_avatar(self, user_id: UserId, uri: str) -> None:
         """Set the own picture; each room that the user is in gets an event that says so."""

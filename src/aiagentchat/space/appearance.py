@@ -32,7 +32,7 @@ async def _ensure_picture(client: MatrixClient, user: UserId, agent: AgentName) 
     soon = client.with_deadline(_PICTURE_S)
     try:
         uri = await soon.get_avatar(user)
-        if not uri:
+        if uri is None:
             uri = await upload_picture(soon, agent)
             await soon.set_avatar(user, uri)
     except AiAgentChatError as error:
