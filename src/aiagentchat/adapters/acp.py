@@ -182,11 +182,14 @@ class AcpRunner:
 
     async def _prompt(self, conversation: str, message: dict[str, Json]) -> Ending:
         began = time.monotonic()
+        turn = self._turns[message["event_id"]] = Turn(message)  # which can be stopped, and is told nothing yet
         try:
             connection = await self._peer.connection()
-            turn = Turn(message, await self._session(connection, conversation))
+            turn.session_id = await self._session(connection, conversation)
         except (RequestError, ConnectionError, AiAgentChatError, OSError, ValueError) as error:
             return Ending("", f"the program is not there: {reason_of(error)}", "", time.monotonic() - began)
+        finally:
+            del self._turns[message["event_id"]]
         self._turns[turn.session_id] = turn
         showing = asyncio.create_task(self._show(turn))
         try:

@@ -77,7 +77,7 @@ class Turn:
     """One prompt. `said`: its answer so far; `calls`: its tool calls, a title and a status each."""
 
     message: dict[str, Json]
-    session_id: str
+    session_id: str = ""
     said: list[str] = field(default_factory=list)
     calls: dict[str, tuple[str, str]] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
