@@ -27,7 +27,7 @@ class _Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-_Text = Annotated[str, Field(description="The message.")]
+_Text = Annotated[str, Field(description="The message, in Markdown.")]
 _Wait = Annotated[float, Field(ge=0, le=LONGEST_WAIT_S, allow_inf_nan=False)]
 
 
@@ -137,14 +137,16 @@ class Toolbox:
             case Who():
                 return Outcome(self._who())
             case Send():
-                stored = self._client.send(given.text, to=given.to or None)
+                stored = self._client.send(given.text, to=given.to or None, fmt="markdown")
                 return Outcome(_stored(stored, f"to {given.to}" if given.to else "to all"))
             case Ask():
                 return self._ask(given)
             case Read():
                 return self._read(given.wait_s)
             case Reply():
-                stored = self._client.send(given.text, reply_to=given.event_id or self._last_read or "last")
+                stored = self._client.send(
+                    given.text, reply_to=given.event_id or self._last_read or "last", fmt="markdown"
+                )
                 return Outcome(_stored(stored, "as an answer"))
             case Status():
                 self._client.set_status(given.line)
@@ -168,7 +170,7 @@ class Toolbox:
         return text if len(text) <= ANSWER_LIMIT else f"{text[:ANSWER_LIMIT].rpartition(chr(10))[0]}\nand more."
 
     def _ask(self, given: Ask) -> Outcome:
-        stored = self._client.send(given.text, to=given.to)
+        stored = self._client.send(given.text, to=given.to, fmt="markdown")
         event_id = stored["event_id"]
         sent = self._client.sent_message(event_id, to=given.to, wait_s=given.wait_s)
         answer = sent["answer"]

@@ -8,8 +8,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from markdown_it import MarkdownIt
-
+from aiagentchat.agents.markdown import render_html
 from aiagentchat.errors import BodyTooLargeError, InvalidRequestError
 from aiagentchat.matrix.events import RoomEvent
 from aiagentchat.model import (
@@ -49,7 +48,6 @@ _FILE_TYPES = {"image": "m.image", "audio": "m.audio", "video": "m.video", "file
 _ADDRESS = re.compile(r"mxc://(?!\.+/)[A-Za-z0-9.:\[\]-]{1,255}/(?!\.+$)[A-Za-z0-9._~-]{1,255}")
 _NAME_CHARACTERS = 255
 _QUOTE_CHARACTERS = 300
-_markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
 
 
 def parse_message(event: RoomEvent, sender_of: SenderOf, broadcast: RoomId | None) -> Message | None:
@@ -139,8 +137,7 @@ def render_message(body: str, fmt: str) -> dict[str, Any]:
         raise InvalidRequestError("the message is empty; nothing was sent")
     content: dict[str, Any] = {"msgtype": "m.text", "body": body, "m.mentions": {}}
     if fmt == "markdown":
-        rendered = _markdown.render(body).strip()
-        content |= {"format": "org.matrix.custom.html", "formatted_body": rendered}
+        content |= {"format": "org.matrix.custom.html", "formatted_body": render_html(body)}
     return content
 
 

@@ -311,6 +311,7 @@ def _add_people(add: _Add) -> None:
 def _add_messages(add: _Add) -> None:
     text = "the message; - reads standard input"
     attached = "a file, with which TEXT may be left out"
+    markdown = "TEXT is Markdown, which people see rendered"
     key = "the same key is the same message, however often it is sent; without, each call is a message of its own"
     send = add(
         "send",
@@ -333,6 +334,7 @@ def _add_messages(add: _Add) -> None:
         "--wait-read", type=_seconds, metavar="S", help="wait until the agent has read it, at most S seconds"
     )
     send.add_argument("--file", metavar="PATH", help=attached)
+    send.add_argument("--markdown", action="store_true", help=markdown)
     send.add_argument("text", nargs="?", metavar="TEXT", help=text)
     sent = add(
         "sent",
@@ -380,10 +382,11 @@ def _add_messages(add: _Add) -> None:
         'cchat --as claude-dev reply "Done."',
         "cchat --as claude-dev reply '$r9Xa8uTqbZ' \"Done.\"",
     )
-    reply.usage = "cchat reply [-h] [--as NAME] [--json] [--key K] [--file PATH] [EVENT] TEXT"
+    reply.usage = "cchat reply [-h] [--as NAME] [--json] [--key K] [--file PATH] [--markdown] [EVENT] TEXT"
     reply.add_argument("words", nargs="*", metavar="TEXT", help=f"{text}; before it, the id of the event to answer")
     reply.add_argument("--key", metavar="K", help=key)
     reply.add_argument("--file", metavar="PATH", help=attached)
+    reply.add_argument("--markdown", action="store_true", help=markdown)
     ask = add(
         "ask",
         "messages:ask",
@@ -395,6 +398,7 @@ def _add_messages(add: _Add) -> None:
     ask.add_argument("--key", metavar="K", help=key)
     ask.add_argument("name", metavar="NAME", help="the agent")
     ask.add_argument("--file", metavar="PATH", help="a file that comes with it")
+    ask.add_argument("--markdown", action="store_true", help=markdown)
     ask.add_argument("text", metavar="TEXT", help=text)
 
 

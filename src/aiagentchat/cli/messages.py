@@ -74,7 +74,7 @@ def _send(call: Invocation, client: GatewayClient, body: str, **how: Any) -> dic
     key = uuid.uuid4().hex if call.args.key is None else call.args.key
     interrupt_on_signals()
     try:
-        return client.send(body, key=key, **how)
+        return client.send(body, key=key, fmt="markdown" if call.args.markdown else "plain", **how)
     except KeyboardInterrupt:
         call.out.note(f"interrupted: it may be stored; with --key {key} it is the same message, and never a second one")
         raise
