@@ -187,7 +187,7 @@ class Message:
     """A message as its reader gets it. `ts` is the homeserver's, in milliseconds since the epoch.
 
     `late`: it was stored before the reader's session began. `hops`: how many agents' answers led to it. `quiet`: it
-    wakes nobody, since agents have gone on for long without a person.
+    wakes nobody, since agents have gone on for long without a person. `edits`: the message whose text this replaces.
     """
 
     event_id: EventId
@@ -203,6 +203,7 @@ class Message:
     hops: int = 0
     quiet: bool = False
     file: File | None = None
+    edits: EventId | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ ANYTHING = st.text(st.characters(exclude_categories=()), max_size=200)
 
 def message(body: str, **fields: Any) -> dict[str, Any]:
     sender = {"user_id": "@alice:example.org", "name": "alice", "kind": "person"}
-    return {"event_id": "$1", "ts": 0, "broadcast": False, "body": body, "sender": sender, "file": None} | fields
+    told = {"event_id": "$1", "ts": 0, "broadcast": False, "body": body, "sender": sender}
+    return told | {"file": None, "edits": None} | fields
 
 
 def test_it_says_who_wrote_as_the_homeserver_knows_them() -> None:
@@ -32,6 +33,11 @@ def test_it_says_where_the_file_is_that_came_with_it_above_the_text() -> None:
     assert heading.endswith("It is what they wrote, and nothing else. A file came with it: /kept/cat.png")
     lost = fence(message("[image] cat.png", file=file | {"path": None, "failure": "it is too large"}))
     assert "A file came with it: cat.png, not fetched\n" in lost
+
+
+def test_it_says_what_an_edit_replaces() -> None:
+    heading = fence(message("hi", edits="$0\n")).partition("\n")[0]
+    assert heading.endswith("It is what they wrote, and nothing else. It replaces what they wrote in $0\\n.")
 
 
 @given(body=ANYTHING, name=ANYTHING, event_id=ANYTHING, file=st.none() | ANYTHING)

@@ -10,7 +10,13 @@ import pytest
 from aiagentchat.agents import inbox as inbox_module
 from aiagentchat.agents.inbox import Inbox
 from aiagentchat.agents.room_inbox import UNREAD_WINDOW
-from aiagentchat.errors import AiAgentChatError, HomeserverUnavailableError, MatrixError, MatrixForbiddenError
+from aiagentchat.errors import (
+    AckWindowFullError,
+    AiAgentChatError,
+    HomeserverUnavailableError,
+    MatrixError,
+    MatrixForbiddenError,
+)
 from aiagentchat.model import EventId, Message, RoomId, Sender, UserId
 
 OWN, OTHER = EventId("$own"), EventId("$other")
@@ -28,6 +34,9 @@ class Room:
     messages: list[Message] = field(default_factory=list)
     acknowledged: set[EventId] = field(default_factory=set)
     writing: asyncio.Event | None = None
+
+    def withdraw(self, event_id: EventId) -> None:
+        self.messages = [message for message in self.messages if message.event_id != event_id]
 
     async def read_on(self) -> None:
         if self.failure is not None:
@@ -152,3 +161,109 @@ async def test_what_is_quiet_holds_up_neither_window_nor_cursor() -> None:
     room.is_held_up = False
     full = [replace(room.messages[0], event_id=EventId(f"${number}")) for number in range(UNREAD_WINDOW)]
     assert inbox._due(full) == full
+
+
+# --- edits, and what was taken back
+
+ALICE = Sender(UserId("@alice:x"), "alice", "person")
+
+
+class Filled(Room):
+    """A room that holds what is unread in it."""
+
+    def add(self, event_id: str, *, edits: str | None = None) -> None:
+        target = None if edits is None else EventId(edits)
+        ts = len(self.holds)
+        self.messages.append(Message(EventId(event_id), RoomId("!a"), ALICE, ts, f"text of {event_id}", edits=target))
+        self.holds.add(EventId(event_id))
+
+    async def carry_out(self, plan: Any) -> None:
+        await super().carry_out(plan)
+        self.messages = [message for message in self.messages if message.event_id not in self.acknowledged]
+
+
+class Full(Filled):
+    """One whose cursor can name no edit."""
+
+    async def plan(self, event_ids: frozenset[EventId]) -> Any:
+        if any(message.edits is not None and message.event_id in event_ids for message in self.messages):
+            raise AckWindowFullError("full")
+        return await super().plan(event_ids)
+
+
+def edited(kind: type[Filled] = Filled) -> tuple[Filled, Inbox]:
+    room = kind(is_own_room=True)
+    room.add("$1")
+    room.add("$2")
+    room.add("$3", edits="$1")
+    return room, inbox_of(room, None)
+
+
+def ids(*event_ids: str) -> frozenset[EventId]:
+    return frozenset(map(EventId, event_ids))
+
+
+async def test_who_acknowledges_an_edited_message_has_acknowledged_the_edit_that_it_was_handed_with() -> None:
+    room, inbox = edited()
+    first, second = await inbox.wait_unread(10, 0.0)
+    assert (first.event_id, first.body, second.event_id) == ("$1", "text of $3", "$2")
+    room.add("$4", edits="$1")
+    assert await inbox.acknowledge(ids("$1")) == {"$1"}
+    assert room.acknowledged == {"$1", "$3"}
+    assert await inbox.last_acknowledged() == "$1"
+    [other, edit] = await inbox.wait_unread(10, 0.0)
+    assert (other.event_id, edit.event_id, edit.edits) == ("$2", "$4", "$1")
+
+
+async def test_who_only_looked_has_not() -> None:
+    room, inbox = edited()
+    await inbox.wait_unread(10, 0.0, peek=True)
+    await inbox.acknowledge(ids("$1"))
+    assert room.acknowledged == {"$1"}
+
+
+async def test_an_edit_holds_up_no_acknowledgement_of_what_it_replaces() -> None:
+    _, inbox = edited(Full)
+    await inbox.wait_unread(10, 0.0)
+    assert await inbox.acknowledge(ids("$1")) == {"$1"}
+    assert [message.event_id for message in await inbox.wait_unread(10, 0.0)] == ["$2", "$3"]
+    with pytest.raises(AckWindowFullError):
+        await inbox.acknowledge(ids("$3"))
+
+
+async def test_a_stream_is_given_the_latest_text_once_and_a_later_edit_by_itself() -> None:
+    room, inbox = edited()
+    async with aclosing(inbox.follow()) as stream:
+        handed = [await anext(stream), await anext(stream)]
+        following = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        room.add("$4", edits="$1")
+        inbox.look_again()
+        handed.append(await asyncio.wait_for(following, 2.0))
+        assert [(each.event_id, each.body) for each in handed if isinstance(each, Message)] == [
+            ("$1", "text of $3"),
+            ("$2", "text of $2"),
+            ("$4", "text of $4"),
+        ]
+        await inbox.acknowledge(ids("$1"))
+        assert room.acknowledged == {"$1", "$3"}
+
+
+@pytest.mark.parametrize("is_acknowledged", [True, False])
+async def test_a_stream_is_told_once_of_what_it_handed_out_and_was_taken_back(is_acknowledged: bool) -> None:
+    room, inbox = edited()
+    async with aclosing(inbox.follow()) as stream:
+        await anext(stream)
+        await anext(stream)
+        following = asyncio.ensure_future(anext(stream))
+        if is_acknowledged:
+            await inbox.acknowledge(ids("$1", "$2"))
+            await asyncio.sleep(0)
+        inbox.withdraw(EventId("$2"))
+        assert await asyncio.wait_for(following, 2.0) == "$2"
+        following = asyncio.ensure_future(anext(stream))
+        room.add("$5")
+        inbox.look_again()
+        after = await asyncio.wait_for(following, 2.0)
+        assert isinstance(after, Message)
+        assert after.event_id == "$5"

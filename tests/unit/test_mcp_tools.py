@@ -56,6 +56,7 @@ def message(number: int, body: str = "hello", **fields: Any) -> Json:
         "late": False,
         "in_reply_to": None,
         "file": None,
+        "edits": None,
     } | fields
 
 

@@ -20,6 +20,7 @@ from aiagentchat.agents.messages import (
 )
 from aiagentchat.errors import BodyTooLargeError, InvalidRequestError
 from aiagentchat.matrix.events import RoomEvent
+from aiagentchat.matrix.filters import MESSAGE_TYPES
 from aiagentchat.model import (
     BYTES,
     CONTENT_LIMIT_BYTES,
@@ -55,14 +56,16 @@ relations = st.fixed_dictionaries(
 contents = st.fixed_dictionaries(
     {"body": foreign_text | JSON},
     optional={
-        "msgtype": st.sampled_from(["m.text", "m.notice", "m.image", "m.file"]) | JSON,
+        "msgtype": st.sampled_from(["m.text", "m.notice", "m.image", "m.file", "m.location", "m.audio"]) | JSON,
+        "geo_uri": foreign_text | JSON,
+        "m.mentions": st.fixed_dictionaries({"user_ids": st.lists(foreign_text) | JSON}) | JSON,
         "filename": foreign_text | JSON,
         "url": st.just("mxc://example.org/abc") | foreign_text | JSON,
         "info": st.fixed_dictionaries({"mimetype": st.just("image/png") | JSON, "size": st.integers() | JSON}) | JSON,
         "format": st.just("org.matrix.custom.html") | JSON,
         "formatted_body": foreign_text | JSON,
         "m.relates_to": relations | JSON,
-        "m.new_content": st.fixed_dictionaries({"body": foreign_text | JSON}) | JSON,
+        "m.new_content": st.fixed_dictionaries({}, optional={"body": foreign_text | JSON}) | JSON,
         HOPS: st.integers() | JSON,
         IN_REPLY_TO: st.fixed_dictionaries({"room_id": foreign_text, "event_id": foreign_text}) | JSON,
     },
@@ -79,10 +82,22 @@ def parsed(content: dict[str, object], *, sender: UserId = ALICE, kind: str = "m
     return message
 
 
-@given(content=contents)
-def test_whatever_stands_in_an_event_it_is_a_message_that_can_be_passed_on_or_none(content: dict[str, object]) -> None:
-    message = parse_message(event(content), SENDER_OF, BROADCAST)
-    assert (message is not None) == isinstance(content["body"], str)
+blocks = st.recursive(
+    st.fixed_dictionaries(
+        {}, optional={"m.text": st.lists(JSON) | JSON, "org.matrix.msc1767.text": foreign_text | JSON}
+    ),
+    lambda block: st.fixed_dictionaries({}, optional={"question": block, "answers": st.lists(block | JSON) | JSON}),
+)
+polls = st.fixed_dictionaries({}, optional={"m.poll": blocks | JSON, "org.matrix.msc3381.poll.start": blocks | JSON})
+
+
+@given(content=contents, kind=st.sampled_from(MESSAGE_TYPES), poll=polls)
+def test_whatever_stands_in_an_event_it_is_a_message_that_can_be_passed_on_or_none(
+    content: dict[str, object], kind: str, poll: dict[str, object]
+) -> None:
+    message = parse_message(event(content | poll, kind=kind), SENDER_OF, BROADCAST)
+    if kind == "m.room.message" and isinstance(content["body"], str) and "m.new_content" not in content:
+        assert message is not None
     if message is not None:
         assert 0 <= message.hops <= MOST_HOPS
         reference = message.in_reply_to
@@ -105,20 +120,102 @@ def test_whatever_stands_in_an_event_it_is_a_message_that_can_be_passed_on_or_no
         ({"msgtype": "org.example.x", "body": "y"}, "m.room.message", "[org.example.x] y"),
         ({"body": "no type"}, "m.room.message", "[attachment] no type"),
         ({"body": "a wink"}, "m.sticker", "[sticker] a wink"),
+        ({"msgtype": "m.audio", "body": "a.ogg"}, "m.room.message", "[audio] a.ogg"),
+        ({"msgtype": "m.audio", "body": "a.ogg", "org.matrix.msc3245.voice": {}}, "m.room.message", "[voice] a.ogg"),
+        (
+            {"msgtype": "m.location", "body": "here", "geo_uri": "geo:1,2"},
+            "m.room.message",
+            "[location] here (geo:1,2)",
+        ),
+        (
+            {"msgtype": "m.location", "body": "at geo:1,2", "geo_uri": "geo:1,2"},
+            "m.room.message",
+            "[location] at geo:1,2",
+        ),
         (
             {
-                "msgtype": "m.text",
-                "body": "* new",
-                "m.new_content": {"body": "new"},
-                "m.relates_to": {"rel_type": "m.replace", "event_id": "$old"},
+                "m.text": [{"body": "fallback"}],
+                "m.poll": {
+                    "question": {"m.text": [{"body": "Lunch?"}]},
+                    "answers": [
+                        {"m.id": "a", "m.text": [{"body": "Soup"}]},
+                        {"m.id": "b", "m.text": [{"body": "Cake"}]},
+                    ],
+                },
             },
-            "m.room.message",
-            "[edit] new",
+            "m.poll.start",
+            "[poll] Lunch?\n1. Soup\n2. Cake",
         ),
+        (
+            {
+                "org.matrix.msc1767.text": "fallback",
+                "org.matrix.msc3381.poll.start": {
+                    "question": {"org.matrix.msc1767.text": "Lunch?"},
+                    "answers": [{"id": "a", "org.matrix.msc1767.text": "Soup"}, {"id": "b"}],
+                },
+            },
+            "org.matrix.msc3381.poll.start",
+            "[poll] Lunch?\n1. Soup\n2. ?",
+        ),
+        ({"m.text": [{"body": "Lunch? 1. Soup"}]}, "m.poll.start", "[poll] Lunch? 1. Soup"),
     ],
 )
 def test_what_is_no_plain_text_says_so_in_front(content: dict[str, object], kind: str, body: str) -> None:
     assert parsed(content, kind=kind).body == body
+
+
+EDIT: dict[str, object] = {
+    "msgtype": "m.text",
+    "body": "* new",
+    "m.new_content": {"msgtype": "m.text", "body": "new"},
+    "m.relates_to": {"rel_type": "m.replace", "event_id": "$old"},
+}
+
+
+def test_an_edit_is_the_new_text_and_names_what_it_replaces() -> None:
+    message = parsed(EDIT)
+    assert (message.body, message.edits) == ("new", "$old")
+    for broken in ({"m.new_content": 1}, {"m.relates_to": {"rel_type": "m.replace"}}):
+        message = parsed(EDIT | broken)
+        assert (message.body, message.edits) == ("* new", None)
+    poll = {"m.new_content": {"m.poll": {"question": {"m.text": "Tea?"}}}}
+    assert parsed(EDIT | poll, kind="m.poll.start").body == "[poll] Tea?"
+
+
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        ("> <@bob:x> one\n> two\n\nyes", "yes"),
+        ("> * <@bob:x> waves\n\nyes\n> and this", "yes\n> and this"),
+        ("> quoted by hand\n\nyes", "> quoted by hand\n\nyes"),
+        ("yes", "yes"),
+        ("> <@bob:x> nothing else", "> <@bob:x> nothing else"),
+    ],
+)
+def test_what_an_older_client_puts_before_a_reply_is_left_out(body: str, read: str) -> None:
+    reply: dict[str, object] = {"msgtype": "m.text", "body": body}
+    assert parsed(reply | {"m.relates_to": {"m.in_reply_to": {"event_id": "$1"}}}).body == read
+    assert parsed(reply).body == body, "which answers nothing, and so is theirs"
+
+
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        ("[coder](https://matrix.to/#/@aiagentchat-coder:example.org): go", "coder: go"),
+        (
+            "[Bob B.](<https://matrix.to/#/%40bob%3Aexample.org>) and [#a:b](https://matrix.to/#/%23a:b)",
+            "Bob B. and #a:b",
+        ),
+        (f"{CODER}: go", "@coder: go"),
+        (f"ask {ALICE}", f"ask {ALICE}"),
+        ("see [this](https://example.org/#/@x)", "see [this](https://example.org/#/@x)"),
+        ("[a](https://matrix.to/#/nothing)", "[a](https://matrix.to/#/nothing)"),
+    ],
+)
+def test_whom_a_message_mentions_can_be_read(body: str, read: str) -> None:
+    content: dict[str, object] = {"msgtype": "m.text", "body": body, "m.mentions": {"user_ids": [CODER, ALICE, 7]}}
+    assert parsed(content).body == read
+    assert parsed({"msgtype": "m.text", "body": f"{CODER}: go"}).body == f"{CODER}: go", "which mentions nobody"
 
 
 PICTURE: dict[str, object] = {
@@ -233,6 +330,12 @@ def test_a_reply_stands_in_the_thread_and_notifies_who_asked() -> None:
     }
     assert content["m.mentions"] == {"user_ids": [ALICE]}
     assert "rel_type" not in add_reply(render_message("!", "plain"), parsed({"body": "?"}))["m.relates_to"]
+
+
+def test_who_answers_an_edit_answers_what_it_replaces() -> None:
+    edit = parsed(EDIT)
+    assert add_reply(render_message("!", "plain"), edit)["m.relates_to"]["m.in_reply_to"] == {"event_id": "$old"}
+    assert add_answer(render_message("!", "plain"), edit)[IN_REPLY_TO] == {"room_id": ROOM, "event_id": "$old"}
 
 
 def test_an_answer_elsewhere_names_and_quotes_the_question_as_text() -> None:

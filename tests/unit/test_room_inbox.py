@@ -456,6 +456,29 @@ def test_a_message_that_was_taken_back_leaves_the_inbox() -> None:
 
 
 @pytest.mark.parametrize("is_live", [True, False])
+def test_with_a_message_that_was_taken_back_its_edits_leave(is_live: bool) -> None:
+    room = FakeRoom()
+    inbox = inbox_on(room)
+    if is_live:
+        done(inbox.read_on())
+        room.clock_ms += 10_000
+    original = room.add("$0")
+    relation = {"m.new_content": {"msgtype": "m.text", "body": "new"}}
+    relation |= {"m.relates_to": {"rel_type": "m.replace", "event_id": "$0"}}
+    edit = room.add("$1", content={"msgtype": "m.text", "body": "* new"} | relation)
+    if is_live:
+        inbox.offer(as_message(original))
+        inbox.offer(as_message(edit | {"origin_server_ts": room.clock_ms + 1}))
+        assert len(inbox.unread()) == 2
+        inbox.withdraw(EventId("$0"))
+        assert inbox.unread() == []
+    original["content"] = {}  # as it is in the room from then on
+    room.add("$2")
+    inbox.doubt()
+    assert read_all(inbox) == ["$2"]
+
+
+@pytest.mark.parametrize("is_live", [True, False])
 @pytest.mark.parametrize("count", [3, WINDOW + 2 * PAGE])
 def test_what_another_homeserver_left_out_is_fetched_and_stands_in_its_place(count: int, is_live: bool) -> None:
     room, afar = FakeRoom(), "@bob:elsewhere.org"

@@ -20,7 +20,15 @@ AGENT = "upper"
 
 def message(event_id: str = "$1", **fields: Any) -> Json:
     sender = {"user_id": "@alice:example.org", "name": "alice", "kind": "person"}
-    room = {"room_id": "!room", "thread": None, "broadcast": False, "late": False, "in_reply_to": None, "file": None}
+    room = {
+        "room_id": "!room",
+        "thread": None,
+        "broadcast": False,
+        "late": False,
+        "in_reply_to": None,
+        "file": None,
+        "edits": None,
+    }
     return room | {"event_id": event_id, "sender": sender, "body": "hello"} | fields
 
 

@@ -25,9 +25,10 @@ def fence(message: dict[str, Json]) -> str:
     who = f"{one_line(sender['name'])}, {kind} ({one_line(sender['user_id'])})"
     file = describe_file(message)
     came = f" A file came with it: {file}" if file else ""
+    edits = f" It replaces what they wrote in {one_line(message['edits'])}." if message["edits"] is not None else ""
     return (
         f"A message{to} from {who}, of {render_time(message['ts'])}, stands between the lines with {mark}. "
-        f"It is what they wrote, and nothing else.{came}\n----- {mark} begins\n{body}\n----- {mark} ends\n"
+        f"It is what they wrote, and nothing else.{edits}{came}\n----- {mark} begins\n{body}\n----- {mark} ends\n"
     )
 
 

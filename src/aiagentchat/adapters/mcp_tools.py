@@ -220,6 +220,8 @@ def _shown(message: dict[str, Json]) -> str:
     marks = ["came while you were away"] if message["late"] else []
     if message["in_reply_to"] is not None:
         marks.append(f"answers {one_line(message['in_reply_to']['event_id'])}")
+    if message["edits"] is not None:
+        marks.append(f"edit of {one_line(message['edits'])}")
     note = f" ({'; '.join(marks)})" if marks else ""
     return f"{one_line(message['event_id'])}{note}\n{fence(message)}"
 

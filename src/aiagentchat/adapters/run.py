@@ -302,6 +302,7 @@ def environment_of(name: str, token: str, session: str, message: dict[str, Json]
         "CCHAT_THREAD": message["thread"] or "",
         "CCHAT_BROADCAST": "1" if message["broadcast"] else "",
         "CCHAT_LATE": "1" if message["late"] else "",
+        "CCHAT_EDITS": message["edits"] or "",
         "CCHAT_FILE": (message["file"] or {}).get("path") or "",
         "CCHAT_SESSION": session,
     }

@@ -89,7 +89,7 @@ class Asides:
         room_id, parent = await self._parent(speaker, about)
         notice = render_message(body, "markdown") | {"msgtype": "m.notice"}
         if shown is None:
-            notice |= _in_thread(parent.thread or parent.event_id)
+            notice |= _in_thread(parent.thread or parent.edits or parent.event_id)
         else:
             notice = _edit(shown, notice)
         check_size(notice)
@@ -102,7 +102,7 @@ class Asides:
         parent = await self._past.message_in(speaker, room_id, about)
         if parent is None:
             raise NotFoundError(f"there is no message {about} in your room")
-        return room_id, parent
+        return room_id, await self._past.complete(speaker, parent)
 
     # --- approval
 

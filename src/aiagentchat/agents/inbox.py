@@ -11,8 +11,9 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 
+from aiagentchat.agents.edits import fold_edits
 from aiagentchat.agents.room_inbox import UNREAD_WINDOW, RoomInbox
-from aiagentchat.errors import HomeserverUnavailableError, MatrixError
+from aiagentchat.errors import AckWindowFullError, HomeserverUnavailableError, MatrixError
 from aiagentchat.model import EventId, Message, UserId
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Inbox:
         self._last: EventId | None = None
         self._has_failed = False  # to read the broadcast room, for now
         self._taken_back: deque[EventId] = deque(maxlen=UNREAD_WINDOW)
+        self._folded: dict[EventId, frozenset[EventId]] = {}  # into what was handed out: the edits that it was given by
         self._acknowledging: set[asyncio.Task[frozenset[EventId]]] = set()
 
     @property
@@ -125,10 +127,25 @@ class Inbox:
         self._has_failed = failure is not None and failure.retryable
         return list(heapq.merge(*(room.unread() for room in self._rooms), key=lambda message: message.ts))
 
-    async def wait_unread(self, limit: int, wait_s: float) -> list[Message]:
-        """Return up to `limit` unread messages, as soon as one wakes; without any wait all that there are."""
+    async def wait_unread(self, limit: int, wait_s: float, *, peek: bool = False) -> list[Message]:
+        """Return up to `limit` unread messages, as soon as one wakes; without any wait all that there are.
+
+        `peek`: they are only looked at, and not handed out.
+        """
         found = await self._wait(lambda unread, _: self._due(unread) if wait_s else unread, wait_s)
-        return found[:limit]
+        return self._fold(found, limit, peek=peek)
+
+    def _fold(self, messages: list[Message], limit: int | None = None, *, peek: bool = False) -> list[Message]:
+        """Return messages with their edits in place of their texts; acknowledged, they are so with those edits."""
+        standing, folded = fold_edits(messages)
+        standing = standing[:limit]
+        if not peek:
+            for message in standing:
+                self._folded.pop(message.event_id, None)
+            held = frozenset[EventId]().union(*(room.known(frozenset(self._folded)) for room in self._rooms))
+            self._folded = {each: self._folded[each] for each in held}
+            self._folded |= {each.event_id: folded[each.event_id] for each in standing if each.event_id in folded}
+        return standing
 
     async def wait_due(self, wanted: Callable[[list[Message]], list[Message]], wait_s: float) -> list[Message]:
         """Return what is wanted of the unread messages that wake, as soon as there is any; none after `wait_s` s."""
@@ -157,21 +174,25 @@ class Inbox:
     async def follow(self) -> AsyncGenerator[Message | EventId, None]:
         """Yield every unread message once, then each new one as it comes, until the inbox is closed.
 
-        Of one that is taken back then, its id. Quiet ones wait: see `_due`.
+        Of one that is taken back then, also one that is acknowledged, its id. Quiet ones wait: see `_due`.
 
         No more are handed out ahead than the window holds: who never acknowledges gets no further.
         """
         handed: set[EventId] = set()
+        left: deque[EventId] = deque(maxlen=UNREAD_WINDOW)  # handed out, and not unread any more
         while not self.is_closed:
             news = self._news
             unread = await self.unread()
             gone = handed - {message.event_id for message in unread}
             handed -= gone
-            for event_id in gone.intersection(self._taken_back):
+            left.extend(gone)
+            for event_id in [each for each in left if each in self._taken_back]:
+                left.remove(event_id)
                 yield event_id
             fresh = [message for message in self._due(unread) if message.event_id not in handed]
-            for message in fresh:
+            for message in self._fold(fresh):
                 handed.add(message.event_id)
+                handed |= self._folded.get(message.event_id, frozenset())
                 yield message
             if not fresh:
                 await self._await(news)
@@ -224,7 +245,13 @@ class Inbox:
         """Acknowledge those that are in the windows; return them."""
         failure = await self._read_on()
         read = [message for room in self._rooms for message in room.unread() if message.event_id in event_ids]
-        plans = [(room, await room.plan(event_ids)) for room in self._rooms]
+        edits = frozenset[EventId]().union(*(self._folded.get(each, frozenset()) for each in event_ids))
+        try:
+            plans = [(room, await room.plan(event_ids | edits)) for room in self._rooms]
+        except AckWindowFullError:
+            if not edits:
+                raise
+            plans = [(room, await room.plan(event_ids)) for room in self._rooms]  # the edits come by themselves then
         known = frozenset[EventId]().union(*(room.known(event_ids) for room in self._rooms))
         if not event_ids <= known:
             self._require_all_rooms(failure)

@@ -8,9 +8,11 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
+from aiagentchat.agents.bodies import read_body, replaced_by
 from aiagentchat.agents.markdown import render_html
 from aiagentchat.errors import BodyTooLargeError, InvalidRequestError
 from aiagentchat.matrix.events import RoomEvent
+from aiagentchat.matrix.filters import MESSAGE_TYPES
 from aiagentchat.model import (
     BYTES,
     CONTENT_LIMIT_BYTES,
@@ -35,11 +37,6 @@ from aiagentchat.space.content import (
     parse_content,
 )
 
-MESSAGE_TYPES = ("m.room.message", "m.sticker")
-MESSAGES_ALONE = json.dumps({"types": list(MESSAGE_TYPES)}, separators=(",", ":"))
-"""The JSON of a filter that lets through no other events of a room."""
-"""Event types that are messages to an agent."""
-
 SenderOf = Callable[[UserId], Sender]
 """Who a user is, as `Directory.sender_of` knows it."""
 
@@ -48,17 +45,16 @@ _FILE_TYPES = {"image": "m.image", "audio": "m.audio", "video": "m.video", "file
 _ADDRESS = re.compile(r"mxc://(?!\.+/)[A-Za-z0-9.:\[\]-]{1,255}/(?!\.+$)[A-Za-z0-9._~-]{1,255}")
 _NAME_CHARACTERS = 255
 _QUOTE_CHARACTERS = 300
+_MOST_NAMED = 50
 
 
 def parse_message(event: RoomEvent, sender_of: SenderOf, broadcast: RoomId | None) -> Message | None:
-    """Return the message in an event, or None where it is none (state, redacted, no body). Never raises.
-
-    What is no plain text says so in front: `[image] cat.png`, `[edit] the new text`.
-    """
+    """Return the message in an event, or None where it is none (state, redacted, no body). Never raises."""
     content = event.content
-    if event.type not in MESSAGE_TYPES or event.state_key is not None or not isinstance(content.get("body"), str):
+    body = read_body(event) if event.type in MESSAGE_TYPES and event.state_key is None else None
+    if body is None:
         return None
-    relation = content.get("m.relates_to")
+    relation, edited = content.get("m.relates_to"), replaced_by(event)
     relation = relation if isinstance(relation, dict) else {}
     is_thread = relation.get("rel_type") == "m.thread" and isinstance(relation.get("event_id"), str)
     hops = content.get(HOPS)
@@ -69,7 +65,7 @@ def parse_message(event: RoomEvent, sender_of: SenderOf, broadcast: RoomId | Non
         room_id=event.room_id,
         sender=sender,
         ts=event.ts,
-        body=_text(_parse_body(event, relation)),
+        body=_text(_name_agents(body, content, sender_of)),
         format="html" if is_html else "plain",
         in_reply_to=_parse_in_reply_to(content, relation, event.room_id),
         thread=EventId(_text(relation["event_id"])) if is_thread else None,
@@ -77,6 +73,7 @@ def parse_message(event: RoomEvent, sender_of: SenderOf, broadcast: RoomId | Non
         hops=hops if isinstance(hops, int) and not isinstance(hops, bool) and 0 <= hops <= MOST_HOPS else 0,
         quiet=sender.kind == "agent" and chain is not None and chain.quiet,
         file=None if file_address(event) is None else _parse_file(content),
+        edits=None if edited is None else EventId(_text(edited)),
     )
 
 
@@ -93,22 +90,20 @@ def _parse_file(content: dict[str, Any]) -> File:
     mimetype, size = info.get("mimetype"), info.get("size")
     is_size = isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 2**53
     return File(
-        name=_text(name if isinstance(name, str) and name else content["body"])[:_NAME_CHARACTERS],
+        name=_text(name if isinstance(name, str) and name else str(content.get("body", "")))[:_NAME_CHARACTERS],
         mimetype=mimetype if isinstance(mimetype, str) and MIME_TYPE.fullmatch(mimetype) else BYTES,
         size=size if is_size else None,
     )
 
 
-def _parse_body(event: RoomEvent, relation: dict[str, Any]) -> str:
-    content = event.content
-    body: str = content["body"]
-    edited = content.get("m.new_content")
-    if relation.get("rel_type") == "m.replace" and isinstance(edited, dict) and isinstance(edited.get("body"), str):
-        return f"[edit] {edited['body']}"
-    msgtype = content.get("msgtype", "m.sticker" if event.type == "m.sticker" else "")
-    if msgtype in ("m.text", "m.notice", "m.emote"):
-        return body
-    return f"[{str(msgtype)[:40].removeprefix('m.') or 'attachment'}] {body}"
+def _name_agents(body: str, content: dict[str, Any], sender_of: SenderOf) -> str:
+    """Return a text in which agents that it mentions by their user ids have their names."""
+    mentions = content.get("m.mentions")
+    user_ids = mentions.get("user_ids") if isinstance(mentions, dict) else None
+    for user_id in user_ids[:_MOST_NAMED] if isinstance(user_ids, list) else ():
+        if isinstance(user_id, str) and user_id in body and (sender := sender_of(UserId(user_id))).kind == "agent":
+            body = body.replace(user_id, f"@{sender.name}")
+    return body
 
 
 def _text(foreign: str) -> str:
@@ -158,7 +153,7 @@ def render_file(body: str, fmt: str, file: Attachment) -> dict[str, Any]:
 
 def add_reply(content: dict[str, Any], parent: Message) -> dict[str, Any]:
     """Return content that answers `parent` in the room where it stands, in its thread if it has one."""
-    relation: dict[str, Any] = {"m.in_reply_to": {"event_id": parent.event_id}}
+    relation: dict[str, Any] = {"m.in_reply_to": {"event_id": parent.edits or parent.event_id}}
     if parent.thread is not None:
         relation |= {"rel_type": "m.thread", "event_id": parent.thread, "is_falling_back": False}
     return content | {
@@ -174,7 +169,7 @@ def add_answer(content: dict[str, Any], parent: Message) -> dict[str, Any]:
     own = content.get("formatted_body") or html.escape(content["body"], quote=False).replace("\n", "<br>")
     quote = html.escape(quoted, quote=False).replace("\n", "<br>")
     return content | {
-        IN_REPLY_TO: {"room_id": parent.room_id, "event_id": parent.event_id},
+        IN_REPLY_TO: {"room_id": parent.room_id, "event_id": parent.edits or parent.event_id},
         HOPS: next_hops(parent),
         "format": "org.matrix.custom.html",
         "formatted_body": f"<blockquote>{quote}</blockquote>{own}",

@@ -5,13 +5,14 @@ came.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiagentchat.agents.host import AgentHost
-from aiagentchat.agents.messages import MESSAGE_TYPES, parse_message
+from aiagentchat.agents.messages import parse_message
 from aiagentchat.errors import MatrixForbiddenError, MatrixNotFoundError, NotFoundError
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import RoomEvent, parse_event, parse_events
+from aiagentchat.matrix.filters import MESSAGE_TYPES
 from aiagentchat.model import AgentName, EventId, Message, RoomId, UserId
 
 MOST_LOOKED_AT = 500
@@ -44,7 +45,7 @@ class Past:
         self._host = host
 
     async def find(self, speaker: Speaker, event_id: EventId) -> tuple[Message, RoomEvent]:
-        """Return a message by its id, and its event, from a room that the speaker may read.
+        """Return a message by its id, and its event, from a room that the speaker may read; an edit as `complete` does.
 
         Raises:
             NotFoundError: in none of them.
@@ -52,7 +53,7 @@ class Past:
         for room_id in await self.rooms_of(speaker):
             found = await self._look(speaker, room_id, event_id)
             if found is not None:
-                return found
+                return await self.complete(speaker, found[0]), found[1]
         self._host.manager.require_looked_up()
         raise NotFoundError(
             f"there is no message {event_id} that you may read", hint="'cchat read --json' shows the ids of yours"
@@ -62,6 +63,21 @@ class Past:
         """Return the message of an id in one room; None: there is none that the speaker may read."""
         found = await self._look(speaker, room_id, event_id)
         return None if found is None else found[0]
+
+    async def complete(self, speaker: Speaker, message: Message) -> Message:
+        """Return an edit with the place of what it replaces, of which it says nothing itself: thread, answered, hops.
+
+        One of somebody else's message is none.
+        """
+        if message.edits is None:
+            return message
+        original = await self.message_in(speaker, message.room_id, message.edits)
+        if original is None:
+            return message
+        if original.sender != message.sender:
+            return replace(message, edits=None)
+        hops, quiet = max(message.hops, original.hops), message.quiet or original.quiet
+        return replace(message, thread=original.thread, in_reply_to=original.in_reply_to, hops=hops, quiet=quiet)
 
     async def _look(self, speaker: Speaker, room_id: RoomId, event_id: EventId) -> tuple[Message, RoomEvent] | None:
         try:

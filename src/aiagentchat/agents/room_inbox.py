@@ -7,14 +7,16 @@ import asyncio
 import json
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
 from aiagentchat.agents.cursor import TRAILING, AckPlan, AckWindow
-from aiagentchat.agents.messages import MESSAGE_TYPES, SenderOf, parse_message
+from aiagentchat.agents.messages import SenderOf, parse_message
 from aiagentchat.errors import AiAgentChatError, MatrixError, MatrixForbiddenError, MatrixNotFoundError
 from aiagentchat.matrix.client import MatrixClient, MessagesPage
 from aiagentchat.matrix.events import parse_event, parse_events
+from aiagentchat.matrix.filters import MESSAGE_TYPES
 from aiagentchat.model import EventId, Message, RoomId, UserId, server_of
 from aiagentchat.space.content import CURSOR, Cursor, parse_content, to_content
 
@@ -67,6 +69,7 @@ class RoomInbox:
         self._regained: set[EventId] = set()  # in the window when it was begun anew, and not read again yet
         self._read_until_ms = 0
         self._receipt: EventId | None = None
+        self._taken_back: deque[EventId] = deque(maxlen=_MOST_LIVE)
         self._gaps_feared = 0  # before events of other homeservers
         self._gaps_filled = 0
         self._backfilled: frozenset[EventId] | None = frozenset()  # until the end is reached; None: it failed, so all
@@ -133,11 +136,13 @@ class RoomInbox:
             self._missed.add(_UNNAMED)
 
     def withdraw(self, event_id: EventId) -> None:
-        """Drop a message that was taken back before it was acknowledged."""
-        self._live.discard(event_id)
-        self._regained.discard(event_id)
-        if self._window is not None:
-            self._window.withdraw(event_id)
+        """Drop a message that was taken back before it was acknowledged, and its edits."""
+        self._taken_back.append(event_id)
+        for gone in (event_id, *(each.event_id for each in self.unread() if each.edits == event_id)):
+            self._live.discard(gone)
+            self._regained.discard(gone)
+            if self._window is not None:
+                self._window.withdraw(gone)
 
     async def read_on(self) -> None:
         """Read from the token on, until the end of the room or a full window."""
@@ -178,6 +183,7 @@ class RoomInbox:
         for event in parse_events(page.chunk, room_id).events:
             message = parse_message(event, self._sender_of, None if self._reader.is_own_room else room_id)
             if message is None:
+                self._taken_back.append(event.event_id)
                 continue
             self._read_until_ms = max(self._read_until_ms, message.ts)
             self._missed.discard(message.event_id)
@@ -185,6 +191,8 @@ class RoomInbox:
             if message.event_id in self._live:
                 self._live.discard(message.event_id)
                 window.move_to_end(message.event_id)
+            elif message.edits in self._taken_back:
+                continue
             elif window.add(message) and self._is_from_afar(event.sender):
                 may_lack |= self._backfilled is not None and message.event_id not in self._backfilled
         return may_lack

@@ -101,25 +101,27 @@ class AgentService:
         inbox.doubt()
         if peek:
             async with self._held_while_waiting(agent, wait_s):
-                return self._late(agent, await self._wait_unread(agent, inbox, limit, wait_s))
+                return await self._finish(agent, await self._wait_unread(agent, inbox, limit, wait_s, peek=True))
         claim = self._readers.claim(agent, reader_id, label)
         messages: list[Message] = []
         try:
             async with self._held_while_waiting(agent, wait_s):
-                messages = await self._wait_unread(agent, inbox, limit, wait_s)
+                messages = await self._finish(agent, await self._wait_unread(agent, inbox, limit, wait_s))
         finally:
             if messages:
                 self._readers.hand_out(agent, claim)
             else:
                 self._readers.release(agent, claim)
-        return self._late(agent, messages)
+        return messages
 
-    async def _wait_unread(self, agent: AgentName, inbox: Inbox, limit: int, wait_s: float) -> list[Message]:
+    async def _wait_unread(
+        self, agent: AgentName, inbox: Inbox, limit: int, wait_s: float, *, peek: bool = False
+    ) -> list[Message]:
         """Wait in the agent's inbox, and in what takes its place when the room is another one meanwhile."""
         deadline = asyncio.get_running_loop().time() + wait_s
         while True:
             left_s = max(0.0, deadline - asyncio.get_running_loop().time())
-            messages = await inbox.wait_unread(limit, left_s)
+            messages = await inbox.wait_unread(limit, left_s, peek=peek)
             if messages or not inbox.is_replaced or not left_s:
                 return messages
             inbox = await self._host.inbox(agent)
@@ -163,13 +165,15 @@ class AgentService:
         while True:
             async with aclosing(inbox.follow()) as messages:
                 async for each in messages:
-                    yield mark_late(each, self._host.sessions.began_ms(agent)) if isinstance(each, Message) else each
+                    yield (await self._finish(agent, [each]))[0] if isinstance(each, Message) else each
             if not inbox.is_replaced:
                 return
             inbox = await self._host.inbox(agent)
 
-    def _late(self, agent: AgentName, messages: list[Message]) -> list[Message]:
-        return [mark_late(message, self._host.sessions.began_ms(agent)) for message in messages]
+    async def _finish(self, agent: AgentName, messages: list[Message]) -> list[Message]:
+        """Return messages as they are handed out: marked where they are late, edits complete."""
+        speaker, began_ms = self._mail.speaker(agent), self._host.sessions.began_ms(agent)
+        return [mark_late(await self._past.complete(speaker, message), began_ms) for message in messages]
 
     async def ask_bell(self, agent: AgentName, moment: Moment, wait_s: float) -> list[Message] | None:
         """Return the messages that the agent's doorbell rings for; see `Bell.ask`.

@@ -268,7 +268,8 @@ def _add_agents(add: _Add) -> None:
         "In CMD, {session} is the conversation's id, a UUID that stays the same. The program's environment has\n"
         "CCHAT_SENDER, CCHAT_SENDER_NAME, CCHAT_SENDER_KIND (person or agent), CCHAT_ROOM, CCHAT_EVENT, CCHAT_THREAD,\n"
         "CCHAT_BROADCAST and CCHAT_LATE (1, or empty), CCHAT_FILE (the path of the file that came with it, or\n"
-        "empty), CCHAT_AGENT and CCHAT_SESSION. In it, cchat speaks as the agent.",
+        "empty), CCHAT_EDITS (the message whose text it replaces, or empty), CCHAT_AGENT and CCHAT_SESSION. In it,\n"
+        "cchat speaks as the agent.",
     )
     run.usage = (
         "cchat run [-h] [--json] [--ephemeral] [--description T] [--timeout S] [--fenced] [--markdown] [--shell] "

@@ -209,6 +209,8 @@ def _follow(call: Invocation, client: GatewayClient) -> None:
                 call.out.messages([files.place(data, within_s=_FILES_S)], fenced=call.args.fenced)
                 call.out.flush()
                 client.acknowledge([data["event_id"]])
+            elif event == "removed":
+                call.out.note(f"taken back: {data['event_id']}")
             elif event == "ended":
                 call.out.taken_off(data["name"])
                 return

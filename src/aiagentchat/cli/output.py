@@ -107,14 +107,16 @@ def render_json(value: Json, *, is_unicode: bool = True) -> str:
 
 
 def render_message(message: dict[str, Json], *, colour: bool = False) -> str:
-    """Return `TIME NAME: body`, after the name `(broadcast)` and `(file PATH)`; further lines of the body are indented.
+    """Return `TIME NAME: body`, after the name `(broadcast)`, `(edit of EVENT)` and `(file PATH)`.
 
-    No body can pass for a path there.
+    Further lines of the body are indented. No body can pass for a path there.
     """
     time, name = render_time(message["ts"]), one_line(message["sender"]["name"])
     if colour:
         time, name = f"{_DIM}{time}{_RESET}", f"{_BOLD}{_CYAN}{name}{_RESET}"
     marker = " (broadcast)" if message["broadcast"] else ""
+    if message["edits"] is not None:
+        marker += f" (edit of {one_line(message['edits'])})"
     file = f" (file {where})" if (where := describe_file(message)) else ""
     body = visible(message["body"]).replace("\n", "\n  ")
     return f"{time} {name}{marker}{file}: {body}"

@@ -13,11 +13,11 @@ from typing import Protocol
 
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.intake import Intake
-from aiagentchat.agents.messages import MESSAGES_ALONE
 from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, MatrixUnauthorizedError
 from aiagentchat.matrix.appservice import AppserviceReceiver
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventBatch, EventSource, parse_events
+from aiagentchat.matrix.filters import MESSAGES_ALONE
 from aiagentchat.matrix.sync import POLL_S, SyncedRooms, SyncSource
 from aiagentchat.model import AgentName, EventId, RoomId, UserId
 from aiagentchat.registration import Registration

@@ -9,7 +9,6 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from aiagentchat.agents.intake import Intake, Landmark
-from aiagentchat.agents.messages import MESSAGES_ALONE
 from aiagentchat.config import read_private, write_private
 from aiagentchat.daemon.retries import retries
 from aiagentchat.errors import (
@@ -22,6 +21,7 @@ from aiagentchat.errors import (
 )
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import parse_events
+from aiagentchat.matrix.filters import MESSAGES_ALONE
 from aiagentchat.model import render_time
 from aiagentchat.space.identities import Identities
 

@@ -4,7 +4,14 @@ import json
 
 from aiagentchat.model import RoomId
 
-_MESSAGES = ("m.room.message", "m.room.encrypted", "m.sticker", "m.room.redaction")
+POLL_TYPES = ("m.poll.start", "org.matrix.msc3381.poll.start")
+"""A poll's event, stable and as clients send it."""
+MESSAGE_TYPES = ("m.room.message", "m.sticker", *POLL_TYPES)
+"""Event types that are messages to an agent."""
+MESSAGES_ALONE = json.dumps({"types": list(MESSAGE_TYPES)}, separators=(",", ":"))
+"""The JSON of a filter that lets through no other events of a room."""
+
+_MESSAGES = (*MESSAGE_TYPES, "m.room.encrypted", "m.room.redaction")
 _OWN_STATE = ("m.room.encryption", "m.room.tombstone", "m.room.power_levels", "m.room.join_rules")
 POSITION_ONLY = '{"account_data":{"types":[]},"presence":{"types":[]},"room":{"rooms":[]}}'
 """The JSON of a filter that lets nothing through: a sync with it says where one stands."""
