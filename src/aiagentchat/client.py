@@ -225,12 +225,12 @@ class GatewayClient:
         """
         return self._call("POST", "/bell", {"moment": moment, "wait": wait_s}, wait_s=wait_s)
 
-    def events(self) -> EventStream:
+    def events(self, *, stops: bool = False) -> EventStream:
         """Return a stream of what is unread and then of what comes: ("message", message), at last ("ended", …).
 
-        It ends without that where the daemon stopped.
+        It ends without that where the daemon stopped. `stops`: who reads it sees to `!stop`.
         """
-        return self._stream("GET", "/events")
+        return self._stream("GET", "/events?stops=true" if stops else "/events")
 
     def sent(self, *, to: str | None = None, limit: int = 20) -> list[dict[str, Json]]:
         """Return own messages, newest first, each with `state`, `to`, `read_by`, `answer`. `to`: to one agent alone."""

@@ -19,6 +19,7 @@ UserId = NewType("UserId", str)
 
 AgentKind = Literal["persistent", "ephemeral"]
 AgentStatus = Literal["online", "offline"]
+Command = Literal["help", "status", "stop"]
 Reach = Literal["push", "hook", "poll", "none"]
 SenderKind = Literal["agent", "person", "daemon"]
 Role = Literal["watch", "talk", "approve"]
@@ -38,6 +39,7 @@ USER_ID = re.compile(r"^@[^:\s]+:\S+$")
 
 _SLOWEST_BYTES_A_S = 100_000
 
+_COMMANDS: dict[str, Command] = {"!help": "help", "!status": "status", "!stop": "stop"}
 _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _SERVER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,230})(:[0-9]{1,5})?")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -118,6 +120,12 @@ def shortened(text: str, most: int) -> str:
     """Return foreign text on one line of at most so many characters."""
     shown = one_line(text)
     return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def parse_command(text: str) -> Command | None:
+    """Return what a person's message asks of the system itself, `!status` for one; None: it is for the agent alone."""
+    said = "\n".join(line for line in text.splitlines() if not line.startswith(">"))  # before that, what it answers
+    return _COMMANDS.get(said.strip().casefold())
 
 
 def is_called(name: str, text: str) -> bool:

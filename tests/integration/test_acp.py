@@ -206,6 +206,15 @@ def test_it_stops_when_a_person_says_so_or_takes_the_message_back(system: System
     assert Agent(system, name, {}).unread() == []
 
 
+def test_that_there_is_nothing_to_stop_is_said(system: System, state: Path) -> None:
+    name = fresh_name("acp")
+    with running(system, name, state):
+        room = person(system, name)
+        room.say("!stop")
+        wait_until(lambda: room.says("✗ nothing runs here that could be stopped"))
+        assert ask(system, name, "still there?") == "still there?"
+
+
 STOPPED = "begun\n\n[it was stopped]"
 
 

@@ -9,8 +9,8 @@ import pytest
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import EventId, RoomId
 from tests.integration.conftest import StartDaemon
-from tests.integration.correspondents import attach, messages_of, redact, say
-from tests.integration.systems import WAIT_S, RunningDaemon, Synapse
+from tests.integration.correspondents import Hosted, Json, attach, messages_of, redact, say, until
+from tests.integration.systems import APPSERVICE_ALONE, WAIT_S, RunningDaemon, Synapse
 
 
 @pytest.fixture
@@ -117,3 +117,103 @@ async def test_a_stream_is_told_of_edits_and_of_what_was_taken_back_also_when_it
                     assert data == {"event_id": said}
                     break
     assert await agent.bodies() == [], "its edit left with it"
+
+
+# --- what people ask of the system
+
+
+async def notices(client: MatrixClient, agent: Hosted, about: EventId) -> list[Json]:
+    """Return what the agent's user said of a message in its room, once there is anything."""
+    found: list[Json] = []
+
+    async def is_there() -> bool:
+        page = await client.get_messages(agent.room_id, direction="b", start=None, limit=50)
+        found[:] = [
+            each["content"]
+            for each in page.chunk
+            if each["content"].get("m.relates_to", {}).get("m.in_reply_to", {}).get("event_id") == about
+        ]
+        return bool(found)
+
+    await until(is_there)
+    return found
+
+
+async def test_help_and_status_are_answered_by_the_daemon_with_a_notice_and_are_no_messages(
+    synapse: Synapse, start_daemon: StartDaemon, alice: MatrixClient, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path / "first"))
+    agent = await attach(daemon)
+    await agent.api.call("PUT", "/status", {"line": "reviewing *PR 42*"})
+    root = await say(alice, agent.room_id, "one that waits")
+    in_thread = {"m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+    asked = await say(alice, agent.room_id, "!status", **in_thread)
+    [status] = await notices(alice, agent, asked)
+    assert (status["msgtype"], status["m.mentions"]) == ("m.notice", {})
+    assert (status["m.relates_to"]["rel_type"], status["m.relates_to"]["event_id"]) == ("m.thread", root)
+    assert status["body"] == (
+        f"{agent.name} is online: it reads what you write when it looks.\nIt says: reviewing *PR 42*\nUnread: 1"
+    )
+    [told] = await notices(alice, agent, await say(alice, agent.room_id, "!help"))
+    assert told["msgtype"] == "m.notice"
+    for command in ("!status", "!stop", "!help"):
+        assert f"\n{command}: " in told["body"]
+    async with agent.api.stream("GET", "/events") as stream:
+        assert [message["body"] for message in await messages_of(stream, 1)] == ["one that waits"]
+        [status] = await notices(alice, agent, await say(alice, agent.room_id, "!status"))
+        assert f"{agent.name} is online: what you write reaches it at once.\n" in status["body"]
+        await say(alice, agent.room_id, "another")
+        assert [message["body"] for message in await messages_of(stream, 1)] == ["another"]
+    await daemon.kill()
+    again = agent.on(await start_daemon(synapse, synapse.settings(tmp_path / "second")))
+    assert await again.bodies() == ["one that waits", "another"]
+    assert len(await notices(alice, agent, asked)) == 1, "pushed again, it is not answered again"
+
+
+async def test_stop_is_handed_to_the_agent_and_what_cannot_be_stopped_is_said(
+    daemon: RunningDaemon, alice: MatrixClient
+) -> None:
+    agent = await attach(daemon)
+    [told] = await notices(alice, agent, await say(alice, agent.room_id, "!stop"))
+    assert (told["msgtype"], told["m.mentions"]) == ("m.notice", {})
+    assert told["body"] == (
+        f"{agent.name} cannot be stopped from here. It gets your !stop as a message, and may heed it."
+    )
+    assert await agent.bodies() == ["!stop"]
+    async with agent.api.stream("GET", "/events?stops=true") as stream:
+        await messages_of(stream, 1)
+        stopped = await say(alice, agent.room_id, "!stop")
+        [message] = await messages_of(stream, 1)
+        assert message["event_id"] == stopped
+        await notices(alice, agent, await say(alice, agent.room_id, "!help"))  # so the one before it was seen to
+        page = await alice.get_messages(agent.room_id, direction="b", start=None, limit=50)
+        assert not any(stopped in str(each["content"]) for each in page.chunk), "its reader sees to it"
+
+
+@APPSERVICE_ALONE  # an account that nobody uses has no sync
+async def test_an_agent_that_is_offline_is_said_to_be(daemon: RunningDaemon, alice: MatrixClient) -> None:
+    agent = await attach(daemon)
+    await daemon.api.call("DELETE", f"/agents/{agent.name}")
+    [status] = await notices(alice, agent, await say(alice, agent.room_id, "!status"))
+    assert status["body"].startswith(f"{agent.name} is offline since 20")
+    assert status["body"].endswith("Z: what you write waits for it.\nUnread: 0")
+    [told] = await notices(alice, agent, await say(alice, agent.room_id, "!stop"))
+    assert told["body"] == f"{agent.name} is offline: nothing runs here that could be stopped."
+
+
+async def test_an_agent_or_who_writes_to_all_asks_nothing_of_the_system(
+    daemon: RunningDaemon, alice: MatrixClient
+) -> None:
+    agent, other = await attach(daemon), await attach(daemon, "other")
+    broadcast = (await daemon.api.get("/health"))["system"]["broadcast_id"]
+    await other.send("!status", to=agent.name)
+    await say(alice, broadcast, "!help")
+    messages = await agent.unread(wait="10")
+    while len(messages) < 2:
+        messages = await agent.unread(wait="10")
+    assert sorted(message["body"] for message in messages) == ["!help", "!status"]
+    await notices(alice, agent, await say(alice, agent.room_id, "!help"))
+    for room_id in (agent.room_id, broadcast):
+        page = await alice.get_messages(room_id, direction="b", start=None, limit=50)
+        said = [each["content"] for each in page.chunk if each["content"].get("msgtype") == "m.notice"]
+        assert len(said) == (room_id == agent.room_id)

@@ -29,11 +29,11 @@ class Person:
         self.client = client
         self.messages: list[tuple[str, nio.RoomMessageText]] = []
         self.receipts: list[tuple[str, str, str]] = []
-        client.add_event_callback(self._note_message, nio.RoomMessageText)
+        client.add_event_callback(self._note_message, (nio.RoomMessageText, nio.RoomMessageNotice))
         client.add_ephemeral_callback(self._note_receipts, nio.ReceiptEvent)
 
     async def _note_message(self, room: nio.MatrixRoom, event: nio.Event) -> None:
-        assert isinstance(event, nio.RoomMessageText)
+        assert isinstance(event, nio.RoomMessageText | nio.RoomMessageNotice)
         self.messages.append((room.room_id, event))
 
     async def _note_receipts(self, room: nio.MatrixRoom, event: nio.EphemeralEvent) -> None:
@@ -54,8 +54,15 @@ class Person:
                 return event
         return None
 
-    async def write(self, room_id: str, body: str) -> str:
-        sent = await self.client.room_send(room_id, "m.room.message", {"msgtype": "m.text", "body": body})
+    def notice(self, room_id: str, body: str) -> nio.RoomMessageNotice | None:
+        for room, event in self.messages:
+            if room == room_id and event.body == body and isinstance(event, nio.RoomMessageNotice):
+                return event
+        return None
+
+    async def write(self, room_id: str, body: str, relation: dict[str, object] | None = None, **more: object) -> str:
+        content = {"msgtype": "m.text", "body": body} | ({} if relation is None else {"m.relates_to": relation}) | more
+        sent = await self.client.room_send(room_id, "m.room.message", content)
         assert isinstance(sent, nio.RoomSendResponse), sent
         return str(sent.event_id)
 
@@ -144,3 +151,52 @@ async def test_what_a_person_writes_to_all_reaches_an_agent_and_a_reply_stays_wh
     await asyncio.to_thread(agent.cchat, "reply", to_all, "all right")
     answer = await person.until(lambda: person.message(broadcast, "all right"))
     assert answer.sender == f"@aiagentchat-{agent.name}:localhost"
+
+
+async def test_replies_and_threads_keep_their_place_both_ways(system: System, person: Person) -> None:
+    agent = await asyncio.to_thread(system.join, "threaded")
+    own = agent.joined["room_id"]
+    await person.until(lambda: person.client.rooms.get(own))
+    root = await person.write(own, "a long story")
+    await person.write(own, "beside it")
+    fallback = {"m.in_reply_to": {"event_id": root}, "is_falling_back": True}
+    in_thread = await person.write(own, "what about it?", {"rel_type": "m.thread", "event_id": root} | fallback)
+    *_, read = (await asyncio.to_thread(agent.cchat, "read", "--json", "--wait", "30")).data
+    assert (read["event_id"], read["body"], read["thread"]) == (in_thread, "what about it?", root)
+
+    await asyncio.to_thread(agent.cchat, "reply", "--markdown", "| a |\n|---|\n| **b** |")
+    answer = await person.until(lambda: person.message(own, "| a |\n|---|\n| **b** |"))
+    assert answer.source["content"]["m.relates_to"] == {
+        "rel_type": "m.thread",
+        "event_id": root,
+        "m.in_reply_to": {"event_id": in_thread},
+        "is_falling_back": False,
+    }
+    assert answer.formatted_body.replace("\n", "") == (
+        "<table><thead><tr><th>a</th></tr></thead><tbody><tr><td><strong>b</strong></td></tr></tbody></table>"
+    )
+
+    quoting = f"> <{answer.sender}> a\n> b\n\nthanks"
+    reply = await person.write(own, quoting, {"m.in_reply_to": {"event_id": answer.event_id}})
+    [read] = (await asyncio.to_thread(agent.cchat, "read", "--json", "--wait", "30")).data
+    assert (read["event_id"], read["body"], read["thread"]) == (reply, "thanks", None)
+    assert read["in_reply_to"] == {"room_id": own, "event_id": answer.event_id}
+    await asyncio.to_thread(agent.cchat, "reply", "you are welcome")
+    last = await person.until(lambda: person.message(own, "you are welcome"))
+    assert last.source["content"]["m.relates_to"] == {"m.in_reply_to": {"event_id": reply}}
+
+    edit = {"m.new_content": {"msgtype": "m.text", "body": "many thanks"}}
+    await person.write(own, "* many thanks", {"rel_type": "m.replace", "event_id": reply}, **edit)
+    shown = (await asyncio.to_thread(agent.cchat, "read", "--wait", "30")).out
+    assert shown.endswith(f" alice (edit of {reply}): many thanks\n")
+
+
+async def test_what_an_agent_is_doing_is_told_to_who_asks_in_its_room(system: System, person: Person) -> None:
+    agent = await asyncio.to_thread(system.join, "asked")
+    own = agent.joined["room_id"]
+    await person.until(lambda: person.client.rooms.get(own))
+    asked = await person.write(own, "!status")
+    body = f"{agent.name} is online: it reads what you write when it looks.\nUnread: 0"
+    answer = await person.until(lambda: person.notice(own, body))
+    assert answer.source["content"]["m.relates_to"] == {"m.in_reply_to": {"event_id": asked}}
+    assert person.client.rooms[own].unread_notifications == 0, "it rings nobody's bell"

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.integration.processes import Agent, Running, System, wait_until
+from tests.integration.processes import Agent, Person, Running, System, wait_until
 from tests.integration.systems import APPSERVICE_ALONE, fresh_name
 
 pytestmark = APPSERVICE_ALONE
@@ -351,3 +351,84 @@ def test_a_person_sees_it_typing_while_the_program_runs(system: System) -> None:
         wait_until(lambda: answers(system, name) == ["there"])
         wait_until(lambda: typing()[1:] == [[]])
         running.end()
+
+
+SLOW = (
+    SAY + "import time; print('half', flush=True); sys.stderr.write('was at it'); sys.stderr.flush(); time.sleep(300)"
+)
+STOPPED = "✗ no answer: it was stopped (was at it)"
+
+
+def room_of(system: System, name: str) -> Person:
+    return Person(system, system.who()[name]["room_id"])
+
+
+def test_a_person_stops_the_program_that_answers_them_and_no_other(
+    system: System, writer: Agent, tmp_path: Path
+) -> None:
+    name, log = fresh_name("stopped"), tmp_path / "log"
+    code = f"open({str(log)!r}, 'a').write(f'{{os.getpid()}}\\n'); " + SLOW.removeprefix(SAY)
+    with system.running("run", name, "--", *python(SAY + code)) as running:
+        started(running)
+        room = room_of(system, name)
+        first, second = room.say("one"), room.say("two")
+        wait_until(log.exists)
+        thread = room.say("in a thread", thread=first)
+        wait_until(lambda: len(log.read_text().split()) == 2)
+        began = time.monotonic()
+        room.say("!stop")
+        wait_until(lambda: answers_to(room, first) == [STOPPED])
+        assert time.monotonic() - began < 5
+        wait_until(lambda: len(log.read_text().split()) == 3)  # the next one of the same conversation
+        assert answers_to(room, thread) == [], "which is a conversation of its own"
+        room.say("!stop", thread=first)
+        wait_until(lambda: answers_to(room, thread) == [STOPPED])
+        room.take_back(second)
+        system.cchat("send", "--to", name, "after it")
+        wait_until(lambda: len(log.read_text().split()) == 4)
+        assert answers_to(room, second) == []
+        assert not any(Path(f"/proc/{pid}").exists() for pid in log.read_text().split()[:3])
+        running.end()
+    assert Agent(system, name, {}).unread() == ["after it"]
+
+
+def answers_to(room: Person, event_id: str) -> list[str]:
+    found = [each["content"] for each in room.timeline() if each["type"] == "m.room.message"]
+    return [
+        each["body"]
+        for each in found
+        if each.get("m.relates_to", {}).get("m.in_reply_to", {}).get("event_id") == event_id
+    ]
+
+
+def test_a_person_stops_what_an_agent_asked_for(system: System, writer: Agent) -> None:
+    name = fresh_name("stopped")
+    with system.running("run", name, "--", *python(SLOW)) as running:
+        started(running)
+        room = room_of(system, name)
+        with system.running("--as", writer.name, "ask", name, "slow") as asking:
+            wait_until(lambda: room.says("slow"))
+            while asking.is_running:
+                room.say("!stop")  # which may come before it has begun
+                time.sleep(0.5)
+            assert asking.rest() == "✗ no answer: it was stopped"
+        running.end()
+
+
+def test_that_there_is_nothing_to_stop_is_said_once_and_not_of_what_was_asked_long_ago(system: System) -> None:
+    name = system.join("idle").name
+    room = room_of(system, name)
+    late = room.say("!stop")
+    wait_until(lambda: len(answers_to(room, late)) == 1)  # the daemon says that nothing can be stopped
+    system.cchat("leave", name)
+    with system.running("run", name, "--", "cat") as running:
+        started(running)
+        assert ask(system, name, "hello") == "hello"
+        stop = room.say("!stop")
+        wait_until(lambda: bool(answers_to(room, stop)))
+        assert ask(system, name, "still there?") == "still there?"
+        assert answers_to(room, stop) == ["✗ nothing runs here that could be stopped"]
+        assert ask(system, name, "!status").startswith(f"{name} is online: what you write reaches it at once.")
+        running.end()
+    assert len(answers_to(room, late)) == 1
+    assert Agent(system, name, {}).unread() == []

@@ -40,6 +40,7 @@ def test_it_answers_what_is_for_it_and_no_answer_of_an_agent(
     kind: str, answers: bool, broadcast: bool, wanted: bool
 ) -> None:
     assert wants_answer(message(kind, answers=answers, broadcast=broadcast)) is wanted
+    assert not wants_answer(message("person", body="!stop"))
 
 
 class Gateway:
@@ -54,7 +55,7 @@ class Gateway:
         self.calls.append(("attach", name))
 
     @contextmanager
-    def events(self) -> Iterator[Iterator[tuple[str, Json]]]:
+    def events(self, **_: bool) -> Iterator[Iterator[tuple[str, Json]]]:
         yield self._events(self._streams.pop(0))
 
     def _events(self, stream: list[Json | AiAgentChatError]) -> Iterator[tuple[str, Json]]:

@@ -143,6 +143,7 @@ def written(text: str) -> list[Message]:
         ("A1", ""),
         ("A1 b1", "b1"),  # what others write does not have a loop go on
         ("A1 b1 A2 !1", "A1 b1 A2 !1"),
+        ("A1 b1 !stop", "b1 !stop"),  # who has an agent stop does not have others go on
         ("!1 A1", "!1 A1"),
         ("A1 b1 a2 A3", "A1 b1 a2"),  # in the order of its sender
     ],

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from aiagentchat.agents.messages import (
     add_answer,
     add_reply,
     check_size,
+    command_in,
     mark_late,
     parse_message,
     render_file,
@@ -330,6 +332,28 @@ def test_a_reply_stands_in_the_thread_and_notifies_who_asked() -> None:
     }
     assert content["m.mentions"] == {"user_ids": [ALICE]}
     assert "rel_type" not in add_reply(render_message("!", "plain"), parsed({"body": "?"}))["m.relates_to"]
+
+
+@pytest.mark.parametrize(
+    ("body", "command"),
+    [
+        ("!stop", "stop"),
+        (" !Status\n", "status"),
+        ("> <@a:b> what?\n\n!help", "help"),
+        ("!stop it", None),
+        ("stop", None),
+        ("!", None),
+        ("", None),
+    ],
+)
+def test_what_a_person_asks_of_the_system_stands_alone(body: str, command: str | None) -> None:
+    content: dict[str, object] = {"msgtype": "m.text", "body": body}
+    asked = event(content)
+    assert command_in(asked, parsed(content)) == command
+    assert command_in(asked, replace(parsed(content), broadcast=True)) is None
+    assert command_in(event(content, sender=CODER), parsed(content, sender=CODER)) is None, "an agent asks nothing"
+    notice = content | {"msgtype": "m.notice"}
+    assert command_in(event(notice), parsed(notice)) is None, "so that programs do not answer each other"
 
 
 def test_who_answers_an_edit_answers_what_it_replaces() -> None:

@@ -455,6 +455,19 @@ def test_a_message_that_was_taken_back_leaves_the_inbox() -> None:
     assert inbox.unread() == []
 
 
+@pytest.mark.parametrize("is_own_room", [True, False])
+def test_what_the_daemon_answers_is_not_for_the_agent_but_its_edit_is(is_own_room: bool) -> None:
+    room = FakeRoom()
+    inbox = inbox_on(room, is_own_room=is_own_room)
+    for command in ("help", "status", "stop"):
+        room.add(f"${command}", content={"msgtype": "m.text", "body": f"!{command}"})
+    relation = {"m.new_content": {"msgtype": "m.text", "body": "help me"}}
+    relation |= {"m.relates_to": {"rel_type": "m.replace", "event_id": "$help"}}
+    room.add("$edit", content={"msgtype": "m.text", "body": "* help me"} | relation)
+    for_the_agent = ["$stop", "$edit"]
+    assert read_all(inbox) == (for_the_agent if is_own_room else ["$help", "$status", *for_the_agent])
+
+
 @pytest.mark.parametrize("is_live", [True, False])
 def test_with_a_message_that_was_taken_back_its_edits_leave(is_live: bool) -> None:
     room = FakeRoom()

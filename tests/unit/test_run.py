@@ -50,7 +50,7 @@ class Gateway:
             raise self._refusals[method].pop(0)
 
     @contextmanager
-    def events(self) -> Iterator[Iterator[tuple[str, Json]]]:
+    def events(self, **_: bool) -> Iterator[Iterator[tuple[str, Json]]]:
         yield self._events()
 
     def _events(self) -> Iterator[tuple[str, Json]]:

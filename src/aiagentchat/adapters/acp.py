@@ -18,13 +18,16 @@ from acp.schema import PermissionOption, ToolCallUpdate
 
 from aiagentchat.adapters.acp_peer import AcpProgram, Peer, Turn, details_of, reason_of
 from aiagentchat.adapters.files import FileStore
-from aiagentchat.adapters.listening import RETRY_S, Listener
+from aiagentchat.adapters.listening import RETRY_S, Listener, is_stop
 from aiagentchat.adapters.run import (
+    NOTHING_RUNS,
     Ending,
     Handled,
     answer_body,
     conversation_of,
+    is_meant,
     place_file,
+    says_vain,
     store_answer,
     wants_run,
 )
@@ -32,9 +35,6 @@ from aiagentchat.adapters.sessions import SessionStore
 from aiagentchat.client import GatewayClient, Json
 from aiagentchat.errors import AiAgentChatError
 from aiagentchat.model import one_line
-
-STOP = "!stop"
-"""What a person writes to have it stop."""
 
 _SHOWN_S = 1.0
 """Progress is shown at most so often; the homeserver would take more, the person's client would not."""
@@ -79,14 +79,16 @@ class AcpRunner:
         self._sessions = sessions
         self._tell = tell
         self._on_handled = on_handled
-        self._listener = Listener(client, self._attach_again, tell, on_removed=self._hear_removal)
+        self._listener = Listener(client, self._attach_again, tell, on_removed=self._hear_removal, stops=True)
         self._room_id = ""
         self._loop: asyncio.AbstractEventLoop  # once it runs
         self._listening: asyncio.Future[None]
         self._working: dict[str, asyncio.Task[None]] = {}
         self._waiting: dict[str, deque[dict[str, Json]]] = {}
         self._known: dict[str, None] = {}  # events in hand, or done with: they may come again on a new stream
-        self._turns: dict[str, Turn] = {}
+        self._begun: list[Turn] = []
+        self._turns: dict[str, Turn] = {}  # those of them that have a session
+        self._vain: set[str] = set()  # stops that there was nothing for
         self._open: dict[str, str] = {}  # sessions of the program that runs
         self._peer = Peer(name, program, self._turns, self._ask)
 
@@ -134,7 +136,8 @@ class AcpRunner:
             del self._known[next(iter(self._known))]
         conversation = conversation_of(message)
         if is_stop(message):
-            self._stop(lambda turn: is_meant(message, turn.message))
+            if not self._stop(lambda each: is_meant(message, each)):
+                self._vain.add(message["event_id"])
             conversation = f"stop {message['event_id']}"  # which waits for nobody
         self._waiting.setdefault(conversation, deque()).append(message)
         if conversation not in self._working:
@@ -149,15 +152,17 @@ class AcpRunner:
 
     def _remove(self, event_id: str) -> None:
         """Somebody took a message back: there is nothing to answer any more."""
-        self._stop(lambda turn: turn.message["event_id"] == event_id)
+        self._stop(lambda each: each["event_id"] == event_id)
         for waiting in self._waiting.values():
             for message in [each for each in waiting if each["event_id"] == event_id]:
                 waiting.remove(message)
 
-    def _stop(self, concerns: Callable[[Turn], bool]) -> None:
-        for turn in self._turns.values():
-            if concerns(turn):
-                turn.stopped.set()
+    def _stop(self, concerns: Callable[[dict[str, Json]], bool]) -> bool:
+        """Stop the work at messages; return whether there was any."""
+        concerned = [turn for turn in self._begun if concerns(turn.message)]
+        for turn in concerned:
+            turn.stopped.set()
+        return bool(concerned)
 
     async def _work_off(self, conversation: str) -> None:
         """Take the messages of a conversation one after the other, until there are no more."""
@@ -169,10 +174,16 @@ class AcpRunner:
             del self._waiting[conversation], self._working[conversation]
 
     async def _take(self, conversation: str, message: dict[str, Json]) -> None:
-        ending, error = None, None
-        if not is_stop(message) and wants_run(self._name, message):
+        ending, error, key = None, None, f"acp {message['event_id']}"
+        if is_stop(message):
+            if message["event_id"] in self._vain and says_vain(message):
+                error = await asyncio.to_thread(
+                    store_answer, self._listener, message, NOTHING_RUNS, key=key, fmt="plain"
+                )
+            self._vain.discard(message["event_id"])
+        elif wants_run(self._name, message):
             ending = await self._prompt(conversation, message)
-            body, key = answer_body(ending, message), f"acp {message['event_id']}"
+            body = answer_body(ending, message)
             fmt = "plain" if ending.failure else "markdown"
             error = await asyncio.to_thread(store_answer, self._listener, message, body, key=key, fmt=fmt)
         await asyncio.to_thread(self._listener.finish, message, error)
@@ -181,6 +192,14 @@ class AcpRunner:
     # --- a prompt
 
     async def _prompt(self, conversation: str, message: dict[str, Json]) -> Ending:
+        turn = Turn(message, "")
+        self._begun.append(turn)
+        try:
+            return await self._answer(conversation, turn)
+        finally:
+            self._begun.remove(turn)
+
+    async def _answer(self, conversation: str, turn: Turn) -> Ending:
         began = time.monotonic()
         turn = self._turns[message["event_id"]] = Turn(message)  # which can be stopped, and is told nothing yet
         try:
@@ -330,19 +349,6 @@ class AcpRunner:
                 if not error.retryable or turn.stopped.is_set():
                     return None
             await _first_of(turn.stopped, wait_s=RETRY_S)
-
-
-def is_stop(message: dict[str, Json]) -> bool:
-    """Whether a person has it stop; clients put what is answered before that, in lines that begin with >."""
-    said = "\n".join(line for line in str(message["body"]).splitlines() if not line.startswith(">"))
-    return message["sender"]["kind"] == "person" and said.strip().casefold() == STOP
-
-
-def is_meant(stop: dict[str, Json], message: dict[str, Json]) -> bool:
-    """Whether a person's stop is meant for a message: in its conversation or thread, or in the room of an agent's."""
-    is_near = conversation_of(stop) == conversation_of(message) or stop["thread"] == message["event_id"]
-    is_agents = message["sender"]["kind"] != "person" and stop["room_id"] == message["room_id"]
-    return is_near or (is_agents and stop["thread"] is None)
 
 
 async def _first_of(*events: asyncio.Event, wait_s: float) -> None:

@@ -6,7 +6,7 @@
 import logging
 import threading
 
-from aiagentchat.adapters.listening import Listener, is_answer_of_agent
+from aiagentchat.adapters.listening import Listener, is_answer_of_agent, is_stop
 from aiagentchat.client import GatewayClient, Json
 from aiagentchat.errors import AiAgentChatError
 
@@ -58,5 +58,5 @@ def _tell(error: AiAgentChatError | None) -> None:
 
 
 def wants_answer(message: dict[str, Json]) -> bool:
-    """Whether to answer: not what is for all, and not an agent's own answer."""
-    return not message["broadcast"] and not is_answer_of_agent(message)
+    """Whether to answer: not what is for all, not `!stop`, and not an agent's own answer."""
+    return not message["broadcast"] and not is_stop(message) and not is_answer_of_agent(message)

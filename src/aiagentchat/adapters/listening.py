@@ -6,6 +6,7 @@ from typing import Any
 
 from aiagentchat.client import GatewayClient, Json
 from aiagentchat.errors import AiAgentChatError, DaemonNotRunningError
+from aiagentchat.model import parse_command
 
 RETRY_S = 2.0
 """How long to wait after something failed that may work later."""
@@ -23,6 +24,7 @@ class Listener:
     Args:
         client: acts as the agent. attach: has the agent be there. tell: is told what fails, once for each reason, and
             (None) whenever it begins to hear the agent. on_removed: gets the id of a message that was taken back.
+        stops: whoever takes the messages ends what works at them when a person writes `!stop`.
     """
 
     def __init__(
@@ -31,12 +33,15 @@ class Listener:
         attach: Callable[[], object],
         tell: Callable[[AiAgentChatError | None], None],
         on_removed: Callable[[str], None] = lambda _: None,
+        *,
+        stops: bool = False,
     ) -> None:
         self.stopping = threading.Event()
         self._client = client
         self._attach = attach
         self._tell = tell
         self._on_removed = on_removed
+        self._stops = stops
         self._told: str | None = ""  # why it does not hear the agent, as told; None: it does
 
     def __iter__(self) -> Iterator[dict[str, Json]]:
@@ -44,7 +49,7 @@ class Listener:
         while not self.stopping.is_set():
             try:
                 self._attach()
-                with self._client.events() as events:
+                with self._client.events(stops=self._stops) as events:
                     self._tell(None)
                     self._told = None
                     for event, data in events:
@@ -95,3 +100,8 @@ class Listener:
 def is_answer_of_agent(message: dict[str, Json]) -> bool:
     """Whether an agent answers with it: who answers answers goes on for ever with another that does."""
     return message["sender"]["kind"] != "person" and message["in_reply_to"] is not None
+
+
+def is_stop(message: dict[str, Json]) -> bool:
+    """Whether a person has the agent stop."""
+    return message["sender"]["kind"] == "person" and parse_command(message["body"]) == "stop"

@@ -16,21 +16,24 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from aiagentchat.adapters.fence import fence
 from aiagentchat.adapters.files import FileStore
-from aiagentchat.adapters.listening import Listener, is_answer_of_agent
+from aiagentchat.adapters.listening import Listener, is_answer_of_agent, is_stop
 from aiagentchat.client import GatewayClient, Json
 from aiagentchat.errors import AiAgentChatError
 from aiagentchat.model import Attachment, is_called, visible
 
+NOTHING_RUNS = "✗ nothing runs here that could be stopped"
 SESSION = "{session}"
 """Stands in a command for the conversation's id."""
 
 _AT_ONCE = 4
 _REMEMBERED = 1_000
 _TYPING_S = 30.0
+_LOOK_S = 0.5
+"""How soon a program is ended that was stopped."""
 _GRACE_S = 2.0
 """How long a program may take to end when it is told to."""
 _ANSWER_BYTES = 8_000
@@ -78,6 +81,14 @@ class Handled:
     ending: Ending | None
 
 
+@dataclass(eq=False, slots=True)
+class _Work:
+    """A message that is being answered. `stopped`: nobody wants that any more."""
+
+    message: dict[str, Json]
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+
 class Runner:
     """Runs the program for each message: one at a time in a conversation, a few conversations at once.
 
@@ -104,7 +115,7 @@ class Runner:
         self._files = files
         self._attach = attach
         self._on_handled = on_handled
-        self._listener = Listener(client, self._attach_again, tell)
+        self._listener = Listener(client, self._attach_again, tell, self._remove, stops=True)
         self._token = ""
         self._lock = threading.Lock()
         self._telling = threading.Lock()
@@ -112,6 +123,8 @@ class Runner:
         self._in_hand: set[str] = set()
         self._done: deque[str] = deque(maxlen=_REMEMBERED)  # which may be handed out again as they are acknowledged
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._working: dict[str, _Work] = {}
+        self._vain: set[str] = set()  # stops that there was nothing for
         self._fault: BaseException | None = None
 
     def _attach_again(self) -> None:
@@ -139,10 +152,29 @@ class Runner:
             if message["event_id"] in self._in_hand or message["event_id"] in self._done:  # on a new connection
                 return
             self._in_hand.add(message["event_id"])
+            if is_stop(message):
+                conversation = f"stop {message['event_id']}"  # which waits for nobody
+                if not self._stop(lambda each: is_meant(message, each)):
+                    self._vain.add(message["event_id"])
             waiting = self._waiting.setdefault(conversation, deque())
             waiting.append(message)
             if len(waiting) == 1:
                 pool.submit(self._work_off, conversation).add_done_callback(self._note_fault)
+
+    def _remove(self, event_id: str) -> None:
+        """Somebody took a message back: there is nothing to answer any more."""
+        with self._lock:
+            self._stop(lambda each: each["event_id"] == event_id)
+            for waiting in self._waiting.values():
+                for message in [each for each in list(waiting)[1:] if each["event_id"] == event_id]:
+                    waiting.remove(message)  # not the first: that is being taken
+
+    def _stop(self, concerns: Callable[[dict[str, Json]], bool]) -> bool:
+        """Stop the work at messages; return whether there was any. The caller holds the lock."""
+        concerned = [work for work in self._working.values() if concerns(work.message)]
+        for work in concerned:
+            work.stopped.set()
+        return bool(concerned)
 
     def _note_fault(self, work: "Future[None]") -> None:
         """Have what went wrong in a thread end the command, as it would in the main one."""
@@ -172,8 +204,12 @@ class Runner:
     def _take(self, conversation: str, message: dict[str, Json]) -> bool:
         """Answer a message, if it is to be; return whether it is done with."""
         listener, ending, error = self._listener, None, None
-        if wants_run(self._name, message):
-            ending = self._invoke(conversation, message)
+        if is_stop(message):
+            if message["event_id"] in self._vain and says_vain(message):
+                error = store_answer(listener, message, NOTHING_RUNS, key=f"run {message['event_id']}", fmt="plain")
+            self._vain.discard(message["event_id"])
+        elif wants_run(self._name, message):
+            ending = self._work_at(conversation, message)
             if listener.stopping.is_set():
                 return False
             body, fmt = answer_body(ending, message), "plain" if ending.failure else self._program.format
@@ -188,8 +224,18 @@ class Runner:
 
     # --- the program
 
-    def _invoke(self, conversation: str, message: dict[str, Json]) -> Ending:
-        message = place_file(self._listener, self._files, message)
+    def _work_at(self, conversation: str, message: dict[str, Json]) -> Ending:
+        work = _Work(message)
+        with self._lock:
+            self._working[message["event_id"]] = work
+        try:
+            return self._invoke(conversation, work)
+        finally:
+            with self._lock:
+                del self._working[message["event_id"]]
+
+    def _invoke(self, conversation: str, work: _Work) -> Ending:
+        message = place_file(self._listener, self._files, work.message)
         if self._listener.stopping.is_set():
             return Ending("", "it was interrupted", "", 0.0)
         session = session_of(self._name, conversation)
@@ -209,7 +255,7 @@ class Runner:
             except (OSError, ValueError) as error:  # ValueError: a thread's id that no environment can hold
                 return Ending("", f"it could not be started: {error}", "", 0.0)
             with process:
-                failure = self._wait(process)
+                failure = self._wait(process, work.stopped)
             printed.seek(0)
             errors.seek(0)
             answer = _clean(printed.read())
@@ -217,19 +263,23 @@ class Runner:
                 failure = "it printed nothing"
             return Ending(answer, failure, _clean(errors.read()), time.monotonic() - began)
 
-    def _wait(self, process: "subprocess.Popen[bytes]") -> str:
+    def _wait(self, process: "subprocess.Popen[bytes]", stopped: threading.Event) -> str:
         """Wait for a program, typing meanwhile; return what went wrong, or ""."""
         with self._lock:
             self._running.add(process)
-        deadline = time.monotonic() + self._program.timeout_s
+        deadline, typed_at = time.monotonic() + self._program.timeout_s, float("-inf")
         try:
             while not self._listener.stopping.is_set():
                 left_s = deadline - time.monotonic()
+                if stopped.is_set():
+                    return "it was stopped"
                 if left_s <= 0:
                     return f"it took longer than {self._program.timeout_s:g} s"
-                self._type(_TYPING_S)
+                if time.monotonic() - typed_at > _TYPING_S / 2:
+                    typed_at = time.monotonic()
+                    self._type(_TYPING_S)
                 with suppress(subprocess.TimeoutExpired):
-                    code = process.wait(min(left_s, _TYPING_S / 2))
+                    code = process.wait(min(left_s, _LOOK_S))
                     return f"it ended with exit code {code}" if code > 0 else _signal(code) if code else ""
             return "it was interrupted"
         finally:
@@ -281,6 +331,18 @@ def conversation_of(message: dict[str, Json]) -> str:
         return f"{message['room_id']} {message['thread']}"
     sender = message["sender"]
     return str(message["room_id"] if sender["kind"] == "person" else sender["user_id"])
+
+
+def is_meant(stop: dict[str, Json], message: dict[str, Json]) -> bool:
+    """Whether a person's stop is meant for a message: in its conversation or thread, or in the room of an agent's."""
+    is_near = conversation_of(stop) == conversation_of(message) or stop["thread"] == message["event_id"]
+    is_agents = message["sender"]["kind"] != "person" and stop["room_id"] == message["room_id"]
+    return is_near or (is_agents and stop["thread"] is None)
+
+
+def says_vain(stop: dict[str, Json]) -> bool:
+    """Whether to say of a stop that there was nothing for it: not to all, and not long after it was written."""
+    return not stop["broadcast"] and not stop["late"]
 
 
 def session_of(name: str, conversation: str) -> str:

@@ -408,16 +408,6 @@ class AgentHost:
             return False
         return True
 
-    @asynccontextmanager
-    async def streaming(self, name: AgentName) -> AsyncIterator[None]:
-        """Count a standing stream of the agent: it is how a message reaches it at once."""
-        agent = self.hosted(name)
-        agent.streams += 1
-        try:
-            yield
-        finally:
-            agent.streams -= 1
-
     async def set_status(self, name: AgentName, line: str | None, typing_s: float | None) -> None:
         """Write the agent's presence line when it changed, and show or end its typing in its own room."""
         agent, user, client = self.hosted(name), self.names.user(name), self.manager.client_of(name)

@@ -1,6 +1,8 @@
 """What is known of one agent of this daemon: in use, to be listed, or just booted. `agents.host` keeps these."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from aiagentchat.agents.bells import Bell
@@ -57,9 +59,20 @@ class HostedAgent:
         self.wish = AS_IT_IS
         self.room_id: RoomId | None = None
         self.inbox: Inbox | None = None
-        self.streams = 0
+        self.streams = self.stoppable = 0
         self.bell = Bell(name)
         self.status_line = ""
         self.expelled = ""
         self.losses = 0
         self.lock = asyncio.Lock()
+
+    @contextmanager
+    def streaming(self, *, stops: bool) -> Iterator[None]:
+        """Count a standing stream: it is how a message reaches the agent at once, and whether it can be stopped."""
+        self.streams += 1
+        self.stoppable += stops
+        try:
+            yield
+        finally:
+            self.streams -= 1
+            self.stoppable -= stops

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable
 from aiagentchat.agents.edits import fold_edits
 from aiagentchat.agents.room_inbox import UNREAD_WINDOW, RoomInbox
 from aiagentchat.errors import AckWindowFullError, HomeserverUnavailableError, MatrixError
-from aiagentchat.model import EventId, Message, UserId
+from aiagentchat.model import EventId, Message, UserId, parse_command
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ class Inbox:
 
         All of it is where what waits would keep the window, or the cursor, from going on.
         """
-        if len(unread) >= UNREAD_WINDOW or any(message.sender.kind == "person" for message in unread):
+        if len(unread) >= UNREAD_WINDOW or any(_goes_on(message) for message in unread):
             return unread
         if not any(message.quiet for message in unread) or any(room.is_held_up for room in self._rooms):
             return unread
@@ -275,3 +275,8 @@ class Inbox:
             found = [await room.last_acknowledged() for room in self._rooms]
             self._last = max((each for each in found if each is not None), default=(0, None))[1]
         return self._last
+
+
+def _goes_on(message: Message) -> bool:
+    """Whether a person has agents go on with it: not by having one stop."""
+    return message.sender.kind == "person" and parse_command(message.body) is None

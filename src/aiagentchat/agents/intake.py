@@ -12,10 +12,10 @@ from typing import Any
 
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.inbox import Inbox
-from aiagentchat.agents.messages import parse_message
+from aiagentchat.agents.messages import ANSWERED_FOR_AGENTS, command_in, parse_message
 from aiagentchat.errors import AiAgentChatError, MatrixError, MatrixNotFoundError
 from aiagentchat.matrix.events import EventBatch, RoomEvent
-from aiagentchat.model import AgentName, EventId, Message, RoomId, UserId
+from aiagentchat.model import AgentName, Command, EventId, Message, RoomId, UserId
 from aiagentchat.space.content import CARD
 
 log = logging.getLogger(__name__)
@@ -38,14 +38,20 @@ class Landmark:
 class Intake:
     """What arrives, sorted. `landmarks`: the latest event of the Space, the broadcast room, and agents' rooms.
 
-    `on_person` is told of the room of each message of a person, whose that is (None: everybody's), and its time.
+    `on_person` is told of the room of each message of a person, whose that is (None: everybody's), and its time;
+    `on_command` of what a person asks of the system in the room of an agent of this daemon.
     """
 
     def __init__(
-        self, host: AgentHost, *, on_person: Callable[[RoomId, AgentName | None, int], None] = lambda *_: None
+        self,
+        host: AgentHost,
+        *,
+        on_person: Callable[[RoomId, AgentName | None, int], None] = lambda *_: None,
+        on_command: Callable[[AgentName, Command, Message], None] = lambda *_: None,
     ) -> None:
         self._host = host
         self._on_person = on_person
+        self._on_command = on_command
         self._manager = host.manager
         self._names = host.names
         self._seen: dict[EventId, None] = {}
@@ -109,12 +115,18 @@ class Intake:
             for inbox in inboxes:
                 inbox.withdraw(EventId(str(event.content.get("redacts"))))
         elif message is not None:
-            self._take_message(message, agent, inboxes)
+            self._take_message(message, agent, inboxes, command_in(event, message))
 
-    def _take_message(self, message: Message, owner: AgentName | None, inboxes: Iterable[Inbox]) -> None:
+    def _take_message(
+        self, message: Message, owner: AgentName | None, inboxes: Iterable[Inbox], command: Command | None
+    ) -> None:
         self._host.answers.note(message)
-        if message.sender.kind == "person":
+        if command is not None and owner is not None and self._host.is_known(owner):
+            self._on_command(owner, command, message)
+        elif message.sender.kind == "person":
             self._on_person(message.room_id, owner, message.ts)
+        if command in ANSWERED_FOR_AGENTS:
+            return
         for inbox in inboxes:
             inbox.offer(message)
 

@@ -18,6 +18,7 @@ from aiagentchat.model import (
     CONTENT_LIMIT_BYTES,
     MIME_TYPE,
     Attachment,
+    Command,
     EventId,
     EventRef,
     File,
@@ -25,6 +26,7 @@ from aiagentchat.model import (
     RoomId,
     Sender,
     UserId,
+    parse_command,
     parse_text,
 )
 from aiagentchat.space.content import (
@@ -36,6 +38,9 @@ from aiagentchat.space.content import (
     InReplyTo,
     parse_content,
 )
+
+ANSWERED_FOR_AGENTS: tuple[Command, ...] = ("help", "status")
+"""What the daemon answers in an agent's place, and the agent does not get."""
 
 SenderOf = Callable[[UserId], Sender]
 """Who a user is, as `Directory.sender_of` knows it."""
@@ -75,6 +80,13 @@ def parse_message(event: RoomEvent, sender_of: SenderOf, broadcast: RoomId | Non
         file=None if file_address(event) is None else _parse_file(content),
         edits=None if edited is None else EventId(_text(edited)),
     )
+
+
+def command_in(event: RoomEvent, message: Message) -> Command | None:
+    """Return what a person asks of the system with the message in an event, in an agent's own room; None: nothing."""
+    if message.sender.kind != "person" or message.broadcast or event.content.get("msgtype") != "m.text":
+        return None
+    return parse_command(message.body)
 
 
 def file_address(event: RoomEvent) -> str | None:

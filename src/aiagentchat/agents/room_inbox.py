@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiagentchat.agents.cursor import TRAILING, AckPlan, AckWindow
-from aiagentchat.agents.messages import SenderOf, parse_message
+from aiagentchat.agents.messages import ANSWERED_FOR_AGENTS, SenderOf, command_in, parse_message
 from aiagentchat.errors import AiAgentChatError, MatrixError, MatrixForbiddenError, MatrixNotFoundError
 from aiagentchat.matrix.client import MatrixClient, MessagesPage
 from aiagentchat.matrix.events import parse_event, parse_events
@@ -184,6 +184,8 @@ class RoomInbox:
             message = parse_message(event, self._sender_of, None if self._reader.is_own_room else room_id)
             if message is None:
                 self._taken_back.append(event.event_id)
+                continue
+            if command_in(event, message) in ANSWERED_FOR_AGENTS:
                 continue
             self._read_until_ms = max(self._read_until_ms, message.ts)
             self._missed.discard(message.event_id)

@@ -142,9 +142,11 @@ class AgentService:
 
     @asynccontextmanager
     async def follow(
-        self, agent: AgentName, *, reader_id: str, label: str
+        self, agent: AgentName, *, reader_id: str, label: str, stops: bool
     ) -> AsyncIterator[tuple[AsyncGenerator[Message | EventId, None], tuple[asyncio.Event, asyncio.Event]]]:
         """Give a stream of unread and then new messages; hold a session and the reader's slot while it stands.
+
+        `stops`: the reader ends what it works at when a person writes `!stop`.
 
         Gives two events besides: somebody else ended the session; the same reader has opened another stream.
         """
@@ -152,12 +154,9 @@ class AgentService:
         inbox.doubt()
         claim = self._readers.claim(agent, reader_id, label, stream=True)
         try:
-            async with (
-                self._host.streaming(agent),
-                self.held_session(agent) as ended,
-                aclosing(self._follow(agent, inbox)) as messages,
-            ):
-                yield messages, (ended, claim.lost)
+            with self._host.hosted(agent).streaming(stops=stops):
+                async with self.held_session(agent) as ended, aclosing(self._follow(agent, inbox)) as messages:
+                    yield messages, (ended, claim.lost)
         finally:
             self._readers.release(agent, claim)
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from aiagentchat.agents.asides import Asides
+from aiagentchat.agents.commands import Commands
 from aiagentchat.agents.files import Files
 from aiagentchat.agents.heartbeat import Heartbeat
 from aiagentchat.agents.host import AgentHost
@@ -241,7 +242,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         on_written = (lambda: None) if sidebar is None else sidebar.changed.set
         heartbeat = Heartbeat(manager, sessions, on_written=on_written)
         loops = Loops(LoopLimits(settings.loop_hops, settings.loop_rate))
-        intake = Intake(host, on_person=loops.note_person)
+        intake = Intake(host, on_person=loops.note_person, on_command=Commands(host).take)
         transport: Transport
         if registration is None:
             transport = PollTransport(host, access.operator, patience_s=request_s)

@@ -26,6 +26,7 @@ from aiagentchat.gateway.schemas import (
     BellBody,
     BellSender,
     Done,
+    EventsQuery,
     HealthAnswer,
     InviteBody,
     NoQuery,
@@ -135,8 +136,9 @@ async def _ack(call: Call) -> AckAnswer:
 
 
 async def _events(call: Call) -> web.StreamResponse:
+    query: EventsQuery = call.query
     service = call.gateway.service
-    following = service.follow(call.agent, reader_id=call.reader_id, label=call.reader_label)
+    following = service.follow(call.agent, reader_id=call.reader_id, label=call.reader_label, stops=query.stops)
     async with following as (messages, endings), EventStream(call.request, call.gateway.closing) as stream:
 
         async def pump() -> None:
@@ -336,7 +338,7 @@ ROUTES = (
         _events,
         "The own inbox as server-sent events: what is unread, then what comes.",
         None,
-        NoQuery,
+        EventsQuery,
         waits=True,
         media_type="text/event-stream",
     ),

@@ -141,6 +141,12 @@ class ReadQuery(_Query):
     peek: bool = Field(False, description="Look without being the inbox's reader.")
 
 
+class EventsQuery(_Query):
+    """How the reader deals with what comes."""
+
+    stops: bool = Field(False, description="It ends what it works at when a person writes `!stop`.")
+
+
 class BellBody(_Strict):
     """When the agent can be told: as its session starts, at a prompt, after a tool, as it stops, or while it idles."""
 
