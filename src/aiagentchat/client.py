@@ -225,6 +225,19 @@ class GatewayClient:
         """
         return self._call("POST", "/bell", {"moment": moment, "wait": wait_s}, wait_s=wait_s)
 
+    def room_messages(self, name: str, *, before: str | None = None, limit: int = 50) -> list[dict[str, Json]]:
+        """Return the latest messages of an agent's room, or those before an event, in order. As the operator."""
+        query = {"limit": str(limit)} | ({} if before is None else {"before": before})
+        return _messages(self._call("GET", f"/rooms/{quote(name, safe='')}/messages", query=query))
+
+    def room_events(self, name: str, *, limit: int = 20) -> EventStream:
+        """Return a stream of an agent's room: its latest messages and, after "live", what goes on. As the operator."""
+        return self._stream("GET", f"/rooms/{quote(name, safe='')}/events?limit={limit}")
+
+    def overview(self) -> dict[str, Json]:
+        """Return all agents at a glance: `agents`, `unavailable`, `stalled`. As the operator."""
+        return self._call("GET", "/overview")
+
     def events(self, *, stops: bool = False) -> EventStream:
         """Return a stream of what is unread and then of what comes: ("message", message), at last ("ended", …).
 
@@ -267,12 +280,7 @@ class GatewayClient:
         return self._call("POST", "/agents", _attach_body(name, session, kind, description, take_over=take_over))
 
     def hold(
-        self,
-        name: str | None,
-        *,
-        kind: str | None = None,
-        description: str | None = None,
-        take_over: bool = False,
+        self, name: str | None, *, kind: str | None = None, description: str | None = None, take_over: bool = False
     ) -> EventStream:
         """Have an agent be there for as long as the stream is open: ("attached", as `attach`), ("ended", …)."""
         return self._stream("POST", "/agents", _attach_body(name, "held", kind, description, take_over=take_over))
@@ -392,11 +400,7 @@ class GatewayClient:
         return http.client.HTTPConnection(host, port, timeout=timeout_s)
 
     def _exchange(
-        self,
-        connection: http.client.HTTPConnection,
-        method: str,
-        path: str,
-        body: Mapping[str, Json] | _Body | None,
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: Mapping[str, Json] | _Body | None
     ) -> http.client.HTTPResponse:
         if body is not None and not isinstance(body, _Body):
             body = _Body("application/json", json.dumps(body).encode())

@@ -187,6 +187,9 @@ async def test_no_route_gives_an_agent_what_is_anothers(
     request = {"body": "?", "options": [{"id": "a", "name": "a", "kind": "allow_once"}], "about": private}
     assert is_problem(await attempt("POST", "/approvals", request), 404, "not_found")
     assert is_problem(await attempt("DELETE", "/approvals/{key}"), 404, "not_found")
+    for path in ("/overview", f"/rooms/{second.name}/messages", f"/rooms/{second.name}/events"):
+        assert is_problem(await attempt("GET", path), 403, "forbidden")
+    assert is_problem(await first.api.call("GET", f"/rooms/{first.name}/messages"), 403, "forbidden")
     mallory = "@mallory:example.org"
     assert is_problem(await attempt("GET", "/people"), 403, "forbidden")
     assert is_problem(await attempt("POST", "/people", {"user_id": mallory, "role": "approve"}), 403, "forbidden")

@@ -21,6 +21,7 @@ from aiagentchat.config import OPTIONS, Option, Paths, Settings, load_settings
 from aiagentchat.daemon import health
 from aiagentchat.daemon.doctor import CHECKS, CHECKS_OF_ACCOUNTS
 from aiagentchat.errors import OUTCOMES
+from aiagentchat.gateway.looking_on import SIGHTS
 from aiagentchat.gateway.routes import ROUTES
 from aiagentchat.gateway.routing import Route
 from aiagentchat.matrix import client
@@ -119,6 +120,11 @@ def test_every_field_of_a_route_is_documented_and_no_other(route: Route) -> None
     assert {quoted(row[0])[0] for row in rows(text)} == {name for model in models for name in model.model_fields}
     answered = route.answer.model_fields if route.answer is not None and issubclass(route.answer, BaseModel) else {}
     assert [name for name in answered if f'"{name}"' not in text] == []
+
+
+def test_the_events_of_a_room_are_documented() -> None:
+    text = section(page("gateway.md"), "GET /rooms/{name}/events")
+    assert set(re.findall(r"^- `(\w+)`:", text, re.MULTILINE)) == {"message", *SIGHTS.values()}
 
 
 def test_every_error_code_is_documented_with_its_status_and_exit_code() -> None:

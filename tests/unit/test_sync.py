@@ -12,7 +12,7 @@ from aiagentchat.errors import HomeserverUnavailableError, MatrixError
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventBatch
 from aiagentchat.matrix.filters import POSITION_ONLY
-from aiagentchat.matrix.sync import SyncedRooms, SyncSource, parse_sync
+from aiagentchat.matrix.sync import LatestMessages, SyncedRooms, SyncSource, parse_sync
 from aiagentchat.model import RoomId
 from tests.unit.test_content import JSON
 
@@ -132,3 +132,38 @@ def test_a_room_has_a_gap_when_it_is_followed_from_now_on_and_where_the_server_s
     assert [query["timeout_s"] > 1 for query in server.asked] == [False, False, True, False], (
         "a new room is said at once"
     )
+
+
+async def test_no_two_daemons_ask_for_the_latest_messages_in_the_same_words_which_have_an_old_answer() -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    class Homeserver:
+        async def sync(self, *, filter_json: str, since: str | None, timeout_s: float) -> dict[str, Any]:
+            asked.append((filter_json, since, timeout_s))
+            return {"next_batch": "s1"}
+
+    for _ in range(20):
+        latest = LatestMessages(cast("MatrixClient", Homeserver()))
+        for _ in range(3):
+            assert await latest.look() == []
+    first = [each for each in asked if each[1] is None]
+    assert (len(first), len(set(first))) == (20, 20)
+    assert len(set(asked[:3])) == 3
+
+
+async def test_a_position_that_the_homeserver_does_not_know_is_forgotten() -> None:
+    asked: list[str | None] = []
+
+    class Restored:
+        async def sync(self, *, filter_json: str, since: str | None, timeout_s: float) -> dict[str, Any]:
+            asked.append(since)
+            if since is not None:
+                raise MatrixError(400, "M_UNKNOWN", "no such position")
+            return {"next_batch": "s1"}
+
+    latest = LatestMessages(cast("MatrixClient", Restored()))
+    await latest.look()
+    with pytest.raises(MatrixError):
+        await latest.look()
+    await latest.look()
+    assert asked == [None, "s1", None]

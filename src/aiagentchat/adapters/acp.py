@@ -201,14 +201,11 @@ class AcpRunner:
 
     async def _answer(self, conversation: str, turn: Turn) -> Ending:
         began = time.monotonic()
-        turn = self._turns[message["event_id"]] = Turn(message)  # which can be stopped, and is told nothing yet
         try:
             connection = await self._peer.connection()
             turn.session_id = await self._session(connection, conversation)
         except (RequestError, ConnectionError, AiAgentChatError, OSError, ValueError) as error:
             return Ending("", f"the program is not there: {reason_of(error)}", "", time.monotonic() - began)
-        finally:
-            del self._turns[message["event_id"]]
         self._turns[turn.session_id] = turn
         showing = asyncio.create_task(self._show(turn))
         try:

@@ -12,7 +12,9 @@ from uuid import uuid4
 
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.messages import check_size, render_message, transaction_id
+from aiagentchat.agents.onlooker import Onlooker
 from aiagentchat.agents.past import Past, Speaker
+from aiagentchat.agents.sights import Asked, Choice
 from aiagentchat.errors import AiAgentChatError, NotFoundError
 from aiagentchat.matrix.events import parse_events
 from aiagentchat.model import AgentName, EventId, Message, RoomId, UserId, render_time
@@ -69,13 +71,21 @@ class Asides:
     """Shows and asks.
 
     Args:
-        approvers: returns the user ids that may decide for an agent now, and no others.
+        approvers: returns the user ids that may decide for an agent now, and no others. onlooker: is told what is
+            asked.
     """
 
-    def __init__(self, host: AgentHost, past: Past, approvers: Callable[[AgentName], frozenset[UserId]]) -> None:
+    def __init__(
+        self,
+        host: AgentHost,
+        past: Past,
+        approvers: Callable[[AgentName], frozenset[UserId]],
+        onlooker: Onlooker,
+    ) -> None:
         self._host = host
         self._past = past
         self._approvers = approvers
+        self._onlooker = onlooker
         self._withdrawn: dict[tuple[AgentName, str], asyncio.Event] = {}
 
     # --- how far the work is
@@ -125,9 +135,13 @@ class Asides:
         said, event_id = f"Withdrawn: {speaker.agent} waits for it no more.", None
         try:
             event_id = await self._post(speaker, room_id, content, options, request.key)
-            decision = await self._await_decision(speaker, room_id, event_id, options, request, withdrawn)
-            if decision.option is not None or not withdrawn.is_set():
-                said = _outcome(decision, request)
+            approvers = tuple(sorted(self._approvers(speaker.agent)))
+            asked = Asked(event_id, request.body, _choices(options), approvers)
+            with self._onlooker.asking(room_id, asked, said) as settle:
+                decision = await self._await_decision(speaker, room_id, event_id, options, request, withdrawn)
+                if decision.option is not None or not withdrawn.is_set():
+                    said = _outcome(decision, request)
+                settle(said)
         finally:
             self._withdrawn.pop((speaker.agent, request.key), None)
             if event_id is not None:
@@ -218,6 +232,15 @@ class Asides:
             await speaker.client.send(
                 room_id, "m.room.message", _edit(event_id, render_message(body, "markdown")), txn_id
             )
+
+
+def _choices(options: Sequence[Option]) -> tuple[Choice, ...]:
+    """Return options as they are shown, each with an answer that gives this one and no other."""
+    choices: list[Choice] = []
+    for number, option in enumerate(options, 1):
+        answers = (said for said in (option.name, str(number), option.sign) if by_words(said, options) is option)
+        choices.append(Choice(option.name, option.kind, option.sign, next(answers, None)))
+    return tuple(choices)
 
 
 def _outcome(decision: Decision, request: Request) -> str:

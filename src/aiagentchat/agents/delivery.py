@@ -178,6 +178,16 @@ class Delivery:
 
     # --- who has read
 
+    async def read_in_room(
+        self, reader: Speaker, agent: AgentName, room_id: RoomId, pages: Pages
+    ) -> frozenset[EventId]:
+        """Return which of an agent's room's messages it has acknowledged; `reader` is nobody's agent, but may read it.
+
+        `pages`: of the room, newest first.
+        """
+        read = await self._read(reader, pages.messages, {room_id: pages}, {room_id: agent})
+        return frozenset().union(*read.values()) & {message.event_id for message in pages.messages}
+
     async def _read(
         self,
         speaker: Speaker,

@@ -56,6 +56,13 @@ class Inbox:
         """Whether the broadcast room is part of it."""
         return len(self._rooms) > 1
 
+    def unread_known(self) -> tuple[int | None, bool]:
+        """Return how many are unread, as far as the rooms were read (None: not yet), and whether there may be more."""
+        counts = [room.unread_count for room in self._rooms]
+        if any(count is None for count in counts):
+            return None, True
+        return sum(count or 0 for count in counts), not all(room.is_read for room in self._rooms)
+
     def add_broadcast(self, room: RoomInbox) -> None:
         """Add the broadcast room, once the agent is in it."""
         self._rooms.append(room)

@@ -39,7 +39,8 @@ class Intake:
     """What arrives, sorted. `landmarks`: the latest event of the Space, the broadcast room, and agents' rooms.
 
     `on_person` is told of the room of each message of a person, whose that is (None: everybody's), and its time;
-    `on_command` of what a person asks of the system in the room of an agent of this daemon.
+    `on_command` of what a person asks of the system in the room of an agent of this daemon; `on_event` of each event of
+    an agent's room, of the message that it is, if any, and whose room that is.
     """
 
     def __init__(
@@ -48,10 +49,12 @@ class Intake:
         *,
         on_person: Callable[[RoomId, AgentName | None, int], None] = lambda *_: None,
         on_command: Callable[[AgentName, Command, Message], None] = lambda *_: None,
+        on_event: Callable[[RoomEvent, Message | None, AgentName], None] = lambda *_: None,
     ) -> None:
         self._host = host
         self._on_person = on_person
         self._on_command = on_command
+        self._on_event = on_event
         self._manager = host.manager
         self._names = host.names
         self._seen: dict[EventId, None] = {}
@@ -116,6 +119,8 @@ class Intake:
                 inbox.withdraw(EventId(str(event.content.get("redacts"))))
         elif message is not None:
             self._take_message(message, agent, inboxes, command_in(event, message))
+        if agent is not None:
+            self._on_event(event, message, agent)
 
     def _take_message(
         self, message: Message, owner: AgentName | None, inboxes: Iterable[Inbox], command: Command | None

@@ -89,6 +89,16 @@ class RoomInbox:
         return bool(self._live or self._regained) or window.unread_count < UNREAD_WINDOW
 
     @property
+    def unread_count(self) -> int | None:
+        """How many unread messages the window holds; None: it was not read yet."""
+        return None if self._window is None else self._window.unread_count
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the room was read to its end, and nothing makes one doubt it."""
+        return self._at_end
+
+    @property
     def is_held_up(self) -> bool:
         """Whether much is acknowledged beyond a message that is not: the cursor can name only so much."""
         return self._window is not None and self._window.acknowledged_beyond() >= TRAILING

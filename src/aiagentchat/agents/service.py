@@ -18,9 +18,12 @@ from aiagentchat.agents.hosted import Attached, Wish
 from aiagentchat.agents.inbox import Inbox
 from aiagentchat.agents.mail import Draft, Mail, Stored
 from aiagentchat.agents.messages import mark_late
+from aiagentchat.agents.onlooker import Onlooker
+from aiagentchat.agents.overview import Glance, Overview
 from aiagentchat.agents.past import Past
 from aiagentchat.agents.people import People
 from aiagentchat.agents.readers import Readers
+from aiagentchat.agents.sights import Sight
 from aiagentchat.errors import InvalidRequestError, NotFoundError
 from aiagentchat.model import AgentKind, AgentName, EventId, Message, parse_text
 from aiagentchat.space.directory import DirectoryView
@@ -33,13 +36,25 @@ _ANSWERS_REMEMBERED = 1000
 class AgentService:
     """The operations. `people`: those on whom the rooms are, and what can be asked of them."""
 
-    def __init__(self, host: AgentHost, mail: Mail, past: Past, files: Files, asides: Asides, people: People) -> None:
+    def __init__(
+        self,
+        host: AgentHost,
+        mail: Mail,
+        past: Past,
+        files: Files,
+        asides: Asides,
+        people: People,
+        onlooker: Onlooker,
+        overview: Overview,
+    ) -> None:
         self.people = people
         self._host = host
         self._mail = mail
         self._past = past
         self._files = files
         self._asides = asides
+        self._onlooker = onlooker
+        self._overview = overview
         self._delivery = Delivery(host, past)
         self._readers = Readers()
         self._retiring: set[asyncio.Task[None]] = set()
@@ -205,6 +220,7 @@ class AgentService:
         inbox = await self._host.inbox(agent)
         known = await inbox.acknowledge(event_ids)
         self._readers.confirm(agent, reader_id)
+        self._onlooker.note_read(agent, known)
         return known
 
     async def show_progress(self, agent: AgentName, body: str, about: EventId, shown: EventId | None) -> EventId:
@@ -268,3 +284,19 @@ class AgentService:
         if line is not None:
             line = parse_text(line, "the status line")
         await self._host.set_status(agent, line, typing_s)
+        if typing_s is not None:
+            self._onlooker.note_typing(agent, typing_s)
+
+    # --- what the operator sees
+
+    async def overview(self) -> Glance:
+        """Return all agents at a glance; see `Overview.look`."""
+        return await self._overview.look()
+
+    async def history_of(self, agent: AgentName, *, before: EventId | None, limit: int) -> list[Message]:
+        """Return messages of an agent's room; see `Onlooker.history`."""
+        return await self._onlooker.history(agent, before=before, limit=limit)
+
+    async def look_on(self, agent: AgentName, *, limit: int) -> AsyncGenerator[Sight, None]:
+        """Return what goes on in an agent's room; see `Onlooker.follow`."""
+        return await self._onlooker.follow(agent, limit=limit)

@@ -22,6 +22,8 @@ from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.intake import Intake
 from aiagentchat.agents.loops import LoopLimits, Loops
 from aiagentchat.agents.mail import Mail
+from aiagentchat.agents.onlooker import Onlooker
+from aiagentchat.agents.overview import Overview
 from aiagentchat.agents.past import Past, Speaker
 from aiagentchat.agents.people import People
 from aiagentchat.agents.service import AgentService
@@ -38,10 +40,10 @@ from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidReq
 from aiagentchat.gateway.api import Gateway
 from aiagentchat.gateway.credentials import Credentials
 from aiagentchat.matrix.client import MatrixClient
-from aiagentchat.matrix.events import EventSource
+from aiagentchat.matrix.events import EventSource, RoomEvent
 from aiagentchat.matrix.probe import Probe
-from aiagentchat.matrix.sync import Witness
-from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId, server_of
+from aiagentchat.matrix.sync import LatestMessages, Witness
+from aiagentchat.model import AgentName, Message, RoomAlias, RoomId, UserId, server_of
 from aiagentchat.registration import Registration, read_registration, registration_file
 from aiagentchat.space.directory import Directory
 from aiagentchat.space.identities import AccountIdentities, AppserviceIdentities, Identities
@@ -242,7 +244,17 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         on_written = (lambda: None) if sidebar is None else sidebar.changed.set
         heartbeat = Heartbeat(manager, sessions, on_written=on_written)
         loops = Loops(LoopLimits(settings.loop_hops, settings.loop_rate))
-        intake = Intake(host, on_person=loops.note_person, on_command=Commands(host).take)
+        speaker = None if operator_id is None or operator is None else Speaker(operator_id, operator, None)
+        past = Past(host)
+        onlooker = Onlooker(host, past, speaker)
+        overview = Overview(host, None if operator is None else LatestMessages(operator), client.server_now_ms)
+
+        def look_on(event: RoomEvent, message: Message | None, owner: AgentName) -> None:
+            onlooker.tell(event.room_id, event)
+            if message is not None:
+                overview.note(event, message, owner)
+
+        intake = Intake(host, on_person=loops.note_person, on_command=Commands(host).take, on_event=look_on)
         transport: Transport
         if registration is None:
             transport = PollTransport(host, access.operator, patience_s=request_s)
@@ -276,13 +288,13 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
             None if operator is None else operator.with_deadline(probe_s),
             client.stats,
         )
-        speaker = None if operator_id is None or operator is None else Speaker(operator_id, operator, None)
-        past = Past(host)
         people = People(host, _deciding(settings, operator_id))
-        asides = Asides(host, past, people.approvers)
+        asides = Asides(host, past, people.approvers, onlooker)
         files = Files(past, settings.file_limit)
         gateway = Gateway(
-            AgentService(host, Mail(host, past, files, speaker, loops), past, files, asides, people),
+            AgentService(
+                host, Mail(host, past, files, speaker, loops), past, files, asides, people, onlooker, overview
+            ),
             Credentials(settings.paths),
             server_name=homeserver.server_name,
             health=health.report,

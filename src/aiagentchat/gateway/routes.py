@@ -14,6 +14,7 @@ from aiagentchat.agents.asides import Option, Request
 from aiagentchat.agents.mail import Draft
 from aiagentchat.agents.people import Access, Step
 from aiagentchat.errors import InvalidRequestError, RefusedError
+from aiagentchat.gateway.looking_on import overview, room_events, room_messages
 from aiagentchat.gateway.routing import Call, Route
 from aiagentchat.gateway.schemas import (
     AckAnswer,
@@ -29,7 +30,9 @@ from aiagentchat.gateway.schemas import (
     EventsQuery,
     HealthAnswer,
     InviteBody,
+    LookQuery,
     NoQuery,
+    OverviewAnswer,
     PeopleAnswer,
     PersonItem,
     PersonRoom,
@@ -37,6 +40,7 @@ from aiagentchat.gateway.schemas import (
     ProgressBody,
     ReadAnswer,
     ReadQuery,
+    RoomQuery,
     SendAnswer,
     SendBody,
     SentAnswer,
@@ -378,6 +382,25 @@ ROUTES = (
         "Take somebody out, room by room.",
         None,
         NoQuery,
+        waits=True,
+        media_type="text/event-stream",
+    ),
+    Route("GET", "/overview", overview, "All agents at a glance; the operator's.", OverviewAnswer, NoQuery),
+    Route(
+        "GET",
+        "/rooms/{name}/messages",
+        room_messages,
+        "What was written in an agent's room; the operator's.",
+        ReadAnswer,
+        RoomQuery,
+    ),
+    Route(
+        "GET",
+        "/rooms/{name}/events",
+        room_events,
+        "What goes on in an agent's room as server-sent events; the operator's.",
+        None,
+        LookQuery,
         waits=True,
         media_type="text/event-stream",
     ),

@@ -49,7 +49,10 @@ class Call:
     def require_operator(self) -> None:
         """Raise `RefusedError` for a call that is made as an agent, by whichever credential."""
         if self.caller.agent is not None:
-            raise RefusedError("people are the operator's to see and to invite, and no agent's")
+            raise RefusedError(
+                "this is for the operator alone, and no agent's",
+                hint="leave out --as, AIAGENTCHAT_AGENT and AIAGENTCHAT_TOKEN",
+            )
 
     @property
     def reader_id(self) -> str:

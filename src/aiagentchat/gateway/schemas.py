@@ -9,10 +9,22 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from aiagentchat.agents.asides import OptionKind
 from aiagentchat.agents.bells import Moment
+from aiagentchat.agents.overview import Said
 from aiagentchat.agents.people import Source
 from aiagentchat.agents.service import LAST_READ
 from aiagentchat.errors import AiAgentChatError
-from aiagentchat.model import BYTES, MIME_TYPE, USER_ID, AgentKind, DirectoryEntry, Message, Role, SenderKind
+from aiagentchat.model import (
+    BYTES,
+    MIME_TYPE,
+    USER_ID,
+    AgentKind,
+    AgentStatus,
+    DirectoryEntry,
+    Message,
+    Reach,
+    Role,
+    SenderKind,
+)
 
 MOST_WAIT_S = 3600.0
 MOST_LIMIT = 500
@@ -164,6 +176,19 @@ class SentQuery(_Query):
     until: Literal["read", "answered"] = Field("answered", description="What to wait for, with `event_id`.")
 
 
+class RoomQuery(_Query):
+    """Which messages of a room: the latest, or those before an event."""
+
+    before: _EventId | None = None
+    limit: _Limit = 50
+
+
+class LookQuery(_Query):
+    """How many messages of before there are at first."""
+
+    limit: Annotated[int, Field(ge=0, le=MOST_LIMIT)] = 20
+
+
 class WhoAnswer(_Strict):
     """The directory. `skipped`: entries of the Space that could not be used. `unavailable`: why it is empty.
 
@@ -172,6 +197,28 @@ class WhoAnswer(_Strict):
 
     agents: list[DirectoryEntry]
     skipped: int
+    unavailable: str
+    stalled: str
+
+
+class AgentOverview(_Strict):
+    """An agent at a glance. Null: it is not known."""
+
+    name: str
+    kind: AgentKind
+    status: AgentStatus
+    reach: Reach
+    status_line: str
+    unread: int | None = Field(description="Messages in its inbox that it has not acknowledged.")
+    unread_more: bool = Field(description="There may be more.")
+    per_minute: int | None = Field(description="Messages in its room in the last minute.")
+    last: Said | None = Field(description="The latest message in its room; of a long one the beginning.")
+
+
+class OverviewAnswer(_Strict):
+    """All agents at a glance. `unavailable`: why there are none; `stalled`: why they hear late."""
+
+    agents: list[AgentOverview]
     unavailable: str
     stalled: str
 

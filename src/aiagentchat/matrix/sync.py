@@ -114,21 +114,47 @@ class Witness:
     """
 
     def __init__(self, client: MatrixClient) -> None:
-        self._client = client
-        self._since: str | None = None
-        self._asked = 0
+        self._latest = LatestMessages(client, at_first=POSITION_ONLY)
 
     async def look(self) -> dict[EventId, RoomId]:
         """Return the latest message of each room that has one since the last look; of none before the first."""
+        return {event.event_id: event.room_id for event in await self._latest.look()}
+
+    def forget(self) -> None:
+        """Begin anew: the homeserver's positions are others now."""
+        self._latest.forget()
+
+
+class LatestMessages:
+    """The latest message of each room that an account is in: one short sync each time, for all rooms.
+
+    Args:
+        client: acts as the account. at_first: the JSON of the first sync's filter.
+    """
+
+    def __init__(self, client: MatrixClient, *, at_first: str = LATEST_MESSAGES) -> None:
+        self._client = client
+        self._at_first = at_first
+        self._since: str | None = None
+        self._asked = 0
+
+    async def look(self) -> list[RoomEvent]:
+        """Return the latest message of each room that has one since the last look; at first of all rooms."""
         self._asked += 1
         timeout_s = self._asked % 100 / 1000  # the very same sync Synapse has in a cache of two minutes
-        filter_json = POSITION_ONLY if self._since is None else LATEST_MESSAGES
-        answer = await self._client.sync(filter_json=filter_json, since=self._since, timeout_s=timeout_s)
+        filter_json = LATEST_MESSAGES
+        if self._since is None:  # answered at once, whatever its timeout; another daemon may have asked as well
+            timeout_s, filter_json = random.uniform(0.001, POLL_S), self._at_first
+        try:
+            answer = await self._client.sync(filter_json=filter_json, since=self._since, timeout_s=timeout_s)
+        except MatrixError as error:
+            if error.status == 400:  # a position that the server does not know, after it was restored from a backup
+                self._since = None
+            raise
         self._since = _position(answer)
-        found: dict[EventId, RoomId] = {}
+        found: list[RoomEvent] = []
         for room_id, part in _dict(_dict(answer.get("rooms")).get("join")).items():
-            batch = parse_events(_dict(_dict(part).get("timeline")).get("events"), room_id)
-            found |= {event.event_id: event.room_id for event in batch.events}
+            found += parse_events(_dict(_dict(part).get("timeline")).get("events"), room_id).events
         return found
 
     def forget(self) -> None:
