@@ -305,6 +305,12 @@ class Person:
             content["m.relates_to"] = {"rel_type": "m.thread", "event_id": thread}
         return str(self._request("PUT", f"send/m.room.message/{secrets.token_hex(8)}", content)["event_id"])
 
+    def change(self, event_id: str, body: str) -> None:
+        """Have a message of one's own say something else."""
+        content: Json = {"msgtype": "m.text", "body": f"* {body}", "m.new_content": {"msgtype": "m.text", "body": body}}
+        content["m.relates_to"] = {"rel_type": "m.replace", "event_id": event_id}
+        self._request("PUT", f"send/m.room.message/{secrets.token_hex(8)}", content)
+
     def show(self, name: str, data: bytes, caption: str = "", *, url: str = "") -> str:
         """Show a picture, as a client does: this data, or what the homeserver has at `url`."""
         uri = url or self._ask("POST", f"{self._homeserver}/_matrix/media/v3/upload", data)["content_uri"]

@@ -33,6 +33,9 @@ COMMANDS = (
     "read",
     "reply",
     "ask",
+    "chat",
+    "history",
+    "top",
     "config",
 )
 WORD = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
@@ -117,6 +120,11 @@ def test_without_as_and_json_neither_is_set() -> None:
         ("reply $id -", {"words": ["$id", "-"]}),
         ("ask coder Hm?", {"name": "coder", "text": "Hm?", "timeout": 300.0}),
         ("ask --timeout 0.5 coder Hm?", {"timeout": 0.5, "key": None}),
+        ("chat coder", {"name": "coder", "limit": 20, "timeout": 300.0}),
+        ("chat coder --limit 0 --timeout 5", {"limit": 0, "timeout": 5.0}),
+        ("history coder", {"name": "coder", "limit": 50, "before": None}),
+        ("history coder --before $id --limit 500", {"before": "$id", "limit": 500}),
+        ("top --once", {"once": True}),
     ],
 )
 def test_a_line_means(line: str, expected: dict[str, Any]) -> None:
@@ -148,6 +156,9 @@ def test_a_line_means(line: str, expected: dict[str, Any]) -> None:
         ("invite @b:c --role rule", "invalid choice: 'rule'"),
         ("uninvite", "USER"),
         ("leave", "NAME"),
+        ("chat", "NAME"),
+        ("chat coder --limit 501", "'501' is not a number from 1 to 500"),
+        ("history coder --limit 0", "'0' is not a number from 1 to 500"),
         ("join a b", "unrecognized arguments: b"),
         ("who --as", "expected one argument"),
     ],

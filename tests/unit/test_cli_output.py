@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from aiagentchat.cli.output import (
     Output,
     render_agent,
+    render_history,
     render_json,
     render_message,
     render_sent,
@@ -313,3 +314,18 @@ def test_a_note_that_nobody_can_read_is_no_error(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(sys, "stderr", Gone())
     Output().note("hello?")
+
+
+# --- history
+
+
+def test_history_says_what_each_message_answers() -> None:
+    asked = message(name="alice", event_id="$1", in_reply_to=None, body="Is main\ngreen?")
+    ref = {"room_id": "!r", "event_id": "$1"}
+    answer = message(name="claude-dev", event_id="$2", in_reply_to=ref, body="Yes.")
+    far = message(name="claude-dev", event_id="$3", in_reply_to=ref | {"event_id": "$0\n\x1b"}, body="No.")
+    assert render_history([asked, answer, far]) == [
+        "2026-11-23T10:15:02Z alice: Is main\n  green?",
+        "2026-11-23T10:15:02Z claude-dev (answers alice 2026-11-23T10:15:02Z): Yes.",
+        "2026-11-23T10:15:02Z claude-dev (answers $0\\n\\x1b): No.",
+    ]

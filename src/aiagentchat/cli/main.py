@@ -12,6 +12,10 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from aiagentchat import __version__
+from aiagentchat.cli.arguments import add_looking_on
+from aiagentchat.cli.arguments import an_hour as _an_hour
+from aiagentchat.cli.arguments import count as _count
+from aiagentchat.cli.arguments import seconds as _seconds
 from aiagentchat.cli.invocation import Invocation
 from aiagentchat.cli.output import Output
 from aiagentchat.config import load_settings
@@ -25,6 +29,7 @@ _EPILOG = f"""to begin with:
   cchat up                                start everything; prints where to point Element
   cchat who                               who is there
   cchat ask echo "hello"                  write to the built-in agent, and see its answer
+  cchat chat echo                         talk to it, here in the terminal
   cchat join claude-dev --detach          bring an agent of your own online
   cchat --as claude-dev read --wait       wait for a message to it
   cchat --as claude-dev reply "Done."     answer the message read last
@@ -139,6 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_agents(add)
     _add_people(add)
     _add_messages(add)
+    add_looking_on(add)
     _add_tools(add)
     add("config", "settings:show", "show the settings in force, and where each came from", "cchat config --json")
     return parser
@@ -479,25 +485,3 @@ def _add_tools(add: _Add) -> None:
     )
     hook.add_argument("tool", choices=tools[:3], metavar="TOOL", help="claude-code, codex or gemini")
     hook.add_argument("--wait", action="store_true", help="wait for a message in the background, and wake Claude Code")
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return value
-
-
-def _an_hour(text: str) -> float:
-    if not 0 < (value := _seconds(text)) <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than an hour, or nothing")
-    return value
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 500):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 500")
-    return int(text)

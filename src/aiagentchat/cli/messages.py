@@ -1,4 +1,4 @@
-"""`cchat send`, `sent`, `read`, `file`, `reply` and `ask`."""
+"""`cchat send`, `sent`, `read`, `history`, `file`, `reply` and `ask`."""
 
 import re
 import sys
@@ -179,6 +179,18 @@ def _read_once(call: Invocation, client: GatewayClient) -> None:
         client.acknowledge([message["event_id"] for message in messages])
     if len(messages) == args.limit and call.out.is_terminal:
         call.out.note(f"these are the first {args.limit}; there may be more")
+
+
+def history(call: Invocation) -> None:
+    """Print what was written in an agent's room."""
+    args = call.args
+    messages = call.client().room_messages(args.name, before=args.before, limit=args.limit)
+    call.out.history(messages)
+    if len(messages) == args.limit and call.out.is_terminal:
+        first = one_line(messages[0]["event_id"])
+        call.out.note(f"what stands before these: cchat history {args.name} --before '{first}'")
+    elif not messages and args.before is None:
+        call.out.note(f"nothing was written in the room of {args.name} yet")
 
 
 def file(call: Invocation) -> None:

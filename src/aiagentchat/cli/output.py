@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from aiagentchat.adapters.fence import fence
@@ -23,7 +24,7 @@ _SHORTENED = 80
 """Most characters of a body where many are listed."""
 _MOST_NAMES = 5
 
-_BOLD, _DIM, _GREEN, _CYAN, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[36m", "\x1b[0m"
+BOLD, DIM, GREEN, YELLOW, CYAN, RESET = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[33m", "\x1b[36m", "\x1b[0m"
 
 
 class Output:
@@ -85,6 +86,14 @@ class Output:
                 if why := explain_file(message):
                     self.note(why)
 
+    def history(self, messages: Sequence[dict[str, Json]]) -> None:
+        """Write what was written in a room: one JSON object a line, or lines as those of `messages`."""
+        if self.as_json:
+            self.messages(messages)
+            return
+        for line in render_history(messages, colour=self.has_colour):
+            self.line(line)
+
     def sent(self, items: Iterable[dict[str, Json]]) -> None:
         """Write own messages: one JSON object a line, or for each a line and one below it on how far it came."""
         for item in items:
@@ -100,26 +109,51 @@ class Output:
             self.line(line)
 
 
+def to_local(ts: int) -> datetime:
+    """Return milliseconds since the epoch as the person's own time; an impossible time as the epoch."""
+    try:
+        return datetime.fromtimestamp(ts // 1000, UTC).astimezone()
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC).astimezone()
+
+
 def render_json(value: Json, *, is_unicode: bool = True) -> str:
     """Return a value as one line of JSON in which nothing is that a terminal obeys: as `\\u009b`, say, if need be."""
     text = json.dumps(value, ensure_ascii=not is_unicode, separators=(",", ":"))
     return text if visible(text) == text else json.dumps(value, separators=(",", ":"))
 
 
-def render_message(message: dict[str, Json], *, colour: bool = False) -> str:
+def render_message(message: dict[str, Json], *, colour: bool = False, about: str = "") -> str:
     """Return `TIME NAME: body`, after the name `(broadcast)`, `(edit of EVENT)` and `(file PATH)`.
 
-    Further lines of the body are indented. No body can pass for a path there.
+    Further lines of the body are indented. No body can pass for a path there. `about`: what it answers, behind the name
+    too.
     """
     time, name = render_time(message["ts"]), one_line(message["sender"]["name"])
     if colour:
-        time, name = f"{_DIM}{time}{_RESET}", f"{_BOLD}{_CYAN}{name}{_RESET}"
+        time, name = f"{DIM}{time}{RESET}", f"{BOLD}{CYAN}{name}{RESET}"
     marker = " (broadcast)" if message["broadcast"] else ""
     if message["edits"] is not None:
         marker += f" (edit of {one_line(message['edits'])})"
     file = f" (file {where})" if (where := describe_file(message)) else ""
     body = visible(message["body"]).replace("\n", "\n  ")
-    return f"{time} {name}{marker}{file}: {body}"
+    return f"{time} {name}{marker}{f' ({about})' if about else ''}{file}: {body}"
+
+
+def render_history(messages: Sequence[dict[str, Json]], *, colour: bool = False) -> list[str]:
+    """Return messages as `read` prints them, with who wrote, and when, what each answers; else that one's id."""
+    known = {message["event_id"]: message for message in messages}
+    lines = []
+    for message in messages:
+        about = ""
+        if (answered := message["in_reply_to"]) is not None:
+            to = known.get(answered["event_id"])
+            who = one_line(answered["event_id"])
+            if to is not None:
+                who = f"{one_line(to['sender']['name'])} {render_time(to['ts'])}"
+            about = f"answers {who}"
+        lines.append(render_message(message, colour=colour, about=about))
+    return lines
 
 
 def render_sent(item: dict[str, Json], *, colour: bool = False) -> str:
@@ -133,7 +167,7 @@ def render_sent(item: dict[str, Json], *, colour: bool = False) -> str:
     came = came or ["stored" if message["broadcast"] or not item["to"] else "stored, not read yet"]
     below = " · ".join(came)
     if colour:
-        time, to, below = f"{_DIM}{time}{_RESET}", f"{_BOLD}{_CYAN}{to}{_RESET}", f"{_DIM}{below}{_RESET}"
+        time, to, below = f"{DIM}{time}{RESET}", f"{BOLD}{CYAN}{to}{RESET}", f"{DIM}{below}{RESET}"
     return f"{time} {to}: {shortened(message['body'], _SHORTENED)}\n  {below}"
 
 
@@ -156,9 +190,9 @@ def render_table(agents: Sequence[dict[str, Json]], *, colour: bool) -> list[str
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         if colour and row is header:
-            cells = [f"{_DIM}{cell}{_RESET}" for cell in cells]
+            cells = [f"{DIM}{cell}{RESET}" for cell in cells]
         elif colour:
-            cells[1] = f"{_GREEN if row[1] == 'online' else _DIM}{cells[1]}{_RESET}"
+            cells[1] = f"{GREEN if row[1] == 'online' else DIM}{cells[1]}{RESET}"
         lines.append("  ".join([*cells, row[-1]]).rstrip())
     return lines
 

@@ -1,0 +1,79 @@
+"""What arguments may be, and those of the commands with which the operator looks on: `chat`, `history`, `top`.
+
+`cli.main` has all other commands.
+"""
+
+import argparse
+from collections.abc import Callable
+
+
+def add_looking_on(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands with which the operator looks on."""
+    chat = add(
+        "chat",
+        "chat:chat",
+        "talk to an agent here in the terminal",
+        "cchat chat claude-dev",
+        'echo "Is main green?" | cchat chat claude-dev',
+        more="What was written before is shown, then what comes. The line at the bottom says whether the agent is\n"
+        "online, types, and has read what you wrote. Enter sends, Alt-Enter begins a new line, Ctrl-D or Ctrl-C\n"
+        "leaves. What the agent asks approval for is answered with /approve, /deny or an option's number; /help says\n"
+        "more. Piped, each line of standard input is a message, and each message of others a line as of 'cchat read';\n"
+        "it ends when all that was sent is answered.",
+    )
+    chat.add_argument("name", metavar="NAME", help="the agent, NAME:SERVER on another homeserver")
+    chat.add_argument("--limit", type=_count_or_none, default=20, metavar="N", help="show N messages of before (20)")
+    chat.add_argument(
+        "--timeout", type=seconds, default=300.0, metavar="S", help="piped: seconds to wait for answers (300)"
+    )
+    history = add(
+        "history",
+        "messages:history",
+        "print what was written in an agent's room",
+        "cchat history claude-dev",
+        "cchat history claude-dev --limit 5 --before '$r9Xa8uTqbZ'",
+        more="By whomever, the newest last, each as it reads after its last edit. Nothing is acknowledged.",
+    )
+    history.add_argument("name", metavar="NAME", help="the agent, NAME:SERVER on another homeserver")
+    history.add_argument("--limit", type=count, default=50, metavar="N", help="at most N messages (50)")
+    history.add_argument("--before", metavar="EVENT", help="what stands before this event")
+    top = add(
+        "top",
+        "top:top",
+        "show all agents at a glance, live",
+        "cchat top",
+        "cchat top --once",
+        more="Who is online and how it is reached, what is unread, how many messages a minute there are in its room,\n"
+        "and the last one. A dash stands for what this daemon does not know, such as what is unread of an agent that\n"
+        "has not asked for its messages since the daemon started; 3+ is at least 3. q or Ctrl-C leaves.",
+    )
+    top.add_argument("--once", action="store_true", help="print one table, as it does where there is no terminal")
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
+
+
+def an_hour(text: str) -> float:
+    """Return a number of seconds, more than none and at most an hour."""
+    if not 0 < (value := seconds(text)) <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than an hour, or nothing")
+    return value
+
+
+def count(text: str) -> int:
+    """Return how many messages are wanted."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 500):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 500")
+    return int(text)
+
+
+def _count_or_none(text: str) -> int:
+    return 0 if text == "0" else count(text)

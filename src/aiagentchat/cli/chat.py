@@ -1,0 +1,270 @@
+"""`cchat chat`: the operator talks to an agent, at a terminal or through pipes.
+
+What is shown, and what a line means, `cli.conversation` says.
+"""
+
+import asyncio
+import contextlib
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from aiagentchat.cli.conversation import Conversation
+from aiagentchat.cli.invocation import Invocation, interrupt_on_signals
+from aiagentchat.client import EventStream, GatewayClient
+from aiagentchat.errors import AiAgentChatError, DaemonNotRunningError, InvalidRequestError, WaitedInVainError
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+
+Json = Any
+
+_AGAIN_S = 1.0
+_LAST_SENDS_S = 5.0
+"""How long what was written last may take to be stored, once its writer leaves."""
+
+
+def chat(call: Invocation) -> None:
+    """Talk to an agent."""
+    client = call.client()
+    if not (sys.stdin is not None and sys.stdin.isatty() and call.out.is_terminal):
+        interrupt_on_signals()
+        _Pipe(call, client).run()
+        return
+    conversation = Conversation(call.args.name, colour=call.out.has_colour)
+    # which may not be there, and says so before anything is drawn
+    stream = client.room_events(call.args.name, limit=call.args.limit)
+    asyncio.run(_Talk(call, client, conversation).run(stream))
+
+
+class _Talk:
+    """A conversation at a terminal."""
+
+    def __init__(self, call: Invocation, client: GatewayClient, conversation: Conversation) -> None:
+        self._call = call
+        self._client = client
+        self._conversation = conversation
+        self._news: asyncio.Queue[tuple[str, Json]] = asyncio.Queue()
+        self._outgoing: queue.Queue[tuple[str, str | None]] = queue.Queue()
+        self._aimed_at: str | None = None  # by the line that is being written; "": at no request
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self._failure: AiAgentChatError | None = None
+
+    async def run(self, stream: EventStream) -> None:
+        """Talk until the operator leaves, or the gateway refuses."""
+        loop = asyncio.get_running_loop()
+
+        def tell(event: str, data: Json) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there any more
+                loop.call_soon_threadsafe(self._news.put_nowait, (event, data))
+
+        for work in (lambda: self._listen(stream, tell), lambda: self._send(tell)):
+            threading.Thread(target=work, daemon=True).start()
+        session = _session(self._conversation, self._note_typing)
+        showing = asyncio.create_task(self._show(session))
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, _leave, session, EOFError())
+        try:
+            await self._read_lines(session)
+        finally:
+            await self._finish_sending()
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
+
+    async def _read_lines(self, session: "PromptSession[str]") -> None:
+        while self._failure is None:
+            self._note_typing("")
+            try:
+                text = await session.prompt_async()
+            except (EOFError, KeyboardInterrupt):
+                return
+            line = self._conversation.read_line(text, self._aimed_at or None)
+            for said in line.say:
+                self._call.out.line(said)
+            if line.leaves:
+                return
+            if line.body:
+                self._conversation.sending += 1
+                self._is_idle.clear()
+                self._outgoing.put((line.body, line.reply_to))
+        raise self._failure
+
+    def _note_typing(self, text: str) -> None:
+        """A line that was begun answers the request that was pending then, and none that comes meanwhile."""
+        if not text:
+            self._aimed_at = None
+        elif self._aimed_at is None:
+            self._aimed_at = self._conversation.pending or ""
+
+    async def _show(self, session: "PromptSession[str]") -> None:
+        """Print what happens above the line that is being written."""
+        from prompt_toolkit.application import run_in_terminal  # noqa: PLC0415 - most calls of cchat do not need it
+
+        while True:
+            event, data = await self._news.get()
+            if event == "failed":
+                self._failure = data
+                _leave(session, data)
+                return
+            if lines := self._take(event, data):
+                text = "\n".join(lines)
+                await run_in_terminal(lambda text=text: self._call.out.line(text))  # type: ignore[misc]
+            session.app.invalidate()
+
+    def _take(self, event: str, data: Json) -> list[str]:
+        conversation = self._conversation
+        if event in ("stored", "not_stored"):
+            conversation.sending -= 1
+            if not conversation.sending:
+                self._is_idle.set()
+        if event == "not_stored":
+            body, error = data
+            hint = f"\n  {error.hint}" if error.hint else ""
+            return [f"cchat: not sent: {body}", f"  {error.message}{hint}"]
+        if event == "away":
+            conversation.away = f"{data}; trying again"
+            conversation.begin_again()
+            return []
+        return conversation.take(event, data)
+
+    # --- threads: the client blocks
+
+    def _listen(self, stream: EventStream, tell: Callable[[str, Json], None]) -> None:
+        while True:
+            try:
+                with stream:
+                    for event, data in stream:
+                        tell(event, data)
+                why = "the daemon stopped"
+            except AiAgentChatError as error:
+                if not error.retryable:
+                    tell("failed", error)
+                    return
+                why = error.message
+            tell("away", why)
+            while True:
+                time.sleep(_AGAIN_S)
+                try:
+                    stream = self._client.room_events(self._call.args.name, limit=self._call.args.limit)
+                    break
+                except AiAgentChatError as error:
+                    if not error.retryable:
+                        tell("failed", error)
+                        return
+
+    def _send(self, tell: Callable[[str, Json], None]) -> None:
+        while True:
+            body, reply_to = self._outgoing.get()
+            try:
+                if reply_to is None:
+                    self._client.send(body, to=self._call.args.name)
+                else:
+                    self._client.send(body, reply_to=reply_to)
+                tell("stored", None)
+            except AiAgentChatError as error:
+                tell("not_stored", (body, error))
+
+    async def _finish_sending(self) -> None:
+        try:
+            async with asyncio.timeout(_LAST_SENDS_S):
+                await self._is_idle.wait()
+        except TimeoutError:
+            self._call.out.note(f"what was written last may be stored or not: cchat history {self._call.args.name}")
+
+
+def _session(conversation: Conversation, on_change: Callable[[str], None]) -> "PromptSession[str]":
+    """Return what reads lines, with the conversation's state below them."""
+    from prompt_toolkit import PromptSession  # noqa: PLC0415 - most calls of cchat do not need it
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent  # noqa: PLC0415 - likewise
+
+    keys = KeyBindings()
+
+    @keys.add("escape", "enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    session: PromptSession[str] = PromptSession(
+        message=conversation.prompt, bottom_toolbar=conversation.status, key_bindings=keys, erase_when_done=True
+    )
+    session.default_buffer.on_text_changed += lambda buffer: on_change(buffer.text)
+    return session
+
+
+def _leave(session: "PromptSession[str]", why: BaseException) -> None:
+    if session.app.is_running:
+        session.app.exit(exception=why)
+
+
+class _Pipe:
+    """A conversation through pipes: a line is a message, and what others write is printed, until all is answered."""
+
+    def __init__(self, call: Invocation, client: GatewayClient) -> None:
+        self._call = call
+        self._client = client
+        self._news: queue.Queue[tuple[str, Json]] = queue.Queue()
+        self._waiting: set[str] = set()
+        self._early: set[str] = set()  # answered before it was known what was asked
+        self._operator: str | None = None
+        self._until = float("inf")
+
+    def run(self) -> None:
+        """Talk until standard input has ended and all that was sent is answered."""
+        stream = self._client.room_events(self._call.args.name, limit=0)
+        threading.Thread(target=self._listen, args=(stream,), daemon=True).start()
+        while self._until == float("inf") or self._waiting:
+            try:
+                event, data = self._news.get(timeout=min(1.0, max(0.0, self._until - time.monotonic())))
+            except queue.Empty:
+                if time.monotonic() < self._until:
+                    continue
+                name, timeout_s = self._call.args.name, self._call.args.timeout
+                raise WaitedInVainError(
+                    f"{name} has not answered {' '.join(sorted(self._waiting))} within {timeout_s:g} s",
+                    hint=f"it is stored in the room of {name}; an answer can still come",
+                ) from None
+            self._take(event, data)
+
+    def _take(self, event: str, data: Json) -> None:
+        if event == "failed":
+            raise data
+        if event == "live":
+            self._operator = data["operator"]
+            threading.Thread(target=self._send, daemon=True).start()
+        elif event == "sent":
+            self._waiting |= {data} - self._early
+        elif event == "end":
+            self._until = time.monotonic() + self._call.args.timeout
+        elif event == "message" and data["sender"]["user_id"] != self._operator:
+            self._call.out.messages([data])
+            self._call.out.flush()
+            if data["in_reply_to"] is not None:
+                self._early.add(data["in_reply_to"]["event_id"])
+                self._waiting.discard(data["in_reply_to"]["event_id"])
+
+    def _listen(self, stream: EventStream) -> None:
+        try:
+            with stream:
+                for each in stream:
+                    self._news.put(each)
+            raise DaemonNotRunningError(
+                "the daemon stopped", hint=f"'cchat history {self._call.args.name}' shows what was written"
+            )
+        except AiAgentChatError as error:
+            self._news.put(("failed", error))
+
+    def _send(self) -> None:
+        try:
+            for raw in sys.stdin.buffer if sys.stdin is not None else ():
+                body = raw.decode().removesuffix("\n")
+                if body.strip():
+                    self._news.put(("sent", self._client.send(body, to=self._call.args.name)["event_id"]))
+            self._news.put(("end", None))
+        except UnicodeDecodeError:
+            self._news.put(("failed", InvalidRequestError("standard input is not UTF-8 text; that line was not sent")))
+        except AiAgentChatError as error:
+            self._news.put(("failed", error))
