@@ -15,7 +15,6 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +31,7 @@ from aiagentchat.errors import (
     UnauthenticatedError,
 )
 from aiagentchat.model import Attachment, parse_agent_name, transfer_s
+from aiagentchat.multipart import RequestBody
 
 Json = Any
 
@@ -71,26 +71,6 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
-
-
-@dataclass(frozen=True, slots=True)
-class _Body:
-    """What goes out with a request, as it is on the wire."""
-
-    content_type: str
-    data: bytes = field(repr=False)
-
-    @classmethod
-    def form(cls, message: Mapping[str, Json], file: bytes | bytearray) -> Self:
-        """Return a form of two parts, a message and its file."""
-        boundary = uuid.uuid4().hex
-        parts = (
-            b'--%b\r\nContent-Disposition: form-data; name="message"\r\n\r\n%b\r\n'
-            b'--%b\r\nContent-Disposition: form-data; name="file"; filename="file"\r\n\r\n%b\r\n--%b--\r\n'
-        )
-        mark = boundary.encode()
-        data = parts % (mark, json.dumps(message).encode(), mark, file, mark)
-        return cls(f"multipart/form-data; boundary={boundary}", data)
 
 
 class EventStream:
@@ -178,7 +158,7 @@ class GatewayClient:
         about = None if file is None else {"name": file.name, "mimetype": file.mimetype}
         message = {"body": body, "to": to, "reply_to": reply_to, "key": key, "format": fmt, "file": about}
         message = {name: value for name, value in message.items() if value is not None}
-        given = message if file is None else _Body.form(message, file.data)
+        given = message if file is None else RequestBody.form(message, file.data)
         timeout_s = self._timeout_s + (0.0 if file is None else 2 * transfer_s(len(file.data)))
         deadline = time.monotonic() + timeout_s
         failure: AiAgentChatError | None = None
@@ -350,7 +330,7 @@ class GatewayClient:
         self,
         method: str,
         path: str,
-        body: Mapping[str, Json] | _Body | None = None,
+        body: Mapping[str, Json] | RequestBody | None = None,
         *,
         query: Mapping[str, str] | None = None,
         wait_s: float = 0.0,
@@ -362,7 +342,7 @@ class GatewayClient:
 
     @contextmanager
     def _responding(
-        self, method: str, path: str, body: Mapping[str, Json] | _Body | None, limit_s: float
+        self, method: str, path: str, body: Mapping[str, Json] | RequestBody | None, limit_s: float
     ) -> Iterator[http.client.HTTPResponse]:
         """Give the response to a request that the gateway took."""
         connection = self._connect(limit_s)
@@ -400,10 +380,14 @@ class GatewayClient:
         return http.client.HTTPConnection(host, port, timeout=timeout_s)
 
     def _exchange(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: Mapping[str, Json] | _Body | None
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: Mapping[str, Json] | RequestBody | None,
     ) -> http.client.HTTPResponse:
-        if body is not None and not isinstance(body, _Body):
-            body = _Body("application/json", json.dumps(body).encode())
+        if body is not None and not isinstance(body, RequestBody):
+            body = RequestBody("application/json", json.dumps(body).encode())
         headers = self._headers | ({} if body is None else {"Content-Type": body.content_type})
         try:
             connection.connect()
