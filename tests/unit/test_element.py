@@ -143,7 +143,9 @@ def test_an_archive_that_is_broken_anywhere_is_refused_or_unpacked_and_raises_no
 
 
 @pytest.mark.parametrize(
-    "archive", [b"", b"no archive", gzip.compress(b"no tar" * 200), make_archive()[:300], make_archive({"a.html": b""})]
+    "archive",
+    [b"", b"no archive", gzip.compress(b"no tar" * 200), make_archive()[:300], make_archive({"a.html": b""})],
+    ids=["empty", "no gzip", "no tar", "cut off", "without index.html"],
 )
 def test_what_is_no_archive_of_element_is_refused(tmp_path: Path, archive: bytes) -> None:
     with pytest.raises(InvalidRequestError, match="archive cannot be used"):
