@@ -163,7 +163,7 @@ class SpaceManager:
             with contextlib.suppress(MatrixForbiddenError):  # somebody else's, who does not let us
                 await self.write_own(keeper, PEOPLE, to_content(render_people(self._kept)))
         if not self.directory.has_child(broadcast_id):
-            await self._list_room(broadcast_id, order_of(None), *self._keeper)
+            await self._list_room(broadcast_id, order_of(None), *self._as_daemon)
         for room in made:
             await self._bring_operator(room)
         return space_id
@@ -268,7 +268,7 @@ class SpaceManager:
             self.directory.apply(event, is_ours=True)
 
     @property
-    def _keeper(self) -> tuple[MatrixClient, UserId]:
+    def _as_daemon(self) -> tuple[MatrixClient, UserId]:
         return self.client_of_daemon, self.names.daemon
 
     async def _list_room(self, room_id: RoomId, order: str, client: MatrixClient, sender: UserId) -> None:
@@ -276,7 +276,7 @@ class SpaceManager:
 
     async def _unlist(self, room_id: RoomId) -> None:
         if self.directory.has_child(room_id):
-            await self._write(*self._keeper, "m.space.child", room_id, {})
+            await self._write(*self._as_daemon, "m.space.child", room_id, {})
 
     async def _default_room_version(self) -> str:
         if self._room_version is None:
@@ -347,7 +347,7 @@ class SpaceManager:
 
     async def _register_member(self, client: MatrixClient, user: UserId, card: Card, present: Card | None) -> None:
         room_id = RoomId(card.room_id)
-        lister = self._keeper if self.layout.policy == "strict" else (client, user)
+        lister = self._as_daemon if self.layout.policy == "strict" else (client, user)
         if present is not None and present != card:
             await client.join_room(self._space())  # it may have been removed, and invited again since
         other = self.directory.find(card.name)
