@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from aiagentchat.agents.onlooker import _Feed, as_it_reads, is_edit
+from aiagentchat.agents.bodies import replaced_by
+from aiagentchat.agents.onlooker import _Feed, as_it_reads
 from aiagentchat.agents.sights import Removed
 from aiagentchat.matrix.events import RoomEvent, parse_event
 from aiagentchat.model import EventId
@@ -60,8 +61,8 @@ def test_what_is_no_edit_of_its_sender_changes_nothing(unsigned: object) -> None
 
 @pytest.mark.parametrize("content", [{}, {"m.relates_to": []}, {"m.relates_to": {"rel_type": "m.replace"}}])
 def test_what_names_no_message_is_no_edit(content: dict[str, Any]) -> None:
-    assert not is_edit(event(raw(content=content)))
-    assert is_edit(event(edit("x")))
+    assert replaced_by(event(raw(content=content))) is None
+    assert replaced_by(event(edit("x"))) is not None
 
 
 async def test_who_looks_on_slowly_costs_no_more_memory_and_is_told_to_read_the_room() -> None:

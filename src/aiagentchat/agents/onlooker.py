@@ -14,6 +14,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from aiagentchat.agents.bodies import replaced_by
 from aiagentchat.agents.delivery import Delivery
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.messages import parse_message
@@ -179,7 +180,7 @@ class Onlooker:
         async with aclosing(self._pages(place, start)) as pages:
             async for page in pages:
                 ids += [event.event_id for event, _ in page]
-                messages = [self._parse(as_it_reads(event, raw)) for event, raw in page if not is_edit(event)]
+                messages = [self._parse(as_it_reads(event, raw)) for event, raw in page if replaced_by(event) is None]
                 found += [message for message in messages if message is not None]
                 if len(found) >= limit:
                     break
@@ -272,7 +273,7 @@ class Onlooker:
             del seen[next(iter(seen))]
         if event.type == "m.room.redaction":
             return Removed(EventId(str(event.content.get("redacts"))))
-        if not is_edit(event):
+        if replaced_by(event) is None:
             return self._parse(event)
         edited = self._parse(replace(event, content=new_content(event.content)))
         if edited is None:
@@ -317,17 +318,6 @@ def is_heard(host: AgentHost, agent: AgentName, room_id: RoomId) -> bool:
     return host.is_known(agent) and (host.names.has_own_daemon or host.hears(room_id))
 
 
-def is_edit(event: RoomEvent) -> bool:
-    """Whether an event only says what another one says now."""
-    relation = event.content.get("m.relates_to")
-    return (
-        isinstance(relation, dict)
-        and relation.get("rel_type") == "m.replace"
-        and isinstance(relation.get("event_id"), str)
-        and isinstance(event.content.get("m.new_content"), dict)
-    )
-
-
 def new_content(content: dict[str, Any]) -> dict[str, Any]:
     """Return what an edit has a message say."""
     edited = content["m.new_content"]
@@ -343,7 +333,7 @@ def as_it_reads(event: RoomEvent, raw: Any) -> RoomEvent:
     for key in ("unsigned", "m.relations", "m.replace"):
         edit = edit.get(key) if isinstance(edit, dict) else None
     edit = None if edit is None else parse_event(edit, event.room_id)
-    if edit is None or edit.sender != event.sender or not is_edit(edit):
+    if edit is None or edit.sender != event.sender or replaced_by(edit) is None:
         return event
     kept = {key: value for key, value in event.content.items() if key not in ("format", "formatted_body")}
     return replace(event, content=kept | new_content(edit.content))

@@ -11,10 +11,11 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from aiagentchat.agents.bodies import replaced_by
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.inbox import Inbox
-from aiagentchat.agents.messages import parse_message
-from aiagentchat.agents.onlooker import is_edit, is_heard, new_content
+from aiagentchat.agents.messages import ANSWERED_FOR_AGENTS, command_in, parse_message
+from aiagentchat.agents.onlooker import is_heard, new_content
 from aiagentchat.errors import AiAgentChatError
 from aiagentchat.matrix.events import RoomEvent
 from aiagentchat.matrix.sync import LatestMessages
@@ -86,7 +87,7 @@ class Overview:
 
     def note(self, event: RoomEvent, message: Message, owner: AgentName) -> None:
         """Take note of a message that has arrived in an agent's room."""
-        if is_edit(event):
+        if replaced_by(event) is not None or command_in(event, message) in ANSWERED_FOR_AGENTS:
             return
         self._note_last(message)
         self._recent.append((message.ts, message.room_id))
@@ -144,7 +145,7 @@ class Overview:
     async def _ask(self, latest: LatestMessages) -> None:
         with contextlib.suppress(AiAgentChatError):  # what is known is shown, and the homeserver asked again
             for event in await latest.look():
-                if is_edit(event):
+                if replaced_by(event) is not None:
                     event = replace(event, content=new_content(event.content))
                 message = parse_message(event, self._host.sender_of, None)
                 if message is not None:
