@@ -99,7 +99,7 @@ async def test_the_token_of_a_single_sign_on_and_an_access_token_are_taken(
 async def test_a_login_that_the_homeserver_does_not_offer_names_those_that_it_does(
     tmp_path: Path, http: aiohttp.ClientSession
 ) -> None:
-    synapse = await start_synapse(tmp_path, password_config={"enabled": True})
+    synapse = await start_synapse(tmp_path, login_via_existing_session={"enabled": False})
     try:
         anyone = MatrixClient(synapse.config.base_url, "", http)
         with pytest.raises(InvalidRequestError, match=r"takes no m\.login\.token, but m\.login\.password"):
