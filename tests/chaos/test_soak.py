@@ -13,7 +13,7 @@ BY_CHANCE = 15.0
 
 
 async def test_what_the_daemon_uses_is_flat(tmp_path: Path) -> None:
-    wish = SoakWish("appservice", 1, seconds=15.0, agents=6, restarts=0, sample_every_s=0.25)
+    wish = SoakWish("appservice", 1, seconds=20.0, agents=6, restarts=0, sample_every_s=0.25)
     soaked = await soak(wish, tmp_path)
     judged = [growth for growth in soaked.growths if growth.measure is not MEMORY]
     assert [growth for growth in judged if growth.late - growth.early > BY_CHANCE] == []

@@ -34,6 +34,7 @@ MESSAGE_KEYS = {
     "hops",
     "quiet",
     "file",
+    "edits",
 }
 STATUS_KEYS = {
     "homeserver_url",
