@@ -70,7 +70,7 @@ async def test_what_a_person_writes_reaches_the_agent_as_it_should(
 
     edited = await person.do("edit", room=room, event=said, body="is dev green?")
     message = await next_message(agent)
-    assert (message["event_id"], message["body"]) == (edited, "[edit] is dev green?")
+    assert (message["event_id"], message["edits"], message["body"]) == (edited, said, "is dev green?")
 
     replied = await person.do("reply", room=room, event=answered, body="since when?")
     message = await next_message(agent)
