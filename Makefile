@@ -30,7 +30,7 @@ TIERS := tests/chaos tests/integration tests/unit
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv up demo test coverage unit integration chaos soak bench lint type wheel lock ci clean
+.PHONY: help venv up demo screenshots test coverage unit integration chaos soak bench lint type wheel lock ci clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -59,6 +59,9 @@ up: $(INSTALLED) ## start homeserver and daemon in the foreground, for use (Ctrl
 
 demo: $(INSTALLED) ## run the main job once, visibly, in a home of its own
 	@$(BIN)/python scripts/demo.py $(ARGS)
+
+screenshots: $(INSTALLED) ## make the pictures in README.md from a real run (needs Chromium; ARGS='--element-archive FILE')
+	@$(BIN)/python -m scripts.screenshots $(ARGS)
 
 # ── test ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

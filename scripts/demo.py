@@ -52,13 +52,14 @@ def require(holds: bool, what: str) -> None:
 
 
 class System:
-    """One system of homeserver and daemon, used through `cchat`."""
+    """One system of homeserver and daemon, used through `cchat`, with settings of its own."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **settings: str) -> None:
         self.socket = home / "cchat.sock"
         self.tokens: dict[str, str] = {}
         foreign = re.compile(r"(AIAGENTCHAT_|SPACE_ALIAS$|SERVER_NAME$|MATRIX_ROOM_ID$)")
-        self._env = {k: v for k, v in os.environ.items() if not foreign.match(k)} | {"AIAGENTCHAT_HOME": str(home)}
+        inherited = {k: v for k, v in os.environ.items() if not foreign.match(k)}
+        self._env = inherited | {"AIAGENTCHAT_HOME": str(home)} | settings
 
     def cchat(self, *arguments: str, exit_code: int = 0, shown: bool = True) -> str:
         """Run a command, show it, and return what it printed."""
@@ -111,10 +112,11 @@ class Person:
 
     def __init__(self, status: Json) -> None:
         self._url = status["homeserver_url"]
+        self.user_id: str = status["operator"]
         self._token = ""
         login = {
             "type": "m.login.password",
-            "identifier": {"type": "m.id.user", "user": status["operator"]},
+            "identifier": {"type": "m.id.user", "user": self.user_id},
             "password": Path(status["password_file"]).read_text().strip(),
         }
         self._token = self.call("POST", "/login", login)["access_token"]
@@ -160,11 +162,11 @@ class Person:
         raise DemoFailedError(f"no answer within {ANSWER_S:g} s")
 
 
-def answer_next(agent: GatewayClient, text: str) -> None:
+def answer_next(agent: GatewayClient, text: str, *, fmt: str = "plain") -> None:
     """Wait for a message, answer it, acknowledge it: what an agent's program does."""
     messages = agent.read(wait_s=ANSWER_S)
     require(bool(messages), "no message came")
-    agent.send(text, reply_to=messages[0]["event_id"])
+    agent.send(text, reply_to=messages[0]["event_id"], fmt=fmt)
     agent.acknowledge([message["event_id"] for message in messages])
 
 
