@@ -11,11 +11,12 @@ import pytest
 
 from aiagentchat.agents import sidebar
 from aiagentchat.errors import MatrixNotFoundError
+from aiagentchat.matrix.sync import get_receipt
 from aiagentchat.model import AgentName, RoomAlias, RoomId, UserId
 from aiagentchat.space.avatar import render_avatar
 from aiagentchat.space.names import broadcast_alias, broadcast_alias_of_accounts
 from tests.integration.conftest import StartDaemon
-from tests.integration.correspondents import person
+from tests.integration.correspondents import attach, person
 from tests.integration.systems import ACCOUNTS_ALONE, WAIT_S, Api, RunningDaemon, Synapse, fresh_name, running_daemon
 
 Json = dict[str, Any]
@@ -280,3 +281,11 @@ async def test_where_it_is_off_there_are_neither_pictures_nor_tags(
     assert await operator.client.get_avatar(user_id) is None
     with pytest.raises(MatrixNotFoundError):
         await operator.client.get_state(room_id, "m.room.avatar")
+
+
+async def test_the_invite_that_was_accepted_for_the_operator_counts_as_no_message(
+    daemon: RunningDaemon, synapse: Synapse, http: Http
+) -> None:
+    operator, agent = Operator(synapse, http), await attach(daemon)
+    member = await operator.client.get_state_event(agent.room_id, "m.room.member", operator.user_id)
+    assert await get_receipt(operator.client, agent.room_id, operator.user_id) == member["event_id"]

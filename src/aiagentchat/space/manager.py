@@ -44,7 +44,7 @@ from aiagentchat.space.layout import (
 from aiagentchat.space.names import broadcast_alias, broadcast_alias_of_accounts
 from aiagentchat.space.others import Others
 from aiagentchat.space.people import Person, merge_people, render_people
-from aiagentchat.space.rooms import EnsuredRoom, ensure_room
+from aiagentchat.space.rooms import EnsuredRoom, accept_invite, ensure_room
 
 log = logging.getLogger(__name__)
 
@@ -290,10 +290,7 @@ class SpaceManager:
     async def _bring_operator(self, room: EnsuredRoom) -> None:
         """Have the operator in the room without a click; who left it themselves has no invite, and stays out."""
         if self.operator is not None and self.layout.operator in room.invited:
-            try:
-                await self.operator.join_room(room.room_id)
-            except AiAgentChatError as error:  # their invite stands
-                log.warning("the operator did not join: %s", error.message, extra={"room_id": room.room_id})
+            await accept_invite(self.operator, self.layout.operator, room.room_id)
 
     # --- agents
 

@@ -20,7 +20,7 @@ from aiagentchat.errors import (
 )
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import RoomEvent, parse_events
-from aiagentchat.model import RoomAlias, RoomId, UserId
+from aiagentchat.model import EventId, RoomAlias, RoomId, UserId
 from aiagentchat.space.layout import RoomSpec, render_creation, render_parent, render_picture, wanted_power_levels
 
 log = logging.getLogger(__name__)
@@ -140,6 +140,17 @@ async def _join_when_made(client: MatrixClient, spec: RoomSpec, room_id: RoomId)
         else:
             return True
     return False
+
+
+async def accept_invite(client: MatrixClient, user_id: UserId, room_id: RoomId) -> None:
+    """Have a person be in a room without a click, and the invite be read: it counts as a message to them."""
+    try:
+        await client.join_room(room_id)
+        joined = (await client.get_state_event(room_id, "m.room.member", user_id)).get("event_id")
+        if isinstance(joined, str):  # an older Synapse does not tell it
+            await client.send_receipt(room_id, EventId(joined))
+    except AiAgentChatError as error:  # the invite stands, or counts
+        log.warning("%s did not join: %s", user_id, error.message, extra={"room_id": room_id})
 
 
 async def _free_alias(client: MatrixClient, alias: RoomAlias, dead: RoomId) -> None:
