@@ -39,11 +39,17 @@ _OURS = re.compile(r"AIAGENTCHAT_|SPACE_ALIAS$|SERVER_NAME$|MATRIX_ROOM_ID$|COV_
 
 
 def wait_until(holds: Callable[[], T], *, timeout_s: float = PROCESS_S) -> T:
-    """Ask until the answer is truthy, and return it."""
-    deadline = time.monotonic() + timeout_s
+    """Ask until the answer is truthy, and return it.
+
+    Many a question starts a process: between two, as much time as one took is left to what is waited for.
+    """
+    asked_at = time.monotonic()
+    deadline = asked_at + timeout_s
     while not (answer := holds()):
-        assert time.monotonic() < deadline, f"not so within {timeout_s:g} s: {answer!r}"
-        time.sleep(0.03)
+        answered_at = time.monotonic()
+        assert answered_at < deadline, f"not so within {timeout_s:g} s: {answer!r}"
+        time.sleep(max(0.03, answered_at - asked_at))
+        asked_at = time.monotonic()
     return answer
 
 

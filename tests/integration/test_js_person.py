@@ -9,7 +9,7 @@ import pytest
 from aiagentchat.agents import sidebar
 from tests.integration.correspondents import Hosted, attach
 from tests.integration.js_person import JsPerson, js_person
-from tests.integration.systems import RunningDaemon, Synapse, fresh_name
+from tests.integration.systems import APPSERVICE_ALONE, RunningDaemon, Synapse, fresh_name
 
 Json = dict[str, Any]
 
@@ -110,6 +110,7 @@ async def test_a_person_sees_who_writes_to_whom_by_name_and_picture(person: JsPe
     assert question["sender_avatar"] == (await person.rooms())[asker.room_id]["avatar"]
 
 
+@APPSERVICE_ALONE  # the same events, in twice the time
 async def test_comings_and_goings_make_no_room_unread_and_a_message_does(
     person: JsPerson, daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:

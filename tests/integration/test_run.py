@@ -339,15 +339,16 @@ def test_a_person_sees_it_typing_while_the_program_runs(system: System) -> None:
         nonlocal since
         news = matrix(system, f"sync?timeout=0&since={since}")
         since = news["next_batch"]
-        room = news.get("rooms", {}).get("join", {}).get(system.who()[name]["room_id"], {})
+        room = news.get("rooms", {}).get("join", {}).get(agent["room_id"], {})
         events = room.get("ephemeral", {}).get("events", [])
         seen.extend(event["content"]["user_ids"] for event in events if event["type"] == "m.typing")
         return seen
 
     with system.running("run", name, "--", *python("import time; time.sleep(4); print('there')")) as running:
         started(running)
+        agent = system.who()[name]
         system.cchat("send", "--to", name, "hello")
-        wait_until(lambda: typing() == [[system.who()[name]["user_id"]]])
+        wait_until(lambda: typing() == [[agent["user_id"]]])
         wait_until(lambda: answers(system, name) == ["there"])
         wait_until(lambda: typing()[1:] == [[]])
         running.end()
