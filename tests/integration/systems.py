@@ -40,6 +40,8 @@ OPERATOR = "alice"
 APPSERVICE_ALONE = pytest.mark.parametrize("mode", ["appservice"], indirect=True, scope="session")
 ACCOUNTS_ALONE = pytest.mark.parametrize("mode", ["accounts"], indirect=True, scope="session")
 WAIT_S = 30.0
+UNLIKE_USE = {"AIAGENTCHAT_LOOP_RATE": "0", "AIAGENTCHAT_SIDEBAR": "off"}
+"""Tests write more than agents do, and what few of them look at costs the homeserver a third more for each agent."""
 
 
 def fresh_name(stem: str = "agent") -> AgentName:
@@ -76,9 +78,8 @@ class Synapse:
             "AIAGENTCHAT_HOMESERVER_URL": self.config.base_url,
             "AIAGENTCHAT_OPERATOR": OPERATOR,
             "SERVER_NAME": self.config.server_name,
-            "AIAGENTCHAT_LOOP_RATE": "0",  # tests write more than agents do
         }
-        settings = load_settings(env | environment)
+        settings = load_settings(env | UNLIKE_USE | environment)
         device = read_private(self.paths.operator_device)
         if home != self.paths.data_dir and device is not None:
             settings.paths.credentials.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -9,12 +9,18 @@ import pytest
 from aiagentchat.agents import sidebar
 from tests.integration.correspondents import Hosted, attach
 from tests.integration.js_person import JsPerson, js_person
-from tests.integration.systems import APPSERVICE_ALONE, RunningDaemon, Synapse, fresh_name
+from tests.integration.systems import APPSERVICE_ALONE, UNLIKE_USE, RunningDaemon, Synapse, fresh_name
 
 Json = dict[str, Any]
 
 OPTIONS = [{"id": "yes", "name": "Allow", "kind": "allow_once"}, {"id": "no", "name": "Reject", "kind": "reject_once"}]
 COMINGS = 200
+
+
+@pytest.fixture(autouse=True)
+def _as_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have agents look as they do in use."""
+    monkeypatch.delitem(UNLIKE_USE, "AIAGENTCHAT_SIDEBAR")
 
 
 @pytest.fixture

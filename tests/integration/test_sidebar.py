@@ -17,7 +17,16 @@ from aiagentchat.space.avatar import render_avatar
 from aiagentchat.space.names import broadcast_alias, broadcast_alias_of_accounts
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import attach, person
-from tests.integration.systems import ACCOUNTS_ALONE, WAIT_S, Api, RunningDaemon, Synapse, fresh_name, running_daemon
+from tests.integration.systems import (
+    ACCOUNTS_ALONE,
+    UNLIKE_USE,
+    WAIT_S,
+    Api,
+    RunningDaemon,
+    Synapse,
+    fresh_name,
+    running_daemon,
+)
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -29,7 +38,8 @@ SOON_S = 0.5
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Show what changes soon."""
+    """Show what changes, and soon."""
+    monkeypatch.delitem(UNLIKE_USE, "AIAGENTCHAT_SIDEBAR")
     monkeypatch.setattr(sidebar, "OFFLINE_AFTER_S", SOON_S)
     monkeypatch.setattr(sidebar, "GAP_S", 0.01)
 
