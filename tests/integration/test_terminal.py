@@ -283,8 +283,6 @@ def test_top_is_drawn_anew_and_leaves_the_screen_as_it_was(system: System, agent
         wait_until(lambda: any(re.search(rf"{agent.name} +online +poll +0 ", each) for each in screen.lines))
         system.cchat("leave", agent.name)
         wait_until(lambda: any(re.search(rf"{agent.name} +offline", each) for each in screen.lines))
-        screen.resize(40, 4)
-        screen.wait_for("more")
         screen.type("q")
         assert screen.end() == 0
         assert screen.is_as_before
