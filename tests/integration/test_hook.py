@@ -398,7 +398,7 @@ def test_codex_is_woken_after_an_outage_that_is_longer_than_others_wait_for(
             system.kill(system.daemon_pid)
         else:
             system.down()
-        time.sleep(SOON_S)
+        time.sleep(SOON_S)  # longer than others wait for
         system.up()
         assert codex.agent() == name
         system.cchat("send", "--to", name, "hello")

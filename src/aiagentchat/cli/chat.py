@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiagentchat.cli.conversation import Conversation
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Json = Any
 
 _AGAIN_S = 1.0
+"""After this long a daemon that is away is asked for again."""
 _LAST_SENDS_S = 5.0
 """How long what was written last may take to be stored, once its writer leaves."""
 
@@ -113,7 +115,7 @@ class _Talk:
                 return
             if lines := self._take(event, data):
                 text = "\n".join(lines)
-                await run_in_terminal(lambda text=text: self._call.out.line(text))  # type: ignore[misc]
+                await run_in_terminal(partial(self._call.out.line, text))
             session.app.invalidate()
 
     def _take(self, event: str, data: Json) -> list[str]:
