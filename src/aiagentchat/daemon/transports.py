@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Protocol
 
@@ -85,14 +85,20 @@ class Witness(Protocol):
 
 
 class AgentsInTurn:
-    """A `Witness` where no account is in all rooms: agents in use tell of their own, eight a look, in turn."""
+    """A `Witness` where no account is in all rooms: agents in use tell of their own, eight a look, in turn.
 
-    def __init__(self, host: AgentHost) -> None:
+    Args:
+        server_now_ms: the homeserver's clock, in ms since the epoch.
+    """
+
+    def __init__(self, host: AgentHost, server_now_ms: Callable[[], int]) -> None:
         self._host = host
+        self._server_now_ms = server_now_ms
+        self._began_ms = server_now_ms()
         self._latest: dict[RoomId, EventId | None] = {}  # the one that was looked into longest ago comes first
 
     async def look(self) -> dict[EventId, RoomId]:
-        """Return the latest message of each of the next rooms that has one since they were looked into."""
+        """Return the latest message of each of the next rooms that has one since it was looked into, or we began."""
         agents = {room_id: agent for agent, room_id in self._host.in_use.items()}
         self._latest = {room_id: latest for room_id, latest in self._latest.items() if room_id in agents}
         turn = [*(agents.keys() - self._latest.keys()), *self._latest][:_ROOMS_A_LOOK]
@@ -100,16 +106,19 @@ class AgentsInTurn:
         for room_id in turn:
             client = self._host.manager.client_of(agents[room_id])
             page = await client.get_messages(room_id, direction="b", limit=1, filter_json=MESSAGES_ALONE)
-            latest = next((event.event_id for event in parse_events(page.chunk, room_id).events), None)
-            is_new = room_id in self._latest and self._latest.pop(room_id) != latest
+            event = next(iter(parse_events(page.chunk, room_id).events), None)
+            latest = None if event is None else event.event_id
+            is_known = room_id in self._latest
+            is_other = self._latest.pop(room_id, None) != latest
             self._latest[room_id] = latest
-            if is_new and latest is not None:
-                found[latest] = room_id
+            if event is not None and is_other and (is_known or event.ts > self._began_ms):
+                found[event.event_id] = room_id
         return found
 
     def forget(self) -> None:
         """Begin anew."""
         self._latest.clear()
+        self._began_ms = self._server_now_ms()
 
 
 class PushTransport:
