@@ -273,7 +273,7 @@ def test_history_says_who_wrote_what_and_what_that_answers(agent: Agent) -> None
 
 
 def test_top_is_drawn_anew_and_leaves_the_screen_as_it_was(system: System, agent: Agent) -> None:
-    with terminal(system, "top") as screen:
+    with terminal(system, "top", COLUMNS="80", LINES="24") as screen:  # as some shells export them
         screen.wait_for("q leaves")
         agent.tell(f"hello {FORGED}")
         line = screen.wait_for("hello")
@@ -283,6 +283,8 @@ def test_top_is_drawn_anew_and_leaves_the_screen_as_it_was(system: System, agent
         wait_until(lambda: any(re.search(rf"{agent.name} +online +poll +0 ", each) for each in screen.lines))
         system.cchat("leave", agent.name)
         wait_until(lambda: any(re.search(rf"{agent.name} +offline", each) for each in screen.lines))
+        screen.resize(40, 4)
+        screen.wait_for("more")
         screen.type("q")
         assert screen.end() == 0
         assert screen.is_as_before

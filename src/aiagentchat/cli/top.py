@@ -82,7 +82,8 @@ def _is_left() -> bool:
 
 
 def _draw(overview: Json, failure: str, *, colour: bool) -> None:
-    columns, height = shutil.get_terminal_size()
+    size = os.get_terminal_size(sys.stdout.fileno())  # of the terminal: $COLUMNS is not what it was made since
+    columns, height = size.columns or 80, size.lines or 24  # some terminals do not know
     lines = render_screen(overview, failure, colour=colour, columns=columns)
     if len(lines) > height:
         lines = [*lines[: height - 1], f"… and {len(lines) - height + 1} more"]
