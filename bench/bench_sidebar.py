@@ -13,6 +13,7 @@ from statistics import median
 
 import aiohttp
 
+from aiagentchat.matrix.sync import get_tags
 from aiagentchat.model import AgentName, RoomId
 from aiagentchat.space.appearance import introduce, upload_picture
 from aiagentchat.space.content import OFFLINE
@@ -54,6 +55,8 @@ async def main() -> None:
                 aiohttp.ClientSession() as http,
             ):
                 operator, me = synapse.operator_client(http), synapse.operator.user_id
+                for number in range(TIMES - 1):
+                    await daemon.api.post("/agents", name=f"other-{number}")
                 agent = AgentName("claude-dev")
                 joined = await daemon.api.post("/agents", name=agent)
                 room = RoomId(joined["room_id"])
@@ -77,7 +80,7 @@ async def main() -> None:
                     await client.put_state(room, "m.room.avatar", "", content)
 
                 async def look(_: int) -> None:
-                    await operator.get_room_tags(me, room)
+                    await get_tags(operator)
 
                 async def make(number: int, *, with_picture: bool) -> None:
                     name = AgentName(f"new-{number}-{with_picture}".lower())
@@ -96,7 +99,7 @@ async def main() -> None:
                 for what, events, act in (
                     ("`quiet`: an agent goes or comes, 2 requests", 0, tag),
                     ("`pictures`: besides, 2 requests", 1, picture),
-                    ("at a start of the daemon, an agent that was shown as it is, 1 request", 0, look),
+                    (f"a start of the daemon with {TIMES} agents that are shown as they are, 1 request", 0, look),
                     ("a new agent's account and name", 0, bare),
                     ("the same with its picture, 3 requests more", 0, pictured),
                 ):

@@ -32,6 +32,14 @@ class Tags:
         self.at_once = self.most_at_once = 0
         self.broken = False
 
+    async def sync(self, **_: object) -> dict[str, Any]:
+        self.requests.append("sync")
+        if self.broken:
+            raise HomeserverUnavailableError("down")
+        tags = {"tags": {LOW_PRIORITY: {"io.aiagentchat.offline": True}}}
+        part = {"account_data": {"events": [{"type": "m.tag", "content": tags}]}}
+        return {"rooms": {"join": dict.fromkeys(self.low, part)}}
+
     async def get_room_tags(self, _user_id: str, room_id: str) -> dict[str, Any]:
         self.requests.append(f"get {room_id}")
         self.at_once += 1
@@ -97,7 +105,7 @@ async def test_who_comes_back_soon_was_not_away() -> None:
     world = World(A)
     world.sessions.renew(A)
     async with running(world):
-        assert await world.after(0) == ["get !a"]
+        assert await world.after(0) == ["sync"]
         for _ in range(5):
             world.sessions.end(A)
             assert await world.after(OFFLINE_AFTER_S - 0.1) == []
@@ -115,9 +123,10 @@ async def test_who_comes_back_soon_was_not_away() -> None:
 async def test_after_a_start_who_is_not_back_soon_is_shown_as_offline() -> None:
     world = World(A, B)
     async with running(world):
-        assert await world.after(OFFLINE_AFTER_S - 1) == []
+        world.tags.low.add("!b")
+        assert await world.after(OFFLINE_AFTER_S - 1) == ["sync"]
         world.sessions.renew(B)
-        assert await world.after(0) == ["get !b"]
+        assert await world.after(0) == ["get !b", "delete !b"]
         assert await world.after(1) == []
         assert await world.after(OFFLINE_AFTER_S) == ["get !a", "put !a"]
 
@@ -128,11 +137,22 @@ async def test_what_failed_is_tried_again_later_and_holds_up_no_other() -> None:
     world.tags.broken = True
     world.sessions.renew(A)
     async with running(world):
-        assert await world.after(0) == ["get !a"]
+        assert await world.after(0) == ["sync", "get !a"]
         world.tags.broken = False
         world.sessions.renew(B)
         assert await world.after(1) == ["get !b"]
         assert await world.after(60) == ["get !a"]
+
+
+@pytest.mark.usefixtures("without_gaps")
+async def test_a_start_costs_one_request_however_many_are_shown_as_they_are() -> None:
+    agents = [AgentName(f"agent-{number}") for number in range(100)]
+    world = World(*agents)
+    world.tags.low = {f"!{agent}" for agent in agents[:50]}
+    for agent in agents[50:]:
+        world.sessions.renew(agent)
+    async with running(world):
+        assert await world.after(0) + await world.after(OFFLINE_AFTER_S) == ["sync"]
 
 
 async def test_a_hundred_that_come_at_once_are_shown_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,11 +167,13 @@ async def test_a_hundred_that_come_at_once_are_shown_one_after_the_other(monkeyp
     world = World(*(AgentName(f"agent-{number}") for number in range(100)))
     for number in range(100):
         world.sessions.renew(AgentName(f"agent-{number}"))
+        world.tags.low.add(f"!agent-{number}")
     async with running(world):
         world.sidebar.changed.set()
         for _ in range(1_000):
             await sleep(0)
-    assert len(world.tags.requests) == 100
+    assert len(world.tags.requests) == 201
+    assert not world.tags.low
     assert world.tags.most_at_once == 1
     assert asleep.count(GAP_S) == 100
 
@@ -163,7 +185,7 @@ async def test_a_stop_shows_a_few_as_offline_at_once() -> None:
     async with running(world):
         for agent in agents:
             world.sessions.renew(agent)
-        assert len([request for _ in range(10) for request in await world.after(0)]) == len(agents)
+        assert await world.after(0) == ["sync"]
         world.sessions.end_all()
         await world.sidebar.end()
     assert len(world.tags.low) == MOST_AT_STOP

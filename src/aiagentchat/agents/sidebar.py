@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from aiagentchat.agents.sessions import Sessions
 from aiagentchat.errors import AiAgentChatError, MatrixNotFoundError
 from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.matrix.sync import get_tags
 from aiagentchat.model import AgentName, RoomId, UserId
 from aiagentchat.space.appearance import upload_picture
 from aiagentchat.space.content import OFFLINE, PICTURES
@@ -71,12 +73,17 @@ class Sidebar:
         self._rooms: dict[AgentName, RoomId] = {}
         self._shown: dict[AgentName, bool] = {}
         self._changes: dict[AgentName, _Change] = {}
+        self._is_begun = False
         self.changed = asyncio.Event()
 
     async def run(self) -> None:
         """Show what changes, until cancelled. While nothing does, nothing runs."""
         while True:
             self.changed.clear()
+            self._note_rooms()
+            if self._rooms and not self._is_begun:
+                self._is_begun = True
+                await self._begin()
             change = self._next()
             wait_s = None if change is None else change.due - self._clock()
             if change is not None and wait_s is not None and wait_s <= 0:
@@ -93,13 +100,26 @@ class Sidebar:
         for agent in online[:MOST_AT_STOP]:
             await self._show(agent, online=False)
 
-    def _next(self) -> _Change | None:
-        """Return the change that is due first."""
-        online, now = self._sessions.online(), self._clock()
+    async def _begin(self) -> None:
+        """Learn how all of them are shown from one request, so that a start costs the same however many they are."""
+        if self._operator is None or self._with_pictures:  # of pictures each has to be asked for
+            return
+        try:
+            tags = await get_tags(self._operator[1])
+        except AiAgentChatError as error:  # then each is asked for
+            log.info("the operator's tags were not read: %s", error.message)
+            return
+        self._shown = {agent: not _is_ours(tags.get(room_id, {})) for agent, room_id in self._rooms.items()}
+
+    def _note_rooms(self) -> None:
         for card in self._manager.directory.own_cards():
             if self._rooms.get(card.name) != card.room_id:
                 self._rooms[card.name] = RoomId(card.room_id)
                 self._shown.pop(card.name, None)
+
+    def _next(self) -> _Change | None:
+        """Return the change that is due first."""
+        online, now = self._sessions.online(), self._clock()
         for agent in self._rooms:
             is_online, change = agent in online, self._changes.get(agent)
             if self._shown.get(agent) == is_online:
@@ -127,8 +147,7 @@ class Sidebar:
     async def _tag(self, user_id: UserId, client: MatrixClient, room_id: RoomId, *, online: bool) -> None:
         """Have the operator's tag be there or not. What they have set themselves stays."""
         tags = await client.get_room_tags(user_id, room_id)
-        low = tags.get(LOW_PRIORITY)
-        if online and isinstance(low, dict) and OFFLINE in low:
+        if online and _is_ours(tags):
             await client.delete_room_tag(user_id, room_id, LOW_PRIORITY)
         elif not online and not any(tag in tags for tag in _OF_PERSON):
             await client.put_room_tag(user_id, room_id, LOW_PRIORITY, {OFFLINE: True})
@@ -150,3 +169,9 @@ class Sidebar:
         wanted = render_picture(pictures, shown=key)
         if content != wanted:
             await client.put_state(room_id, "m.room.avatar", "", wanted)
+
+
+def _is_ours(tags: dict[str, Any]) -> bool:
+    """Whether a room's tags are those that we give to an agent's that is offline."""
+    low = tags.get(LOW_PRIORITY)
+    return isinstance(low, dict) and OFFLINE in low

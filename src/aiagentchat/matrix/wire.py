@@ -28,6 +28,7 @@ from aiagentchat.errors import (
     RateLimitedError,
 )
 from aiagentchat.matrix.retry import Transient, backoff_s, classify, parse_http_date
+from aiagentchat.matrix.server_clock import ServerClock
 from aiagentchat.model import UserId
 
 Json = Any
@@ -52,7 +53,7 @@ class ClientStats:
     last_limit_at: float | None = None
     last_success_at: float | None = None
     last_failure: str = ""
-    server_offset_s: float | None = None
+    clock: ServerClock = field(default_factory=ServerClock)
 
 
 @dataclass(slots=True)
@@ -142,8 +143,8 @@ class Wire:
         return self._shared.stats
 
     def server_now_ms(self) -> int:
-        """Return the homeserver's clock in milliseconds, to the second, as its last answer told it."""
-        return int((time.time() + (self.stats.server_offset_s or 0.0)) * 1000)
+        """Return the homeserver's clock in milliseconds, as its answers told it."""
+        return int((time.time() + (self.stats.clock.offset_s or 0.0)) * 1000)
 
     @asynccontextmanager
     async def _turn(self, room: str | None, deadline: float, what: str) -> AsyncIterator[None]:
@@ -254,6 +255,7 @@ class Wire:
             headers["Content-Type"] = call.content_type
         timeout = aiohttp.ClientTimeout(total=max(left_s, 0.001), sock_connect=10)
         self.stats.requests += 1
+        asked_at_s = time.time()
         try:
             data = io.BytesIO(call.data) if call.data and len(call.data) > _AT_ONCE_BYTES else call.data
             async with self._shared.session.request(
@@ -264,7 +266,9 @@ class Wire:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self.stats.breaks += 1
             return Transient(None, f"{type(error).__name__}: {error}".rstrip(": ")), None
-        self._note_clock(answer_headers)
+        date_s = parse_http_date(answer_headers.get("Date", ""))
+        if date_s is not None:
+            self.stats.clock.note(date_s, asked_at_s=asked_at_s, answered_at_s=time.time())
         if call.shape is bytes and status == 200:
             return None, raw
         answer = _parse(raw)
@@ -276,11 +280,6 @@ class Wire:
         if isinstance(verdict, Transient) and not verdict.limited:
             self.stats.breaks += 1  # a proxy answers for a homeserver that is away
         return verdict, answer
-
-    def _note_clock(self, headers: Mapping[str, str]) -> None:
-        told = parse_http_date(headers.get("Date", ""))
-        if told is not None:
-            self.stats.server_offset_s = told - time.time()
 
 
 async def _read(response: aiohttp.ClientResponse, call: _Call) -> bytes:
