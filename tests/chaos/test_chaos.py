@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.faults import KINDS
 from tests.chaos.run import Wish, run
 
-SHORT = [Wish("appservice", 1, messages=200), Wish("accounts", 1, messages=200)]
+SHORT = [Wish("appservice", 1, messages=120), Wish("accounts", 1, messages=120)]
 FAILED_ONCE = [
     Wish("appservice", 2, messages=200),  # reordered: a transaction that came after later ones
 ]

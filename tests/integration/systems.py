@@ -39,6 +39,8 @@ from aiagentchat.space.names import DEVICE_ID, Naming
 OPERATOR = "alice"
 APPSERVICE_ALONE = pytest.mark.parametrize("mode", ["appservice"], indirect=True, scope="session")
 ACCOUNTS_ALONE = pytest.mark.parametrize("mode", ["accounts"], indirect=True, scope="session")
+IN_ONE_MODE = APPSERVICE_ALONE
+"""For a test whose claim has nothing to do with how the daemon is on the homeserver."""
 WAIT_S = 30.0
 UNLIKE_USE = {"AIAGENTCHAT_LOOP_RATE": "0", "AIAGENTCHAT_SIDEBAR": "off"}
 """Tests write more than agents do, and what few of them look at costs the homeserver a third more for each agent."""

@@ -12,7 +12,7 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomId, UserId
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, say
-from tests.integration.systems import ACCOUNTS_ALONE, Api, RunningDaemon, Synapse
+from tests.integration.systems import ACCOUNTS_ALONE, IN_ONE_MODE, Api, RunningDaemon, Synapse
 
 
 @pytest.fixture
@@ -82,6 +82,7 @@ async def test_the_operators_messages_are_those_to_agents_wherever_they_wrote_th
     assert "private" not in [told(item)[0] for item in await sent(daemon.api, limit="500")]
 
 
+@IN_ONE_MODE
 async def test_an_answer_to_a_person_is_listed_and_its_answer_too(
     trio: tuple[Hosted, Hosted, Hosted], alice: MatrixClient
 ) -> None:
@@ -94,6 +95,7 @@ async def test_an_answer_to_a_person_is_listed_and_its_answer_too(
     assert [told(item) for item in await sent(writer.api)] == [("an answer", None, "answered", [], "thanks")]
 
 
+@IN_ONE_MODE
 async def test_an_answer_is_found_though_the_agent_wrote_in_its_own_room_long_after_it(
     trio: tuple[Hosted, Hosted, Hosted], alice: MatrixClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +112,7 @@ async def test_an_answer_is_found_though_the_agent_wrote_in_its_own_room_long_af
     ]
 
 
+@IN_ONE_MODE
 async def test_what_many_messages_of_others_came_after_is_listed_with_who_has_read_it(
     trio: tuple[Hosted, Hosted, Hosted], alice: MatrixClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +131,7 @@ async def test_what_many_messages_of_others_came_after_is_listed_with_who_has_re
     assert [told(item)[:4] for item in await sent(writer.api)] == [("long ago", first.name, "read", [first.name])]
 
 
+@IN_ONE_MODE
 async def test_who_came_later_has_not_read_what_was_sent_to_all_before(
     trio: tuple[Hosted, Hosted, Hosted], daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +210,7 @@ async def test_what_is_answered_was_read(trio: tuple[Hosted, Hosted, Hosted]) ->
     assert (item["state"], item["read_by"], item["answer"]["body"]) == ("answered", [], "an answer")
 
 
+@IN_ONE_MODE
 async def test_nobody_in_particular_reads_what_is_for_all(trio: tuple[Hosted, Hosted, Hosted]) -> None:
     writer, _, _ = trio
     stored = await writer.send("to all")
@@ -214,6 +219,7 @@ async def test_nobody_in_particular_reads_what_is_for_all(trio: tuple[Hosted, Ho
     assert (refused.status, refused.code) == (400, "bad_request")
 
 
+@IN_ONE_MODE
 async def test_waiting_asks_the_homeserver_only_when_something_was_acknowledged(
     trio: tuple[Hosted, Hosted, Hosted], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from aiagentchat.homeserver.operator import ensure_operator
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomAlias, RoomId, UserId
 from tests.integration.correspondents import attach, say, until
-from tests.integration.systems import RunningDaemon, Synapse, fresh_name
+from tests.integration.systems import IN_ONE_MODE, RunningDaemon, Synapse, fresh_name
 from tests.integration.test_several_daemons import who
 
 Json = dict[str, Any]
@@ -160,6 +160,7 @@ async def test_an_external_agent_that_goes_is_offline_and_one_that_takes_its_car
     assert (refused.status, refused.code) == (404, "agent_not_found")
 
 
+@IN_ONE_MODE
 async def test_a_card_that_names_a_room_of_somebody_else_gets_no_message(
     daemon: RunningDaemon, bot: Bot, synapse: Synapse, http: aiohttp.ClientSession
 ) -> None:
@@ -184,6 +185,7 @@ async def test_a_card_that_names_a_room_of_somebody_else_gets_no_message(
     assert (await operator.get_state(theirs, "m.room.member", agent.user_id))["membership"] == "leave"
 
 
+@IN_ONE_MODE
 async def test_a_card_that_names_a_room_where_one_is_already_gets_no_message_either_and_one_stays_there(
     daemon: RunningDaemon, bot: Bot, synapse: Synapse, http: aiohttp.ClientSession
 ) -> None:
@@ -208,6 +210,7 @@ async def test_a_card_that_names_a_room_where_one_is_already_gets_no_message_eit
         assert (await operator.get_state(broadcast, "m.room.member", user_id))["membership"] == "join"
 
 
+@IN_ONE_MODE
 async def test_a_card_whose_alias_leads_elsewhere_does_not_count(
     daemon: RunningDaemon, bot: Bot, synapse: Synapse, http: aiohttp.ClientSession
 ) -> None:

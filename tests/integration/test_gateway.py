@@ -16,7 +16,16 @@ from aiagentchat.errors import AlreadyRunningError, InvalidRequestError
 from aiagentchat.gateway.routes import ROUTES
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, messages_of, say
-from tests.integration.systems import APPSERVICE_ALONE, WAIT_S, Answer, Api, RunningDaemon, Synapse, running_daemon
+from tests.integration.systems import (
+    APPSERVICE_ALONE,
+    IN_ONE_MODE,
+    WAIT_S,
+    Answer,
+    Api,
+    RunningDaemon,
+    Synapse,
+    running_daemon,
+)
 
 
 @pytest.fixture
@@ -114,6 +123,7 @@ async def test_a_credential_outlives_the_daemon_and_ends_with_the_agents_leave(
         assert (anew.room_id, await anew.bodies()) == (agent.room_id, [])
 
 
+@IN_ONE_MODE
 async def test_credentials_are_files_of_the_user_alone_and_in_no_answer_or_log(
     pair: tuple[Hosted, Hosted], daemon: RunningDaemon, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,6 +143,7 @@ async def test_credentials_are_files_of_the_user_alone_and_in_no_answer_or_log(
 # --- isolation
 
 
+@IN_ONE_MODE
 async def test_an_agents_credential_acts_as_no_other_on_any_route(pair: tuple[Hosted, Hosted]) -> None:
     """Lesson: One agent that speaks as another."""
     first, second = pair
@@ -147,6 +158,7 @@ async def test_an_agents_credential_acts_as_no_other_on_any_route(pair: tuple[Ho
             assert is_problem(answer, 403, "forbidden"), route
 
 
+@IN_ONE_MODE
 async def test_no_route_gives_an_agent_what_is_anothers(
     pair: tuple[Hosted, Hosted], daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession
 ) -> None:
@@ -212,6 +224,7 @@ async def test_no_route_gives_an_agent_what_is_anothers(
     assert tried | public == {(route.method, route.path) for route in ROUTES}  # a new route gets its attempt here
 
 
+@IN_ONE_MODE
 async def test_an_agent_may_attach_itself_anew_and_gets_its_own_credential(pair: tuple[Hosted, Hosted]) -> None:
     first, _ = pair
     attached = await first.api.post("/agents", name=first.name, description="says so itself")
@@ -220,6 +233,7 @@ async def test_an_agent_may_attach_itself_anew_and_gets_its_own_credential(pair:
     assert entry["description"] == "says so itself"
 
 
+@IN_ONE_MODE
 async def test_the_operator_acts_as_agents_that_are_there_and_has_no_inbox(
     daemon: RunningDaemon, pair: tuple[Hosted, Hosted]
 ) -> None:
@@ -390,6 +404,7 @@ async def test_headers_that_are_no_text_are_no_fault_of_the_daemon(pair: tuple[H
     assert is_problem(answer, 403, "forbidden")
 
 
+@IN_ONE_MODE
 async def test_the_published_document_is_the_one_that_is_served(daemon: RunningDaemon) -> None:
     document = await daemon.api.get("/openapi.json")
     served = {(method.upper(), path) for path, item in document["paths"].items() for method in item}

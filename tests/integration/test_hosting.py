@@ -22,7 +22,16 @@ from aiagentchat.space.names import broadcast_alias
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, messages_of, person, say, until
 from tests.integration.spaces import NAMING, fresh_alias, make_by_hand, manager_of
-from tests.integration.systems import ACCOUNTS_ALONE, APPSERVICE_ALONE, WAIT_S, Api, RunningDaemon, Synapse, fresh_name
+from tests.integration.systems import (
+    ACCOUNTS_ALONE,
+    APPSERVICE_ALONE,
+    IN_ONE_MODE,
+    WAIT_S,
+    Api,
+    RunningDaemon,
+    Synapse,
+    fresh_name,
+)
 
 
 @pytest.fixture
@@ -62,6 +71,7 @@ async def rest_of(stream: AsyncIterator[tuple[str, Any]]) -> list[str]:
 # --- sessions
 
 
+@IN_ONE_MODE
 async def test_a_held_session_lasts_as_long_as_its_connection(daemon: RunningDaemon) -> None:
     name = fresh_name()
     async with daemon.api.stream("POST", "/agents", {"name": name, "session": "held"}) as stream:
@@ -94,6 +104,7 @@ async def test_a_leave_ends_held_sessions_streams_and_waiting_readers(daemon: Ru
     assert await anew.bodies() == []  # the reader's slot is free
 
 
+@IN_ONE_MODE
 async def test_a_timed_session_ends_after_silence_and_every_call_renews_it(
     synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
@@ -108,6 +119,7 @@ async def test_a_timed_session_ends_after_silence_and_every_call_renews_it(
     assert await status_of(daemon.api, agent.name) == "online"
 
 
+@IN_ONE_MODE
 async def test_who_waits_is_not_silent(synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path) -> None:
     daemon = await start_daemon(synapse, synapse.settings(tmp_path, AIAGENTCHAT_SESSION_TTL="1"))
     agent = await attach(daemon, session="timed")
@@ -120,6 +132,7 @@ async def test_who_waits_is_not_silent(synapse: Synapse, start_daemon: StartDaem
     await until_status(daemon.api, agent.name, "offline")
 
 
+@IN_ONE_MODE
 async def test_a_timed_session_that_began_beside_a_held_one_ends_too(
     synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
@@ -235,6 +248,7 @@ async def until_busy(agent: Hosted) -> None:
     await until(is_busy)
 
 
+@IN_ONE_MODE
 async def test_a_second_reader_is_refused_and_told_who_reads_until_the_first_is_gone(
     daemon: RunningDaemon, alice: MatrixClient
 ) -> None:
@@ -257,6 +271,7 @@ async def test_a_second_reader_is_refused_and_told_who_reads_until_the_first_is_
     assert [message["body"] for message in (await other.get("/read"))["messages"]] == ["not acknowledged"]
 
 
+@IN_ONE_MODE
 async def test_a_reader_that_was_handed_messages_has_the_inbox_until_it_acknowledges_them(
     daemon: RunningDaemon, alice: MatrixClient
 ) -> None:
@@ -270,6 +285,7 @@ async def test_a_reader_that_was_handed_messages_has_the_inbox_until_it_acknowle
     assert await agent.unread() == []  # and who was handed nothing holds nothing
 
 
+@IN_ONE_MODE
 async def test_a_reader_that_gives_up_waiting_frees_the_inbox(daemon: RunningDaemon) -> None:
     agent = await attach(daemon)
     assert await agent.bodies() == []
@@ -283,6 +299,7 @@ async def test_a_reader_that_gives_up_waiting_frees_the_inbox(daemon: RunningDae
     await until(is_free)
 
 
+@IN_ONE_MODE
 async def test_a_reader_that_comes_back_takes_over_from_its_own_old_stream(
     daemon: RunningDaemon, alice: MatrixClient
 ) -> None:
@@ -298,6 +315,7 @@ async def test_a_reader_that_comes_back_takes_over_from_its_own_old_stream(
             await until_busy(agent)
 
 
+@IN_ONE_MODE
 async def test_one_looks_without_being_the_reader_and_may_wait_for_it(
     daemon: RunningDaemon, alice: MatrixClient
 ) -> None:
@@ -468,6 +486,7 @@ async def test_into_an_encrypted_room_nothing_is_sent_and_everyone_is_told(
     assert bodies == ["before it was encrypted"]
 
 
+@IN_ONE_MODE
 async def test_an_encrypted_broadcast_room_is_not_written_to_either(
     own_synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:

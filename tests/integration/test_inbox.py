@@ -32,9 +32,9 @@ from tests.integration.correspondents import (
     say_all,
     until,
 )
-from tests.integration.systems import APPSERVICE_ALONE, RunningDaemon, Synapse
+from tests.integration.systems import APPSERVICE_ALONE, IN_ONE_MODE, RunningDaemon, Synapse
 
-FLOOD = {"appservice": 1_000, "accounts": 400}
+FLOOD = {"appservice": 1_000, "accounts": 200}
 """How many messages wait for an agent, where `AIAGENTCHAT_TEST_FLOOD` does not say."""
 
 
@@ -95,6 +95,7 @@ async def test_acknowledging_out_of_order_keeps_the_gap(
     assert await again.bodies() == ["message 0", "message 2"]
 
 
+@IN_ONE_MODE
 async def test_a_message_out_of_turn_beyond_what_the_cursor_holds_is_refused_until_the_oldest_is_acknowledged(
     daemon: RunningDaemon, alice: MatrixClient
 ) -> None:
@@ -172,6 +173,7 @@ async def test_a_message_of_this_session_is_not_late_and_one_from_before_it_is(
         assert [(message["body"], message["late"]) for message in await messages_of(stream, 1)] == [("during", False)]
 
 
+@IN_ONE_MODE
 @pytest.mark.parametrize("ahead_s", [86_400, -86_400])
 async def test_a_daemon_whose_clock_is_a_day_off_loses_no_message_and_calls_none_late_that_is_not(
     synapse: Synapse,
@@ -301,6 +303,7 @@ async def test_of_many_concurrent_writers_every_message_comes_once_and_none_that
     assert {message["event_id"] for message in await again.unread()} == {m["event_id"] for m in messages[30:]}
 
 
+@IN_ONE_MODE
 async def test_a_message_that_was_taken_back_before_it_was_read_is_not_handed_out(
     daemon: RunningDaemon, synapse: Synapse, alice: MatrixClient
 ) -> None:
@@ -315,6 +318,7 @@ async def test_a_message_that_was_taken_back_before_it_was_read_is_not_handed_ou
     assert await agent.bodies() == ["stays", "after it"]
 
 
+@IN_ONE_MODE
 async def test_a_cursor_whose_event_was_taken_back_still_holds(
     synapse: Synapse, start_daemon: StartDaemon, alice: MatrixClient, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
@@ -332,6 +336,7 @@ async def test_a_cursor_whose_event_was_taken_back_still_holds(
     assert await again.bodies() == ["message 140"]
 
 
+@IN_ONE_MODE
 @pytest.mark.parametrize("acked", [80, 140])  # the anchor is the join, which a purge keeps as state; a message
 async def test_a_cursor_whose_event_was_purged_loses_nothing_that_is_left_and_health_says_so(
     synapse: Synapse, start_daemon: StartDaemon, alice: MatrixClient, tmp_path: Path, acked: int

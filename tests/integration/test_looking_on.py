@@ -17,7 +17,7 @@ from aiagentchat.matrix.events import RoomEvent
 from aiagentchat.model import EventId
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, redact, say, say_all, until
-from tests.integration.systems import APPSERVICE_ALONE, WAIT_S, RunningDaemon, Synapse, running_daemon
+from tests.integration.systems import APPSERVICE_ALONE, IN_ONE_MODE, WAIT_S, RunningDaemon, Synapse, running_daemon
 from tests.integration.test_asides import OPTIONS
 from tests.integration.test_external_agent import Bot, bot, is_online
 
@@ -79,6 +79,7 @@ async def looking_on(daemon: RunningDaemon, name: str, limit: int = 20) -> Async
 # --- what was written
 
 
+@IN_ONE_MODE
 async def test_a_rooms_history_has_what_all_wrote_as_it_reads_now(
     daemon: RunningDaemon, agent: Hosted, alice: MatrixClient, synapse: Synapse
 ) -> None:
@@ -177,6 +178,7 @@ async def test_what_did_not_arrive_by_itself_is_read_from_the_room(
         assert [each["event_id"] for each in seen.of("message")] == told
 
 
+@IN_ONE_MODE
 async def test_an_approval_is_shown_with_answers_that_give_its_options_and_with_what_came_of_it(
     daemon: RunningDaemon, agent: Hosted
 ) -> None:
@@ -202,6 +204,7 @@ async def test_an_approval_is_shown_with_answers_that_give_its_options_and_with_
             assert later.of("approval") == []
 
 
+@IN_ONE_MODE
 async def test_the_room_of_somebody_elses_agent_is_looked_at(daemon: RunningDaemon, bot: Bot) -> None:
     await until(lambda: is_online(daemon, bot))
     refused = await daemon.api.call("GET", f"/rooms/{bot.name}/messages")
@@ -216,6 +219,7 @@ async def test_the_room_of_somebody_elses_agent_is_looked_at(daemon: RunningDaem
 # --- all at a glance
 
 
+@IN_ONE_MODE
 async def test_the_overview_says_what_is_unread_what_was_said_last_and_how_much(
     daemon: RunningDaemon, agent: Hosted, alice: MatrixClient
 ) -> None:
@@ -250,6 +254,7 @@ async def test_the_overview_says_what_is_unread_what_was_said_last_and_how_much(
     assert (last["sender"]["name"], last["body"]) == (agent.name, "done")
 
 
+@IN_ONE_MODE
 async def test_the_overview_knows_what_was_said_before_the_daemon_started(
     synapse: Synapse, tmp_path: Path, start_daemon: StartDaemon
 ) -> None:

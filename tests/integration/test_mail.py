@@ -13,7 +13,7 @@ from aiagentchat.model import CONTENT_LIMIT_BYTES, EventId, RoomId
 from aiagentchat.space.content import HOPS, IN_REPLY_TO
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, say
-from tests.integration.systems import Api, RunningDaemon, Synapse
+from tests.integration.systems import IN_ONE_MODE, Api, RunningDaemon, Synapse
 
 
 @pytest.fixture
@@ -100,6 +100,7 @@ async def test_an_answer_to_a_broadcast_goes_to_all_if_a_person_asked_and_to_the
     assert (await answerer.send("still me", reply_to=of_agent["event_id"]))["room_id"] == asker.room_id
 
 
+@IN_ONE_MODE
 async def test_last_answers_what_was_acknowledged_last(daemon: RunningDaemon, alice: MatrixClient) -> None:
     agent = await attach(daemon)
     refused = await agent.api.call("POST", "/send", {"body": "to what?", "reply_to": "last"})
@@ -114,6 +115,7 @@ async def test_last_answers_what_was_acknowledged_last(daemon: RunningDaemon, al
     assert (refused.status, refused.code) == (400, "bad_request")
 
 
+@IN_ONE_MODE
 async def test_an_answer_to_the_last_that_is_sent_again_answers_the_same_though_more_was_read_meanwhile(
     daemon: RunningDaemon, alice: MatrixClient
 ) -> None:
@@ -153,6 +155,7 @@ async def test_the_same_key_is_the_same_message_even_after_a_restart_of_the_daem
     assert await bodies_in(alice, target.room_id) == ["once", "of another sender"]
 
 
+@IN_ONE_MODE
 async def test_the_same_key_is_the_same_message_even_after_a_restart_of_the_homeserver(
     own_synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
@@ -193,6 +196,7 @@ async def test_a_message_is_stored_then_read_then_answered(pair: tuple[Hosted, H
     assert (sent["state"], sent["answer"]["event_id"]) == ("answered", answer["event_id"])
 
 
+@IN_ONE_MODE
 async def test_what_was_read_long_ago_is_still_said_to_be_read(pair: tuple[Hosted, Hosted]) -> None:
     asker, answerer = pair
     events = [await asker.send(f"message {number}", to=answerer.name) for number in range(70)]
@@ -220,6 +224,7 @@ async def test_one_waits_for_an_answer_which_comes_from_another_and_where_one_ma
     assert (sent["state"], sent["answer"]["event_id"]) == ("answered", answer["event_id"])
 
 
+@IN_ONE_MODE
 async def test_a_persons_answer_in_the_other_agents_room_is_found_later_too(
     pair: tuple[Hosted, Hosted], alice: MatrixClient
 ) -> None:
@@ -231,6 +236,7 @@ async def test_a_persons_answer_in_the_other_agents_room_is_found_later_too(
     assert (sent["state"], sent["answer"]["event_id"]) == ("answered", answer)
 
 
+@IN_ONE_MODE
 async def test_only_ones_own_messages_are_sent_ones(pair: tuple[Hosted, Hosted], alice: MatrixClient) -> None:
     asker, answerer = pair
     await asker.send("now I am a member of that room", to=answerer.name)
@@ -240,6 +246,7 @@ async def test_only_ones_own_messages_are_sent_ones(pair: tuple[Hosted, Hosted],
     assert len((await asker.api.get("/sent", to=answerer.name))["messages"]) == 1
 
 
+@IN_ONE_MODE
 async def test_an_unknown_agent_is_not_found_and_near_names_are_told(pair: tuple[Hosted, Hosted]) -> None:
     asker, answerer = pair
     for method, path, fields in (("POST", "/send", {"body": "hello"}), ("GET", "/sent", None)):
@@ -252,6 +259,7 @@ async def test_an_unknown_agent_is_not_found_and_near_names_are_told(pair: tuple
         assert answerer.name in refused.data["hint"]
 
 
+@IN_ONE_MODE
 async def test_a_message_to_oneself_is_refused(daemon: RunningDaemon) -> None:
     agent = await attach(daemon)
     refused = await agent.api.call("POST", "/send", {"body": "note to self", "to": agent.name})
@@ -271,6 +279,7 @@ UNSENDABLE = (
 )
 
 
+@IN_ONE_MODE
 async def test_what_cannot_be_sent_is_refused_and_nothing_is_stored(daemon: RunningDaemon, alice: MatrixClient) -> None:
     """Lesson: Made, and never sent."""
     agent = await attach(daemon)
@@ -282,6 +291,7 @@ async def test_what_cannot_be_sent_is_refused_and_nothing_is_stored(daemon: Runn
     assert await bodies_in(alice, agent.room_id) == []
 
 
+@IN_ONE_MODE
 async def test_the_largest_message_arrives_whole_and_an_answer_that_grows_past_the_limit_is_refused(
     pair: tuple[Hosted, Hosted],
 ) -> None:

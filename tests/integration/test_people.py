@@ -24,6 +24,7 @@ from tests.integration.processes import System
 from tests.integration.systems import (
     ACCOUNTS_ALONE,
     APPSERVICE_ALONE,
+    IN_ONE_MODE,
     WAIT_S,
     RunningDaemon,
     Synapse,
@@ -169,6 +170,7 @@ async def test_agents_that_come_later_have_their_people_at_once_and_only_theirs(
     assert await of_one.membership(alice, space) == "none"
 
 
+@IN_ONE_MODE
 async def test_with_agents_somebody_is_in_their_rooms_alone_until_they_are_invited_to_all(
     daemon: RunningDaemon, make: Make, alice: MatrixClient
 ) -> None:
@@ -196,6 +198,7 @@ async def test_with_agents_somebody_is_in_their_rooms_alone_until_they_are_invit
     assert await decided_by(second, bob, alice) == bob.user_id
 
 
+@IN_ONE_MODE
 async def test_another_role_holds_at_once_and_the_same_invite_again_changes_nothing(
     daemon: RunningDaemon, make: Make, alice: MatrixClient
 ) -> None:
@@ -249,6 +252,7 @@ async def test_who_is_uninvited_is_nowhere_and_approves_nothing(
     assert (event, problem["code"]) == ("error", "not_found")
 
 
+@IN_ONE_MODE
 async def test_who_watched_and_was_uninvited_has_no_level_left(
     daemon: RunningDaemon, make: Make, alice: MatrixClient
 ) -> None:
@@ -261,6 +265,7 @@ async def test_who_watched_and_was_uninvited_has_no_level_left(
     assert await bob.may_write(agent.room_id)
 
 
+@IN_ONE_MODE
 async def test_a_daemon_on_an_empty_home_still_knows_them(
     synapse: Synapse, start_daemon: StartDaemon, make: Make, alice: MatrixClient, tmp_path: Path
 ) -> None:
@@ -279,6 +284,7 @@ async def test_a_daemon_on_an_empty_home_still_knows_them(
     assert roles == ["approve", "watch"]
 
 
+@IN_ONE_MODE
 async def test_a_space_that_is_made_anew_has_the_people_of_the_old_one(
     own_synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
@@ -305,6 +311,7 @@ async def test_a_space_that_is_made_anew_has_the_people_of_the_old_one(
     assert (await listed(again, bob) or {})["role"] == "watch"
 
 
+@IN_ONE_MODE
 async def test_a_broadcast_room_that_is_made_anew_at_a_start_is_closed_to_who_watches(
     own_synapse: Synapse, start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
@@ -323,6 +330,7 @@ async def test_a_broadcast_room_that_is_made_anew_at_a_start_is_closed_to_who_wa
     assert not await bob.may_write(broadcast)
 
 
+@IN_ONE_MODE
 async def test_one_room_that_fails_stops_no_other_and_who_watches_does_not_come_in_past_it(
     daemon: RunningDaemon, make: Make, alice: MatrixClient, synapse: Synapse, http: aiohttp.ClientSession
 ) -> None:
@@ -349,6 +357,7 @@ async def test_one_room_that_fails_stops_no_other_and_who_watches_does_not_come_
     assert await carol.membership(alice, space) == "invite"
 
 
+@IN_ONE_MODE
 async def test_who_cannot_be_invited_is_refused_with_the_reason(
     daemon: RunningDaemon, make: Make, synapse: Synapse
 ) -> None:
@@ -371,6 +380,7 @@ async def test_who_cannot_be_invited_is_refused_with_the_reason(
     assert await listed(daemon, bob) is None
 
 
+@IN_ONE_MODE
 async def test_who_could_be_invited_nowhere_is_not_on_the_list(daemon: RunningDaemon) -> None:
     await attach(daemon)
     zed = Somebody(UserId("@zed:elsewhere.test"), MatrixClient("", "", None))  # type: ignore[arg-type]
@@ -378,6 +388,7 @@ async def test_who_could_be_invited_nowhere_is_not_on_the_list(daemon: RunningDa
     assert await listed(daemon, zed) is None
 
 
+@IN_ONE_MODE
 async def test_no_agent_and_no_person_makes_an_approver(
     daemon: RunningDaemon, make: Make, alice: MatrixClient, synapse: Synapse, http: aiohttp.ClientSession
 ) -> None:

@@ -10,7 +10,7 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import EventId, RoomId
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, messages_of, redact, say, until
-from tests.integration.systems import APPSERVICE_ALONE, WAIT_S, RunningDaemon, Synapse
+from tests.integration.systems import APPSERVICE_ALONE, IN_ONE_MODE, WAIT_S, RunningDaemon, Synapse
 
 
 @pytest.fixture
@@ -29,6 +29,7 @@ POLL = {
 }
 
 
+@IN_ONE_MODE
 @pytest.mark.parametrize("is_live", [True, False])
 async def test_what_is_no_text_is_named_however_it_comes(
     daemon: RunningDaemon, alice: MatrixClient, is_live: bool
@@ -99,6 +100,7 @@ async def test_an_edit_of_what_was_read_comes_as_one_in_the_place_of_that(
     assert relation["m.in_reply_to"] == {"event_id": wrong}
 
 
+@IN_ONE_MODE
 async def test_a_stream_is_told_of_edits_and_of_what_was_taken_back_also_when_it_had_read_it(
     daemon: RunningDaemon, synapse: Synapse, alice: MatrixClient
 ) -> None:
@@ -139,6 +141,7 @@ async def notices(client: MatrixClient, agent: Hosted, about: EventId) -> list[J
     return found
 
 
+@IN_ONE_MODE
 async def test_help_and_status_are_answered_by_the_daemon_with_a_notice_and_are_no_messages(
     synapse: Synapse, start_daemon: StartDaemon, alice: MatrixClient, tmp_path: Path
 ) -> None:
@@ -201,6 +204,7 @@ async def test_an_agent_that_is_offline_is_said_to_be(daemon: RunningDaemon, ali
     assert told["body"] == f"{agent.name} is offline: nothing runs here that could be stopped."
 
 
+@IN_ONE_MODE
 async def test_an_agent_or_who_writes_to_all_asks_nothing_of_the_system(
     daemon: RunningDaemon, alice: MatrixClient
 ) -> None:

@@ -12,7 +12,7 @@ from aiagentchat.model import RoomAlias, RoomId, UserId
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, matrix, messages_of, register_admin, say, until
 from tests.integration.spaces import require_room_version
-from tests.integration.systems import RunningDaemon, Synapse, fresh_name, start_synapse
+from tests.integration.systems import IN_ONE_MODE, RunningDaemon, Synapse, fresh_name, start_synapse
 from tests.integration.test_several_daemons import until_listed, who
 
 
@@ -103,6 +103,7 @@ async def test_a_deleted_room_is_made_anew_and_a_waiting_reader_goes_on_there(
     await until_well(daemon)  # a sync that the deletion comes in between of fails once, with 500
 
 
+@IN_ONE_MODE
 async def test_a_room_of_an_agent_that_nobody_uses_is_made_anew_too(
     synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import attach, person
 from tests.integration.systems import (
     ACCOUNTS_ALONE,
+    IN_ONE_MODE,
     UNLIKE_USE,
     WAIT_S,
     Api,
@@ -132,6 +133,7 @@ async def test_a_picture_that_an_account_has_stays_its_own(
     assert await operator.picture(room_id) == own
 
 
+@IN_ONE_MODE
 async def test_rooms_stand_in_the_space_by_name_the_one_for_all_first_and_those_that_pass_last(
     daemon: RunningDaemon, operator: Operator
 ) -> None:
@@ -146,6 +148,7 @@ async def test_rooms_stand_in_the_space_by_name_the_one_for_all_first_and_those_
     assert {child["suggested"] for child in children.values() if child} == {True}
 
 
+@IN_ONE_MODE
 async def test_the_topic_says_what_the_agent_is_where_it_runs_and_how_it_is_reached_and_stopped(
     daemon: RunningDaemon, operator: Operator
 ) -> None:
@@ -202,6 +205,7 @@ async def test_who_is_offline_is_of_low_priority_to_the_operator_until_it_is_bac
     assert await operator.picture(room_id) == before, "by default no event tells of it"
 
 
+@IN_ONE_MODE
 async def test_an_agent_that_is_gone_for_good_is_shown_so_too(daemon: RunningDaemon, operator: Operator) -> None:
     name, room_id, _ = await attached(daemon.api, kind="ephemeral")
     await all_shown(daemon, operator)
@@ -209,6 +213,7 @@ async def test_an_agent_that_is_gone_for_good_is_shown_so_too(daemon: RunningDae
     await operator.until_low(room_id)
 
 
+@IN_ONE_MODE
 async def test_what_the_operator_has_set_themselves_stays(daemon: RunningDaemon, operator: Operator) -> None:
     favourite, unloved, witness = [await attached(daemon.api) for _ in range(3)]
     await operator.client.put_room_tag(operator.user_id, favourite[1], "m.favourite", {"order": 0.5})
@@ -223,6 +228,7 @@ async def test_what_the_operator_has_set_themselves_stays(daemon: RunningDaemon,
     assert await operator.tags(unloved[1]) == {LOW: {"order": 0.25}}
 
 
+@IN_ONE_MODE
 @pytest.mark.parametrize("ends", ["stop", "kill"])
 async def test_the_agents_of_a_daemon_that_ended_are_shown_so_at_its_end_or_its_next_start(
     synapse: Synapse, tmp_path: Path, operator: Operator, ends: str
@@ -249,6 +255,7 @@ async def all_shown(daemon: RunningDaemon, operator: Operator) -> None:
 # --- who is online: grey pictures, for those who want them
 
 
+@IN_ONE_MODE
 async def test_a_picture_turns_grey_and_back_and_is_uploaded_once_over_a_restart_too(
     synapse: Synapse, tmp_path: Path, operator: Operator
 ) -> None:
@@ -266,6 +273,7 @@ async def test_a_picture_turns_grey_and_back_and_is_uploaded_once_over_a_restart
         assert await operator.until_picture(room_id, render_avatar(name, grey=True)) == grey
 
 
+@IN_ONE_MODE
 async def test_a_picture_that_a_person_gave_a_room_stays(
     synapse: Synapse, tmp_path: Path, operator: Operator, start_daemon: StartDaemon
 ) -> None:
@@ -280,6 +288,7 @@ async def test_a_picture_that_a_person_gave_a_room_stays(
     assert await operator.picture(room_id) == own
 
 
+@IN_ONE_MODE
 async def test_where_it_is_off_there_are_neither_pictures_nor_tags(
     synapse: Synapse, tmp_path: Path, operator: Operator, start_daemon: StartDaemon
 ) -> None:

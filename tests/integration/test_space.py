@@ -142,7 +142,7 @@ async def test_registering_finds_the_space_by_itself_and_makes_a_member_everywhe
 async def test_twenty_boots_at_once_come_to_one_room_each_and_leave_no_orphan(own_synapse: Synapse) -> None:
     spaces = set()
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
-        for _ in range(3):
+        for _ in range(2):
             alias, agent = fresh_alias(), fresh_name()
             managers = [manager_of(own_synapse, session, alias) for _ in range(20)]
             appservice = managers[0].client_of_daemon

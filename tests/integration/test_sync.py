@@ -24,7 +24,7 @@ def mode() -> str:
     return "appservice"
 
 
-AGENTS = 100
+AGENTS = 30
 
 
 @dataclass
@@ -98,10 +98,10 @@ async def test_what_is_written_while_it_waits_arrives_at_once(agent: Account, ap
         assert bodies([await waiting]) == ["now"]
 
 
-async def test_an_agent_in_a_space_of_a_hundred_rooms_syncs_a_fraction_of_what_is_there(
+async def test_an_agent_in_a_space_of_thirty_rooms_syncs_a_fraction_of_what_is_there(
     agent: Account, appservice: MatrixClient
 ) -> None:
-    """A hundred agents are in the Space and the broadcast room, and this one in the rooms of ten it has written to.
+    """Thirty agents are in the Space and the broadcast room, and this one in the rooms of ten it has written to.
 
     Then each of the ten comes online, changes its card, and answers a person in its own room; one writes to all.
     """
