@@ -94,6 +94,7 @@ async def test_a_person_decides_by_a_reaction_and_it_stays_to_be_seen_who_and_wh
     name = next(each["name"] for each in OPTIONS if each["id"] == option)
     assert f"{name}: {synapse.operator.user_id}, 20" in text
     assert "**Delete it**" in text
+    assert " · " not in text, "there is nothing to choose any more"
 
 
 @APPSERVICE_ALONE  # all of it is asked of the homeserver, in both modes alike

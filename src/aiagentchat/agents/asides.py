@@ -119,7 +119,7 @@ class Asides:
     async def ask_approval(self, speaker: Speaker, request: Request) -> Decision:
         """Ask the people for their approval, and wait for it; without an answer in time it is refused.
 
-        The message says at the end who decided what, and when.
+        In the end the message says who decided what, and when, in place of the options.
         """
         assert speaker.agent is not None
         options = with_signs(request.options)
@@ -145,7 +145,7 @@ class Asides:
         finally:
             self._withdrawn.pop((speaker.agent, request.key), None)
             if event_id is not None:
-                await self._note(speaker, room_id, event_id, f"{content['body']}\n\n{said}")
+                await self._note(speaker, room_id, event_id, f"{request.body}\n\n{said}")
         return decision
 
     async def _post(
