@@ -177,6 +177,10 @@ EDIT: dict[str, object] = {
 def test_an_edit_is_the_new_text_and_names_what_it_replaces() -> None:
     message = parsed(EDIT)
     assert (message.body, message.edits) == ("new", "$old")
+    new = {"msgtype": "m.text", "body": f"{CODER}: go", "m.mentions": {"user_ids": [CODER]}, "m.relates_to": 1}
+    html = {"format": "org.matrix.custom.html", "formatted_body": "<b>old</b>"}
+    message = parsed(EDIT | html | {"m.new_content": new})
+    assert (message.body, message.format, message.edits) == ("@coder: go", "plain", "$old")
     for broken in ({"m.new_content": 1}, {"m.relates_to": {"rel_type": "m.replace"}}):
         message = parsed(EDIT | broken)
         assert (message.body, message.edits) == ("* new", None)

@@ -28,22 +28,33 @@ def replaced_by(event: RoomEvent) -> str | None:
     return target if isinstance(target, str) and isinstance(event.content.get("m.new_content"), dict) else None
 
 
+def read_content(event: RoomEvent) -> dict[str, Any]:
+    """Return an event's content, of an edit with what it has the message say in place of its fallback."""
+    return event.content if replaced_by(event) is None else with_edit(event.content, event.content)
+
+
+def with_edit(content: dict[str, Any], edit: dict[str, Any]) -> dict[str, Any]:
+    """Return content with what the content of an edit has it say."""
+    kept = {key: value for key, value in content.items() if key not in ("format", "formatted_body")}
+    return kept | {key: value for key, value in edit["m.new_content"].items() if key != "m.relates_to"}
+
+
 def read_body(event: RoomEvent) -> str | None:
     """Return what an event says, the new text of an edit; None: nothing, as of one that was redacted.
 
     What is no plain text says so in front: `[image] cat.png`.
     """
-    content = event.content if replaced_by(event) is None else event.content["m.new_content"]
+    content = read_content(event)
     if event.type in POLL_TYPES:
         return _poll(content)
     body = content.get("body")
     if not isinstance(body, str):
         return None
-    relation = event.content.get("m.relates_to")
+    relation = content.get("m.relates_to")
     if isinstance(relation, dict) and isinstance(relation.get("m.in_reply_to"), dict):
         body = _FALLBACK.sub("", body, count=1) or body if _FALLBACK.match(body) else body
     body = _PILL.sub(_shown_name, body)
-    msgtype = content.get("msgtype", event.content.get("msgtype", event.type.removeprefix("m.room.message")))
+    msgtype = content.get("msgtype", event.type.removeprefix("m.room.message"))
     if msgtype in _TEXT:
         return body
     kind = str(msgtype)[:40].removeprefix("m.") or "attachment"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from aiagentchat.agents.bodies import read_body, replaced_by
+from aiagentchat.agents.bodies import read_body, read_content, replaced_by
 from aiagentchat.agents.markdown import render_html
 from aiagentchat.errors import BodyTooLargeError, InvalidRequestError
 from aiagentchat.matrix.events import RoomEvent
@@ -55,7 +55,7 @@ _MOST_NAMED = 50
 
 def parse_message(event: RoomEvent, sender_of: SenderOf, broadcast: RoomId | None) -> Message | None:
     """Return the message in an event, or None where it is none (state, redacted, no body). Never raises."""
-    content = event.content
+    content = read_content(event)
     body = read_body(event) if event.type in MESSAGE_TYPES and event.state_key is None else None
     if body is None:
         return None

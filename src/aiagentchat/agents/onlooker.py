@@ -14,7 +14,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aiagentchat.agents.bodies import replaced_by
+from aiagentchat.agents.bodies import replaced_by, with_edit
 from aiagentchat.agents.delivery import Delivery
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.messages import parse_message
@@ -273,12 +273,10 @@ class Onlooker:
             del seen[next(iter(seen))]
         if event.type == "m.room.redaction":
             return Removed(EventId(str(event.content.get("redacts"))))
-        if replaced_by(event) is None:
-            return self._parse(event)
-        edited = self._parse(replace(event, content=new_content(event.content)))
-        if edited is None:
-            return None
-        return Edited(EventId(str(event.content["m.relates_to"]["event_id"])), edited.sender, edited.ts, edited.body)
+        message = self._parse(event)
+        if message is None or message.edits is None:
+            return message
+        return Edited(message.edits, message.sender, message.ts, message.body)
 
     async def _catch_up(self, place: _Place, seen: dict[EventId, None]) -> AsyncGenerator[Sight, None]:
         """Yield what was written and not heard of, and what was read meanwhile."""
@@ -318,12 +316,6 @@ def is_heard(host: AgentHost, agent: AgentName, room_id: RoomId) -> bool:
     return host.is_known(agent) and (host.names.has_own_daemon or host.hears(room_id))
 
 
-def new_content(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what an edit has a message say."""
-    edited = content["m.new_content"]
-    return {key: value for key, value in edited.items() if key != "m.relates_to"}
-
-
 def as_it_reads(event: RoomEvent, raw: Any) -> RoomEvent:
     """Return an event with what its latest edit says, which the homeserver gives with it.
 
@@ -335,5 +327,4 @@ def as_it_reads(event: RoomEvent, raw: Any) -> RoomEvent:
     edit = None if edit is None else parse_event(edit, event.room_id)
     if edit is None or edit.sender != event.sender or replaced_by(edit) is None:
         return event
-    kept = {key: value for key, value in event.content.items() if key not in ("format", "formatted_body")}
-    return replace(event, content=kept | new_content(edit.content))
+    return replace(event, content=with_edit(event.content, edit.content))

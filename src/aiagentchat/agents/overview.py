@@ -9,13 +9,12 @@ import contextlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from aiagentchat.agents.bodies import replaced_by
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.inbox import Inbox
 from aiagentchat.agents.messages import ANSWERED_FOR_AGENTS, command_in, parse_message
-from aiagentchat.agents.onlooker import is_heard, new_content
+from aiagentchat.agents.onlooker import is_heard
 from aiagentchat.errors import AiAgentChatError
 from aiagentchat.matrix.events import RoomEvent
 from aiagentchat.matrix.sync import LatestMessages
@@ -87,7 +86,7 @@ class Overview:
 
     def note(self, event: RoomEvent, message: Message, owner: AgentName) -> None:
         """Take note of a message that has arrived in an agent's room."""
-        if replaced_by(event) is not None or command_in(event, message) in ANSWERED_FOR_AGENTS:
+        if message.edits is not None or command_in(event, message) in ANSWERED_FOR_AGENTS:
             return
         self._note_last(message)
         self._recent.append((message.ts, message.room_id))
@@ -145,8 +144,6 @@ class Overview:
     async def _ask(self, latest: LatestMessages) -> None:
         with contextlib.suppress(AiAgentChatError):  # what is known is shown, and the homeserver asked again
             for event in await latest.look():
-                if replaced_by(event) is not None:
-                    event = replace(event, content=new_content(event.content))
                 message = parse_message(event, self._host.sender_of, None)
                 if message is not None:
                     self._note_last(message)
