@@ -6,10 +6,11 @@ readers' cursors and receipts. `agents.mail` sends; `agents.service` asks.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
+from aiagentchat.agents.at_once import for_each
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.past import Pages, Past, Speaker
 from aiagentchat.errors import (
@@ -35,15 +36,10 @@ _LOOK_ANYWAY_S = 30.0
 _ORDER_MS = 60_000
 """How far the order of a room may be from that of its times."""
 _MOST_MEMBERSHIPS = 20
-_AT_ONCE = 8
-"""Most requests to the homeserver at a time, of one call."""
 
 Until = Literal["read", "answered"]
 _Read = Mapping[tuple[RoomId, AgentName], frozenset[EventId]]
 """What each agent has acknowledged in a room."""
-
-_Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +113,7 @@ class Delivery:
             except (MatrixForbiddenError, MatrixNotFoundError):  # never was there
                 return Pages([], [])
 
-        return await _for_each(rooms, look)
+        return await for_each(rooms, look)
 
     async def _look_back(self, speaker: Speaker, since_ms: Mapping[RoomId, int]) -> dict[RoomId, Pages]:
         """Return the answers in each room, and the ids of all messages, back to a time of the homeserver's."""
@@ -129,7 +125,7 @@ class Delivery:
                 )
             return Pages([], [])
 
-        return await _for_each(since_ms, look)
+        return await for_each(since_ms, look)
 
     # --- one message
 
@@ -230,7 +226,7 @@ class Delivery:
             return passed | frozenset(EventId(each) for each in cursor.acked)
 
         readers = [(room_id, agent) for room_id in ids for agent in self._readers(speaker, room_id, rooms[room_id])]
-        return await _for_each(readers, look)
+        return await for_each(readers, look)
 
     def _readers(self, speaker: Speaker, room_id: RoomId, owner: AgentName | None) -> list[AgentName]:
         if room_id == self._host.manager.broadcast_id:
@@ -286,18 +282,6 @@ def _answers(pages: Iterable[Pages], speaker: Speaker) -> dict[EventId, Message]
         if message.in_reply_to is not None and message.sender.user_id != speaker.user_id:
             answers.setdefault(message.in_reply_to.event_id, message)
     return answers
-
-
-async def _for_each(keys: Iterable[_Key], look: Callable[[_Key], Awaitable[_Value]]) -> dict[_Key, _Value]:
-    """Return what was found for each, a few at a time."""
-    slots = asyncio.Semaphore(_AT_ONCE)
-
-    async def look_in_turn(key: _Key) -> _Value:
-        async with slots:
-            return await look(key)
-
-    keys = list(keys)
-    return dict(zip(keys, await asyncio.gather(*(look_in_turn(key) for key in keys)), strict=True))
 
 
 async def _first_of(arriving: asyncio.Future[Message], acknowledged: asyncio.Event, wait_s: float) -> None:

@@ -10,9 +10,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from aiagentchat.agents.at_once import for_each
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.messages import check_size
-from aiagentchat.agents.rooms import AT_ONCE, Room, Rooms
+from aiagentchat.agents.rooms import Room, Rooms
 from aiagentchat.errors import (
     AiAgentChatError,
     MatrixError,
@@ -213,19 +214,17 @@ class People:
 
     async def _each(self, rooms: list[Room], do: Callable[[Room], Awaitable[Step | None]], told: _Told) -> None:
         """Do something in each room, some at a time. What fails in one is told, and stops no other."""
-        slots = asyncio.Semaphore(AT_ONCE)
 
         async def one(room: Room) -> None:
-            async with slots:
-                try:
-                    step = await do(room)
-                except AiAgentChatError as error:
-                    log.warning("%s: %s", room.alias, error.message)
-                    step = Step(room, "failed", _words(error))
+            try:
+                step = await do(room)
+            except AiAgentChatError as error:
+                log.warning("%s: %s", room.alias, error.message)
+                step = Step(room, "failed", _words(error))
             if step is not None:
                 told.tell(step)
 
-        await asyncio.gather(*(one(room) for room in rooms))
+        await for_each(rooms, one)
 
     async def _following(self, work: Callable[[], Awaitable[None]], told: _Told, of: int) -> AsyncGenerator[Step, None]:
         """Yield the steps of some work, which is brought to its end though nobody follows it any more."""
@@ -304,13 +303,7 @@ class People:
             people.append((Person(layout.operator, role), "operator"))
         people += [(person, "settings" if person in fixed.people else "invited") for person in layout.people]
         rooms = [*self._rooms.common(), *self._rooms.of_agents()]
-        slots = asyncio.Semaphore(AT_ONCE)
-
-        async def read(room: Room) -> dict[str, str] | None:
-            async with slots:
-                return await self._rooms.members(room)
-
-        members = dict(zip(rooms, await asyncio.gather(*(read(room) for room in rooms)), strict=True))
+        members = await for_each(rooms, self._rooms.members)
 
         def membership(room: Room, person: Person) -> str:
             known = members[room]

@@ -3,11 +3,11 @@
 `agents.people` decides whom it is done to. In each room it acts as who made it.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from aiagentchat.agents.at_once import for_each
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.errors import AiAgentChatError, MatrixForbiddenError, MatrixNotFoundError
 from aiagentchat.matrix.client import MatrixClient
@@ -18,7 +18,6 @@ from aiagentchat.space.layout import render_level
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 8
 """Rooms in which something is done at a time."""
 
 
@@ -108,18 +107,16 @@ class Rooms:
         state = parse_events(await manager.client_of_daemon.get_full_state(manager.space_id), manager.space_id).events
         users = (event.state_key or "" for event in state if event.type == CARD and not event.content)
         gone = {agent for user in users if (agent := self._names.agent_of(user)) is not None}
-        slots = asyncio.Semaphore(AT_ONCE)
 
         async def find(agent: AgentName) -> Room | None:
             alias = self._names.alias(agent)
-            async with slots:
-                try:
-                    return Room(await manager.client_of_daemon.resolve_room_alias(alias), alias, agent)
-                except MatrixNotFoundError:
-                    return None
+            try:
+                return Room(await manager.client_of_daemon.resolve_room_alias(alias), alias, agent)
+            except MatrixNotFoundError:
+                return None
 
-        found = await asyncio.gather(*(find(agent) for agent in gone - {room.agent for room in rooms}))
-        return rooms + [room for room in found if room is not None]
+        found = await for_each(gone - {room.agent for room in rooms if room.agent is not None}, find)
+        return rooms + [room for room in found.values() if room is not None]
 
     async def members(self, room: Room) -> dict[str, str] | None:
         """Return the membership of everybody who ever had one, by user id; None: it cannot be read."""
