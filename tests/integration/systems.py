@@ -21,7 +21,8 @@ import yaml
 from aiagentchat.config import Paths, Settings, load_settings, read_private
 from aiagentchat.daemon.accounts import AccountStore
 from aiagentchat.daemon.lock import DaemonLock
-from aiagentchat.daemon.main import Homeserver, run_daemon
+from aiagentchat.daemon.main import run_daemon
+from aiagentchat.daemon.target import Homeserver
 from aiagentchat.errors import InvalidNameError
 from aiagentchat.homeserver import process as homeserver_process
 from aiagentchat.homeserver.embedded import EmbeddedConfig, embedded_file, load_or_create

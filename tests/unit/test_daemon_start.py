@@ -8,7 +8,7 @@ import pytest
 
 from aiagentchat.config import load_settings
 from aiagentchat.daemon.lock import DaemonLock, running_pid
-from aiagentchat.daemon.main import find_homeserver
+from aiagentchat.daemon.target import find_homeserver
 from aiagentchat.errors import AlreadyRunningError, InvalidRequestError
 
 REGISTRATION = "{id: a, url: 'http://127.0.0.1:9', sender_localpart: aiagentchat, as_token: a, hs_token: h}"

@@ -1,10 +1,27 @@
-"""What arguments may be, and those of the commands with which the operator looks on: `chat`, `history`, `top`.
+"""What arguments may be, and those of `service`, and of what the operator looks on with: `chat`, `history`, `top`.
 
 `cli.main` has all other commands.
 """
 
 import argparse
 from collections.abc import Callable
+
+
+def add_service(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command for what starts by itself."""
+    service = add(
+        "service",
+        "service:service",
+        "have systemd start everything at login, and again after a crash",
+        "cchat service install",
+        "cchat service status",
+        "cchat service uninstall",
+        more="install writes a unit of your user, starts it, and has it start at each login; after 'loginctl\n"
+        "enable-linger' it needs none. It is 'cchat up' in this home: settings are those of config.toml, not of your\n"
+        "shell. systemd starts it anew when it ends by a fault, or has not said for a minute that it goes on.",
+    )
+    service.add_argument("action", choices=("install", "status", "uninstall"), metavar="install|status|uninstall")
+    service.add_argument("--no-echo", action="store_true", help="install: without the built-in agent 'echo'")
 
 
 def add_looking_on(add: Callable[..., argparse.ArgumentParser]) -> None:

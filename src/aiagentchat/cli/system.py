@@ -25,7 +25,8 @@ from aiagentchat.client import connect
 from aiagentchat.config import Settings, ensure_private_dir, load_settings
 from aiagentchat.daemon.accounts import AccountStore
 from aiagentchat.daemon.lock import DaemonLock, running_pid
-from aiagentchat.daemon.main import Homeserver, find_homeserver, find_homeserver_of_accounts, run_daemon
+from aiagentchat.daemon.main import run_daemon
+from aiagentchat.daemon.target import Homeserver, find_homeserver, find_homeserver_of_accounts
 from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidRequestError, RefusedError
 from aiagentchat.homeserver import RunningHomeserver, ensure_running
 from aiagentchat.homeserver.element import ElementServer

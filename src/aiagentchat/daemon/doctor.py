@@ -16,7 +16,7 @@ from aiagentchat.config import Settings
 from aiagentchat.daemon import verdicts
 from aiagentchat.daemon.accounts import AccountStore
 from aiagentchat.daemon.endpoints import missing_endpoints
-from aiagentchat.daemon.main import find_homeserver_of_accounts
+from aiagentchat.daemon.target import find_homeserver_of_accounts
 from aiagentchat.daemon.verdicts import Check, NameReplies, Setup
 from aiagentchat.errors import HomeserverUnavailableError, InvalidRequestError
 from aiagentchat.matrix.appservice import AppserviceReceiver

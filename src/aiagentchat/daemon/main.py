@@ -6,11 +6,11 @@ With an application service or with ordinary accounts: above the wiring nothing 
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -34,17 +34,18 @@ from aiagentchat.daemon.accounts import AccountClients, AccountStore
 from aiagentchat.daemon.endpoints import missing_endpoints
 from aiagentchat.daemon.health import Health, SystemInfo
 from aiagentchat.daemon.retries import retries
+from aiagentchat.daemon.service_manager import ServiceManager
+from aiagentchat.daemon.target import Homeserver
 from aiagentchat.daemon.transports import AgentsInTurn, PollTransport, PushTransport, Transport
 from aiagentchat.daemon.watch import Watch
-from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidRequestError
+from aiagentchat.errors import AiAgentChatError, AlreadyRunningError
 from aiagentchat.gateway.api import Gateway
 from aiagentchat.gateway.credentials import Credentials
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventSource, RoomEvent
 from aiagentchat.matrix.probe import Probe
 from aiagentchat.matrix.sync import LatestMessages, Witness
-from aiagentchat.model import AgentName, Message, RoomAlias, RoomId, UserId, server_of
-from aiagentchat.registration import Registration, read_registration, registration_file
+from aiagentchat.model import AgentName, Message, RoomAlias, RoomId, UserId, one_line, server_of
 from aiagentchat.space.directory import Directory
 from aiagentchat.space.identities import AccountIdentities, AppserviceIdentities, Identities
 from aiagentchat.space.layout import Layout, SpaceSettings
@@ -57,24 +58,6 @@ log = logging.getLogger(__name__)
 _PROBE_DEADLINE_S = 2.0
 _GOODBYE_S = 2.0
 _LOOK_S = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Homeserver:
-    """Where the homeserver is, and how the daemon is registered with it. `public_url` "": the same as `url`.
-
-    `registration` None: not at all; agents and operator have ordinary accounts.
-    """
-
-    url: str
-    server_name: str
-    registration: Registration | None
-    public_url: str = ""
-
-    @property
-    def shown_url(self) -> str:
-        """What a person points Element to."""
-        return self.public_url or self.url
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,68 +76,7 @@ class _Parts:
     gateway: Gateway
     probe: Probe
     operator: MatrixClient | None
-
-
-def find_homeserver(settings: Settings) -> Homeserver:
-    """Return the configured homeserver: its URL, and the registration file; or that of the accounts logged in here.
-
-    Raises:
-        InvalidRequestError: something is missing; the hint says what to set.
-    """
-    path = registration_file(settings)
-    if not settings.registration and not path.exists():
-        of_accounts = find_homeserver_of_accounts(settings)
-        if of_accounts is not None:
-            return of_accounts
-    registration = read_registration(path)
-    if not settings.homeserver_url:
-        raise InvalidRequestError(
-            "no homeserver is configured", hint="'cchat up' starts one; for your own, set AIAGENTCHAT_HOMESERVER_URL"
-        )
-    url = _checked_url(settings.homeserver_url)
-    return Homeserver(url, settings.server_name, registration, settings.public_url)
-
-
-def find_homeserver_of_accounts(settings: Settings) -> Homeserver | None:
-    """Return the homeserver of the accounts that were logged in with `cchat login`; None: there is none.
-
-    Raises:
-        InvalidRequestError: an account's file cannot be used, or they are not all on one homeserver.
-    """
-    accounts = list(AccountStore(settings.paths).all().values())
-    if not accounts:
-        return None
-    urls = sorted({account.homeserver_url for account in accounts})
-    if len(urls) > 1 and not settings.homeserver_url:
-        raise InvalidRequestError(
-            f"the accounts in {settings.paths.accounts} were logged in at {' and '.join(urls)}",
-            hint="set AIAGENTCHAT_HOMESERVER_URL to the one that may have all their tokens",
-        )
-    servers = sorted({server_of(account.user_id) for account in accounts})
-    if len(servers) > 1:
-        raise InvalidRequestError(
-            f"the accounts in {settings.paths.accounts} are on {' and '.join(servers)}",
-            hint="one home is for one homeserver: use another AIAGENTCHAT_HOME for the others",
-        )
-    url = settings.homeserver_url or accounts[0].homeserver_url
-    return Homeserver(_checked_url(url), servers[0], None, settings.public_url)
-
-
-def _checked_url(url: str) -> str:
-    if not _is_http_url(url):
-        raise InvalidRequestError(
-            f"{url!r} is no address of a homeserver",
-            hint="AIAGENTCHAT_HOMESERVER_URL is like https://matrix.example.org",
-        )
-    return url
-
-
-def _is_http_url(text: str) -> bool:
-    try:
-        url = urlsplit(text)
-        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:  # no port, or no IPv6 address
-        return False
+    service: ServiceManager
 
 
 async def run_daemon(
@@ -179,10 +101,12 @@ async def run_daemon(
     """
     settings = _on_server(settings, homeserver.server_name)
     async with _wired(settings, homeserver) as parts:
+        parts.service.tell("READY=1")  # commands are answered, with or without a homeserver
         work = asyncio.create_task(_run_loops(parts, agents, on_ready, on_waiting))
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
+            parts.service.tell("STOPPING=1")
             await _shut_down(parts)
         finally:  # also when this task itself is cancelled: no loop outlives what it works on
             stopping.cancel()
@@ -309,7 +233,19 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         health.listening = await _listen(gateway, settings)
         asking = Probe(homeserver.url, session, timeout_s=request_s)
         yield _Parts(
-            transport, manager, sessions, heartbeat, sidebar, host, intake, watch, health, gateway, asking, operator
+            transport,
+            manager,
+            sessions,
+            heartbeat,
+            sidebar,
+            host,
+            intake,
+            watch,
+            health,
+            gateway,
+            asking,
+            operator,
+            ServiceManager(os.environ),
         )
 
 
@@ -360,7 +296,8 @@ async def _run_loops(
     on_waiting: Callable[[str], None] | None,
 ) -> None:
     async with asyncio.TaskGroup() as group:
-        group.create_task(_take_events(parts.transport, parts.intake), name="events")
+        group.create_task(_take_events(parts.transport, parts.intake, parts.service), name="events")
+        group.create_task(parts.service.watch(), name="watchdog")
         group.create_task(parts.transport.run(), name="transport")
         group.create_task(parts.watch.run(), name="watch")
         if parts.manager.names.has_own_daemon:
@@ -405,11 +342,12 @@ async def _look_for_endpoints(parts: _Parts) -> None:
             return
 
 
-async def _take_events(source: EventSource, intake: Intake) -> None:
+async def _take_events(source: EventSource, intake: Intake, service: ServiceManager) -> None:
     async with aclosing(source.batches()) as batches:
         async for batch in batches:
             try:
-                await intake.take(batch)
+                with service.progress():
+                    await intake.take(batch)
             except Exception:  # the supervisor of events: one that we cannot handle must not stop all that follow
                 log.exception("events could not be taken in")
 
@@ -419,6 +357,7 @@ async def _keep_registered(
 ) -> None:
     """Find or create the Space, then list whoever could not be listed; each until it holds."""
     await _find_space(parts, on_waiting)
+    parts.service.tell(f"STATUS={parts.manager.settings.alias} is there")
     if on_ready is not None:
         await on_ready()
     while True:
@@ -438,6 +377,7 @@ async def _find_space(parts: _Parts, on_waiting: Callable[[str], None] | None) -
         if on_waiting is not None and parts.manager.unavailable != told:
             told = parts.manager.unavailable
             on_waiting(told)
+            parts.service.tell(f"STATUS=the Space is not to be had yet: {one_line(told)}")
 
 
 async def _ensure_space(parts: _Parts) -> bool:
