@@ -184,15 +184,18 @@ def test_a_browser_is_given_a_page_that_leads_there_and_the_address_stays(
     browser.chmod(0o700)
     env = {"BROWSER": str(browser)}
     with system.running("up", "--port", "0", "--no-echo", "--element", *archive, env=env) as up:
-        told = up.line("Element is at ")
-        assert "#token=" not in told
+        assert "opens in your browser, signed in. If it does not: once" in up.line("Element is at ")
+        shown = up.line("#token=").strip()
         wait_until(seen.exists)
         (argument,) = seen.read_text().splitlines()
         page = Path(urlsplit(argument).path)
         assert argument == page.as_uri()
         assert stat.S_IMODE(page.stat().st_mode) == 0o600
         link = re.findall(r'url=([^"]+)"', page.read_text())[0]
+        assert link == shown
         up.line("Ctrl-C stops it.")
+        assert system.status()["element_url"] in link
+        assert f"Element      {system.status()['element_url']}\n" in system.cchat("status").out
         assert log_in(system, token_of(link))["user_id"] == f"@{OPERATOR}:localhost"
         assert up.end(signal.SIGINT) == 0
     assert not page.exists()

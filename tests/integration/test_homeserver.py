@@ -142,7 +142,7 @@ async def test_it_starts_answers_is_found_and_stops(paths: Paths) -> None:
     assert find_running(paths) == homeserver.pid
     assert os.getsid(running_pid(homeserver)) == homeserver.pid  # Ctrl-C at the terminal does not reach it
     assert not homeserver.adopted
-    assert any(config.local_url in line for line in said)
+    assert any(config.base_url in line for line in said)
 
     assert await homeserver.stop()
     assert find_running(paths) is None

@@ -61,7 +61,7 @@ def test_in_the_foreground_it_runs_until_a_signal_and_all_is_there_again_the_nex
         for step in ("starting the homeserver", "is ready at", "starting the daemon", "starting the agent echo"):
             assert up.line(step, of="err").startswith("… ")
         url = up.line("homeserver  ").split()[-1]
-        assert re.fullmatch(r"http://localhost:\d+", url)
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
         assert up.line("user  ").split()[-1] == "@alice:localhost"
         assert up.line("password  ").split()[-1] == str(system.paths.operator_password)
         up.line("Ctrl-C stops it.")

@@ -237,7 +237,7 @@ def test_the_homeserver_listens_on_loopback_for_clients_only() -> None:
     ("key", "value"),
     [
         ("server_name", "example.org"),
-        ("public_baseurl", "http://localhost:8008/"),
+        ("public_baseurl", "http://127.0.0.1:8008/"),
         ("report_stats", False),
         ("enable_registration", False),
         ("allow_guest_access", False),

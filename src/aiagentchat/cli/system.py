@@ -193,6 +193,7 @@ class _Up:
                 taken=config.appservice_port,
             )
             await element.start()
+            where = replace(where, element_url=element.url)
 
         async def on_ready() -> None:
             nonlocal echo
@@ -221,10 +222,11 @@ class _Up:
             self.report.progress(f"Element does not sign you in: {error.message}")
             return f"\nElement is at {element.url}, where you sign in as below.\n", element.url
         link = element.link(token)
+        opens, once = "", "Once"
         if self.element is not None and self.element.with_browser and open_in_browser(element.write_page(link)):
-            return f"\nElement is at {element.url} and opens in your browser, signed in.\n", link
-        minutes = LOGIN_TOKEN_S // 60
-        return f"\nElement is at {element.url}. Once, within {minutes} minutes, this signs you in:\n\n  {link}\n", link
+            opens, once = " and opens in your browser, signed in", "If it does not: once"
+        shown = f"Element is at {element.url}{opens}. {once}, within {LOGIN_TOKEN_S // 60} minutes, this signs you in:"
+        return f"\n{shown}\n\n  {link}\n", link
 
     async def _start_echo(self, settings: Settings) -> Echo:
         self.report.progress(f"starting the agent {ECHO}")
@@ -413,6 +415,7 @@ def status(call: Invocation) -> None:
     password = f" (password in {system['password_file']})" if system["password_file"] else ""
     rows = {
         "homeserver": system["homeserver_url"],
+        **({"Element": system["element_url"]} if system["element_url"] else {}),
         "server name": system["server_name"],
         "operator": f"{system['operator']}{password}" if system["operator"] else "none: the daemon makes the rooms",
         "Space": f"{system['space_alias']} ({system['space_id'] or 'not to be had'})",

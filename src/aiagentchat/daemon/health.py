@@ -36,6 +36,7 @@ class SystemInfo:
     server_name: str
     operator: str
     mode: str
+    element_url: str
 
 
 class Health:
@@ -101,6 +102,7 @@ class Health:
         password = paths.operator_password
         return {
             "homeserver_url": self._info.homeserver_url,
+            "element_url": self._info.element_url,
             "server_name": self._info.server_name,
             "space_alias": self._settings.space_alias,
             "space_id": manager.space_id,

@@ -202,7 +202,13 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         )
         health = Health(
             settings,
-            SystemInfo(homeserver.shown_url, homeserver.server_name, str(operator_id or ""), transport.mode),
+            SystemInfo(
+                homeserver.shown_url,
+                homeserver.server_name,
+                str(operator_id or ""),
+                transport.mode,
+                homeserver.element_url,
+            ),
             intake,
             host,
             heartbeat,

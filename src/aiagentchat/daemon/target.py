@@ -14,13 +14,15 @@ from aiagentchat.registration import Registration, read_registration, registrati
 class Homeserver:
     """Where the homeserver is, and how the daemon is registered with it. `public_url` "": the same as `url`.
 
-    `registration` None: not at all; agents and operator have ordinary accounts.
+    `registration` None: not at all; agents and operator have ordinary accounts. `element_url`: of the Element Web that
+    is served beside it; "": none is.
     """
 
     url: str
     server_name: str
     registration: Registration | None
     public_url: str = ""
+    element_url: str = ""
 
     @property
     def shown_url(self) -> str:

@@ -70,7 +70,7 @@ async def ensure_running(settings: Settings, progress: Callable[[str], None]) ->
         if not process.adopted:
             await process.stop()
         raise
-    return RunningHomeserver(process, config, operator, settings.public_url or config.local_url)
+    return RunningHomeserver(process, config, operator, settings.public_url or config.base_url)
 
 
 def _space_alias(settings: Settings, config: EmbeddedConfig) -> str:

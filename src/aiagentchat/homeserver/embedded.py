@@ -33,13 +33,11 @@ class EmbeddedConfig:
 
     @property
     def base_url(self) -> str:
-        """Where our own programs reach the homeserver: no name to resolve, no final slash."""
-        return f"http://127.0.0.1:{self.port}"
+        """Where it is reached on this machine, without a final slash; browsers trust this address without TLS.
 
-    @property
-    def local_url(self) -> str:
-        """What a person on this machine points Element to: browsers trust `localhost` without TLS."""
-        return f"http://localhost:{self.port}"
+        No name: a browser first asks for `localhost` at `::1`, where another user of the machine could listen.
+        """
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def secrets(self) -> tuple[str, ...]:

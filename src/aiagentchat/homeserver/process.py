@@ -145,7 +145,7 @@ class Homeserver:
             self._reap()
             self._child = None
         self._pid = pid
-        self._progress(f"the homeserver runs already (pid {pid}) at {self.config.local_url}")
+        self._progress(f"the homeserver runs already (pid {pid}) at {self.config.base_url}")
         return True
 
     def _is_as_wanted(self) -> bool:
@@ -189,7 +189,7 @@ class Homeserver:
                 if monotonic() - began > timeout_s:
                     raise self._start_error(f"the homeserver did not answer within {timeout_s:g} s")
                 await asyncio.sleep(POLL_S)
-        self._progress(f"the homeserver is ready at {self.config.local_url} ({monotonic() - began:.1f} s)")
+        self._progress(f"the homeserver is ready at {self.config.base_url} ({monotonic() - began:.1f} s)")
 
     def _start_error(self, what: str) -> HomeserverStartError:
         hide = self.config.secrets

@@ -47,7 +47,7 @@ def render_homeserver_yaml(config: EmbeddedConfig, directory: Path, public_url: 
     return _yaml(
         {
             "server_name": config.server_name,
-            "public_baseurl": f"{public_url or config.local_url}/",
+            "public_baseurl": f"{public_url or config.base_url}/",
             "report_stats": False,
             "serve_server_wellknown": False,
             # 127.0.0.1 alone: Synapse does not start where an address in this list cannot be bound, and many
