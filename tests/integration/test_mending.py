@@ -12,32 +12,23 @@ async def is_listed(daemon: RunningDaemon, agent: Hosted) -> bool:
     return bool(status[agent.name] == "online")
 
 
-async def test_an_agent_that_another_agent_took_off_the_list_is_listed_again(
+async def test_an_agent_that_another_took_off_the_list_is_listed_again_and_one_that_the_operator_took_off_stays_off(
     daemon: RunningDaemon, synapse: Synapse, http: ClientSession
 ) -> None:
-    agent, other = await attach(daemon), await attach(daemon, "other")
+    agent, unwanted, other = await attach(daemon), await attach(daemon, "unwanted"), await attach(daemon, "other")
     space = RoomId((await daemon.api.get("/health"))["system"]["space_id"])
-    hostile = synapse.agent_client(http, other.name)
+    hostile, operator = synapse.agent_client(http, other.name), synapse.operator_client(http)
+    await operator.put_state(space, "m.space.child", unwanted.room_id, {})
     await hostile.put_state(space, "m.space.child", agent.room_id, {})
 
     async def is_mended() -> bool:
         return bool((await hostile.get_state(space, "m.space.child", agent.room_id)).get("via"))
 
+    async def is_unlisted() -> bool:
+        return not await is_listed(daemon, unwanted)
+
     await until(is_mended)
     assert await is_listed(daemon, agent)
-
-
-async def test_an_agent_that_the_operator_took_off_the_list_stays_off(
-    daemon: RunningDaemon, synapse: Synapse, http: ClientSession
-) -> None:
-    agent = await attach(daemon)
-    space = RoomId((await daemon.api.get("/health"))["system"]["space_id"])
-    operator = synapse.operator_client(http)
-    await operator.put_state(space, "m.space.child", agent.room_id, {})
-
-    async def is_unlisted() -> bool:
-        return not await is_listed(daemon, agent)
-
     await until(is_unlisted)
     await attach(daemon, "later")  # whatever was pending has been done by now
-    assert await operator.get_state(space, "m.space.child", agent.room_id) == {}
+    assert await operator.get_state(space, "m.space.child", unwanted.room_id) == {}
