@@ -32,6 +32,7 @@ from aiagentchat.homeserver.lock import acquire, homeserver_lock, is_held
 from aiagentchat.homeserver.operator import OperatorAccount, ensure_operator
 from aiagentchat.homeserver.ports import any_free_port, is_port_free
 from aiagentchat.homeserver.process import Homeserver, find_running, stop_running
+from tests.integration.systems import CHEAP_PASSWORDS, start_with
 
 Shared = tuple[Paths, EmbeddedConfig]
 Ensure = Callable[[str], Awaitable[OperatorAccount]]
@@ -69,6 +70,19 @@ async def paths(tmp_path: Path) -> AsyncIterator[Paths]:
 
 
 @pytest.fixture(scope="module")
+def used_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("used")
+
+
+@pytest.fixture
+async def used(used_home: Path) -> AsyncIterator[Paths]:
+    """A home of which another test may have had the homeserver: to make one anew takes half as long again."""
+    paths = paths_in(used_home)
+    yield paths
+    await stop_running(paths)
+
+
+@pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """One running homeserver for the tests that only look at it or use accounts of their own."""
     paths = paths_in(tmp_path_factory.mktemp("home"))
@@ -77,7 +91,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing there: it is not to be used
         patch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-        asyncio.run(homeserver.start())
+        asyncio.run(start_with(homeserver, CHEAP_PASSWORDS))
     yield paths, config
     asyncio.run(homeserver.stop())
 
@@ -153,11 +167,11 @@ async def test_it_starts_answers_is_found_and_stops(paths: Paths) -> None:
     assert not await homeserver.stop()
 
 
-async def test_two_starts_at_once_make_one_process_which_the_second_adopts_and_may_stop(paths: Paths) -> None:
-    config = load_or_create(paths, port=0).config
-    both = Homeserver(paths, config), Homeserver(paths, load_or_create(paths).config)
+async def test_two_starts_at_once_make_one_process_which_the_second_adopts_and_may_stop(used: Paths) -> None:
+    config = load_or_create(used, port=0).config
+    both = Homeserver(used, config), Homeserver(used, load_or_create(used).config)
     await asyncio.gather(*(homeserver.start() for homeserver in both))
-    assert both[0].pid == both[1].pid == find_running(paths)
+    assert both[0].pid == both[1].pid == find_running(used)
     first, second = sorted(both, key=lambda homeserver: homeserver.adopted)
     assert (first.adopted, second.adopted) == (False, True)
 
@@ -170,47 +184,47 @@ async def test_two_starts_at_once_make_one_process_which_the_second_adopts_and_m
     assert await exited(first) == 0
 
 
-async def test_a_killed_homeserver_is_known_to_be_dead_and_is_started_again_with_its_accounts(paths: Paths) -> None:
-    config = load_or_create(paths, port=0).config
-    homeserver = Homeserver(paths, config)
+async def test_a_killed_homeserver_is_known_to_be_dead_and_is_started_again_with_its_accounts(used: Paths) -> None:
+    config = load_or_create(used, port=0).config
+    homeserver = Homeserver(used, config)
     await homeserver.start()
-    before = await ensure_operator(config.base_url, paths, config, "alice")
+    before = await ensure_operator(config.base_url, used, config, "alice")
     killed = running_pid(homeserver)
     os.kill(killed, signal.SIGKILL)
     assert await exited(homeserver) == -signal.SIGKILL
-    assert find_running(paths) is None
-    assert homeserver_lock(paths).read_text().strip() == str(killed)  # the pid alone would have been believed
+    assert find_running(used) is None
+    assert homeserver_lock(used).read_text().strip() == str(killed)  # the pid alone would have been believed
 
     await homeserver.start()
-    assert find_running(paths) == homeserver.pid != killed
-    assert await ensure_operator(config.base_url, paths, config, "alice") == before
+    assert find_running(used) == homeserver.pid != killed
+    assert await ensure_operator(config.base_url, used, config, "alice") == before
 
 
-async def test_it_outlives_a_killed_supervisor_and_the_next_one_adopts_it(paths: Paths, tmp_path: Path) -> None:
+async def test_it_outlives_a_killed_supervisor_and_the_next_one_adopts_it(used: Paths) -> None:
     supervisor = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", SUPERVISOR, str(tmp_path), stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", SUPERVISOR, str(used.data_dir), stdout=asyncio.subprocess.PIPE
     )
     assert supervisor.stdout is not None
     pid = int(await asyncio.wait_for(supervisor.stdout.readline(), 60))
     supervisor.kill()
     await asyncio.wait_for(supervisor.wait(), EXIT_S)
 
-    assert find_running(paths) == pid
-    homeserver = Homeserver(paths, load_or_create(paths).config)
+    assert find_running(used) == pid
+    homeserver = Homeserver(used, load_or_create(used).config)
     await homeserver.start()
     assert homeserver.adopted
     assert homeserver.pid == pid
     os.kill(pid, signal.SIGKILL)
     assert await exited(homeserver) is None
-    assert find_running(paths) is None
+    assert find_running(used) is None
 
 
-async def test_a_process_that_has_another_configuration_or_hangs_is_replaced(paths: Paths) -> None:
-    first = Homeserver(paths, load_or_create(paths, port=0).config)
+async def test_a_process_that_has_another_configuration_or_hangs_is_replaced(used: Paths) -> None:
+    first = Homeserver(used, load_or_create(used, port=0).config)
     await first.start()
-    config = load_or_create(paths, port=any_free_port()).config
+    config = load_or_create(used, port=any_free_port()).config
     assert config.port != first.config.port
-    second = Homeserver(paths, config)
+    second = Homeserver(used, config)
     await second.start()
     assert not second.adopted
     assert second.pid != first.pid
@@ -218,14 +232,14 @@ async def test_a_process_that_has_another_configuration_or_hangs_is_replaced(pat
     assert await versions(config) == 200
 
     with listen(second.config.appservice_port):  # which moves, as another program has it now
-        third = Homeserver(paths, load_or_create(paths).config)
+        third = Homeserver(used, load_or_create(used).config)
         await third.start()
     assert third.config.port == second.config.port
     assert third.config.appservice_port != second.config.appservice_port
     assert not third.adopted
 
     os.kill(running_pid(third), signal.SIGSTOP)
-    fourth = Homeserver(paths, load_or_create(paths).config)
+    fourth = Homeserver(used, load_or_create(used).config)
     await fourth.start(adopt_timeout_s=0.5)
     assert fourth.pid != third.pid
     assert await exited(third) == -signal.SIGKILL
@@ -243,12 +257,12 @@ async def test_a_cancelled_start_leaves_no_process(paths: Paths) -> None:
     assert not is_held(homeserver_lock(paths))
 
 
-async def test_a_supervisor_that_ends_by_itself_leaves_it_running(paths: Paths, tmp_path: Path) -> None:
+async def test_a_supervisor_that_ends_by_itself_leaves_it_running(used: Paths) -> None:
     code = SUPERVISOR.replace("    await homeserver.wait_exit()\n", "")
-    supervisor = await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(tmp_path))
+    supervisor = await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(used.data_dir))
     assert await asyncio.wait_for(supervisor.wait(), 60) == 0
-    assert find_running(paths) is not None
-    assert await versions(load_or_create(paths).config) == 200
+    assert find_running(used) is not None
+    assert await versions(load_or_create(used).config) == 200
 
 
 # --- starts that fail

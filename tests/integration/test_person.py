@@ -209,7 +209,8 @@ async def test_replies_and_threads_keep_their_place_both_ways(agent: Agent, pers
     assert shown.endswith(f" alice (edit of {reply}): many thanks\n")
 
 
-async def test_what_an_agent_is_doing_is_told_to_who_asks_in_its_room(agent: Agent, person: Person) -> None:
+async def test_what_an_agent_is_doing_is_told_to_who_asks_in_its_room(system: System, person: Person) -> None:
+    agent = await asyncio.to_thread(system.join, "asked")
     own = agent.joined["room_id"]
     await person.until(lambda: person.client.rooms.get(own))
     asked = await person.write(own, "!status")
