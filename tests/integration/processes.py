@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import queue
@@ -21,7 +22,8 @@ from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
 from aiagentchat.adapters.echo import NAME as ECHO
-from aiagentchat.config import Paths
+from aiagentchat.client import GatewayClient, connect
+from aiagentchat.config import Paths, load_settings
 from aiagentchat.daemon.lock import running_pid
 from aiagentchat.errors import InvalidNameError
 from aiagentchat.homeserver.process import find_running
@@ -205,17 +207,32 @@ class System:
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not {self.daemon_pid, self.homeserver_pid} & set(pids))
 
+    def client(self, *, acting_as: str = "") -> GatewayClient:
+        """Return what commands speak through: a question costs a hundredth of a process that asks it."""
+        return connect(load_settings(self.environment), acting_as=acting_as)
+
     def status(self) -> Json:
-        return self.cchat("status", "--json").data[0]
+        """Return what `cchat status --json` shows."""
+        health = self.client().health()
+        return health["system"] | {"conditions": health["conditions"]}
 
     def who(self) -> dict[str, Json]:
         """Return the directory by name."""
-        return {agent["name"]: agent for agent in self.cchat("who", "--json").data[0]["agents"]}
+        return {agent["name"]: agent for agent in self.client().who()["agents"]}
 
-    def join(self, stem: str = "agent", *arguments: str) -> "Agent":
+    @functools.cached_property
+    def homeserver_url(self) -> str:
+        """What clients are told, which stays as long as the home does."""
+        return str(self.status()["homeserver_url"])
+
+    def join(self, stem: str = "agent", *, description: str | None = None, kind: str | None = None) -> "Agent":
         """Bring an agent of a fresh name online, for a timed session."""
         name = fresh_name(stem)
-        return Agent(self, name, self.cchat("join", name, "--detach", "--json", *arguments).data[0])
+        self.provide(name)
+        return Agent(self, name, self.client().attach(name, description=description, kind=kind))
+
+    def provide(self, name: str) -> None:
+        """Have all be there that an agent needs to join."""
 
     def roster(self) -> list[str]:
         """Return who is online as the homeserver has it on its disk, whether it runs or not."""
@@ -241,12 +258,16 @@ class AccountSystem(System):
     def command(self, *arguments: str) -> list[str]:
         """Return a command, once the account is there of who is to join."""
         if "join" in arguments and (name := _joining(arguments)):
-            asyncio.run(self.synapse.provide_account(self.paths, name))
+            self.provide(name)
         return super().command(*arguments)
+
+    def provide(self, name: str) -> None:
+        """Have the account of who is to join be there."""
+        asyncio.run(self.synapse.provide_account(self.paths, name))
 
     def up(self, *arguments: str) -> Done:
         """Start the daemon, with the built-in agent as an account like any other."""
-        asyncio.run(self.synapse.provide_account(self.paths, ECHO))
+        self.provide(ECHO)
         return super().up(*arguments)
 
     @property
@@ -281,7 +302,13 @@ class Agent:
 
     def unread(self) -> list[str]:
         """Return the bodies of what is unread, and acknowledge nothing."""
-        return [message["body"] for message in self.cchat("read", "--peek", "--json").data]
+        return [message["body"] for message in self.system.client(acting_as=self.name).read(peek=True)]
+
+    def clear(self) -> None:
+        """Acknowledge all that is unread."""
+        client = self.system.client(acting_as=self.name)
+        if unread := client.read():
+            client.acknowledge([message["event_id"] for message in unread])
 
 
 class Person:
@@ -290,7 +317,7 @@ class Person:
     def __init__(self, system: System, room_id: str) -> None:
         device = json.loads(system.paths.operator_device.read_text())
         self._token = device["access_token"]
-        self._homeserver = system.status()["homeserver_url"]
+        self._homeserver = system.homeserver_url
         self._room = f"{self._homeserver}/_matrix/client/v3/rooms/{quote(room_id, safe='')}"
 
     def _request(self, method: str, path: str, body: Json | None = None) -> Json:

@@ -46,6 +46,9 @@ WAIT_S = 30.0
 UNLIKE_USE = {"AIAGENTCHAT_LOOP_RATE": "0", "AIAGENTCHAT_SIDEBAR": "off"}
 """Tests write more than agents do, and what few of them look at costs the homeserver a third more for each agent."""
 
+CHEAP_PASSWORDS: Mapping[str, object] = {"bcrypt_rounds": 4}
+"""To make a password or to see whether it is one takes a homeserver a quarter of a second otherwise."""
+
 
 def fresh_name(stem: str = "agent") -> AgentName:
     """Return a name that no other test uses."""
@@ -136,7 +139,7 @@ class Synapse:
 
     async def start(self) -> None:
         """Start it again, on the same data and ports."""
-        await _start(self.process, self.overrides)
+        await start_with(self.process, self.overrides)
 
     async def stop(self) -> None:
         await self.process.stop()
@@ -154,15 +157,14 @@ async def start_synapse(
 
     In the mode `accounts` it knows no application service.
     """
-    if mode == "accounts":
-        settings = {"app_service_config_files": [], "bcrypt_rounds": 4} | settings
+    settings = {**CHEAP_PASSWORDS} | ({"app_service_config_files": []} if mode == "accounts" else {}) | settings
     paths = Paths(config_dir=home, data_dir=home)
     fresh = _fresh.get((server_name, mode))
     if fresh is not None:
         _give_copy(fresh, paths)
     config = load_or_create(paths, server_name=server_name, port=0).config
     process = SynapseProcess(paths, config)
-    await _start(process, settings)
+    await start_with(process, settings)
     try:
         operator = await ensure_operator(config.base_url, paths, config, OPERATOR)
     except BaseException:
@@ -201,7 +203,9 @@ def _give_copy(fresh: Path, paths: Paths) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | ports))
 
 
-async def _start(process: SynapseProcess, overrides: Mapping[str, object]) -> None:
+async def start_with(process: SynapseProcess, overrides: Mapping[str, object]) -> None:
+    """Start a homeserver with settings of its own on top of ours."""
+
     def render(*arguments: Any) -> dict[str, str]:
         files = render_files(*arguments)
         return files | {HOMESERVER_FILE: yaml.safe_dump(yaml.safe_load(files[HOMESERVER_FILE]) | overrides)}

@@ -21,7 +21,7 @@ from aiagentchat.homeserver.operator import ensure_operator
 from aiagentchat.model import RoomId
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import attach, matrix, person, until
-from tests.integration.processes import System, wait_until
+from tests.integration.processes import AccountSystem, System, wait_until
 from tests.integration.systems import Synapse, fresh_name, start_synapse
 from tests.integration.test_external_agent import bodies_of
 from tests.integration.test_several_daemons import until_listed
@@ -84,27 +84,53 @@ def log_in(system: System, synapse: Synapse, name: str, account: Account, *flags
     )
 
 
-@pytest.fixture
-def system(synapse: Synapse, tmp_path: Path) -> Iterator[System]:
-    """A home with the operator and two agents logged in, and its Space's own alias; not up yet."""
-    system = System(tmp_path / "home", SPACE_ALIAS=f"#{fresh_name('space')}:example.org")
-    log_in(system, synapse, "--operator", make_account(synapse, tmp_path, "carol"))
-    for stem in ("asker", "answerer"):
-        account = make_account(synapse, tmp_path, stem)
+@dataclass(frozen=True)
+class Home:
+    """A system that is up, with its operator logged in, and two agents by their accounts."""
+
+    system: System
+    asker: Account
+    answerer: Account
+    told: str
+
+    def file(self, account: Account) -> Path:
+        return self.system.paths.accounts / f"{account.localpart}.json"
+
+    def kept(self, account: Account) -> dict[str, Any]:
+        """Return what is kept of the account of an agent."""
+        return dict(json.loads(self.file(account).read_text()))
+
+
+@pytest.fixture(scope="module")
+def home(synapse: Synapse, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """A home for all tests whose daemon may be one: started once all had logged in, with its Space's own alias.
+
+    Who does something to an account does it to one that the test made, and leaves all others well.
+    """
+    directory = tmp_path_factory.mktemp("home")
+    system = System(directory / "home", SPACE_ALIAS=f"#{fresh_name('space')}:example.org")
+    log_in(system, synapse, "--operator", make_account(synapse, directory, "carol"))
+    asker, answerer = [make_account(synapse, directory, stem) for stem in ("asker", "answerer")]
+    for account in (asker, answerer):
         log_in(system, synapse, account.localpart, account)
-    yield system
-    system.cchat("down")
+    yield Home(system, asker, answerer, system.up().out)
+    system.down()
 
 
-def names(system: System) -> tuple[str, str]:
-    found = {path.stem.rsplit("-", 1)[0]: path.stem for path in system.paths.accounts.iterdir()}
-    return found["asker"], found["answerer"]
+@pytest.fixture
+def online(home: Home) -> Iterator[tuple[str, str]]:
+    """The names of the two agents, which are online for this test."""
+    names = home.asker.localpart, home.answerer.localpart
+    for name in names:
+        home.system.client().attach(name)
+    yield names
+    for name in names:
+        home.system.client().detach(name)
 
 
-def test_from_login_to_an_answer(system: System) -> None:
-    up = system.up()
-    assert "aiagentchat is up" in up.out
-    asker, answerer = names(system)
+def test_from_login_to_an_answer(home: Home) -> None:
+    system, asker, answerer = home.system, home.asker.localpart, home.answerer.localpart
+    assert "aiagentchat is up" in home.told
     for name in (asker, answerer):
         joined = system.cchat("join", name, "--detach", "--json").data[0]
         assert joined["user_id"] == f"@{name}:example.org"
@@ -129,65 +155,73 @@ def test_from_login_to_an_answer(system: System) -> None:
     held = [str(json.loads(file.read_text())["access_token"]) for file in system.paths.accounts.iterdir()]
     listed = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, encoding="utf-8", check=True).stdout
     assert [token for token in held if token in listed or token in system.paths.daemon_log.read_text()] == []
-
-
-def test_an_account_that_is_logged_in_while_the_daemon_runs_can_join_at_once(
-    system: System, synapse: Synapse, tmp_path: Path
-) -> None:
-    system.up()
-    account = make_account(synapse, tmp_path, "later")
-    log_in(system, synapse, account.localpart, account)
-    system.cchat("join", account.localpart, "--detach")
-    assert system.who()[account.localpart]["status"] == "online"
-
-
-def test_tokens_that_end_are_renewed_and_kept(system: System) -> None:
-    system.up()
-    asker, answerer = names(system)
-    file = system.paths.accounts / f"{asker}.json"
-    before = json.loads(file.read_text())
-    assert before["refresh_token"]
     for name in (asker, answerer):
-        system.cchat("join", name, "--detach")
-    wait_until(lambda: json.loads(file.read_text())["access_token"] != before["access_token"])
+        system.cchat("leave", name)
+
+
+def test_tokens_that_end_are_renewed_and_kept(home: Home, online: tuple[str, str]) -> None:
+    system, (asker, answerer) = home.system, online
+    before = home.kept(home.asker)
+    assert before["refresh_token"]
+    wait_until(lambda: home.kept(home.asker)["access_token"] != before["access_token"])
     system.cchat("--as", asker, "send", "--to", answerer, "still here")
     assert system.cchat("--as", answerer, "read", "--wait", "30").lines[-1].endswith("still here")
     system.down()
     system.up()
     system.cchat("--as", asker, "send", "--to", answerer, "and after a restart")
-    assert file.stat().st_mode & 0o777 == 0o600
+    assert home.file(home.asker).stat().st_mode & 0o777 == 0o600
 
 
-def test_an_account_that_is_logged_out_elsewhere_is_said_and_stops_no_other(system: System, synapse: Synapse) -> None:
-    system.up()
-    asker, answerer = names(system)
-    for name in (asker, answerer):
-        system.cchat("join", name, "--detach")
-    device = json.loads((system.paths.accounts / f"{asker}.json").read_text())
-    asyncio.run(matrix(synapse, device["access_token"], "POST", "_matrix", "client", "v3", "logout", body={}, ok=False))
+def test_an_account_that_is_logged_out_elsewhere_is_said_and_stops_no_other(
+    home: Home, online: tuple[str, str], synapse: Synapse, tmp_path: Path
+) -> None:
+    system, (_, answerer) = home.system, online
+    account = make_account(synapse, tmp_path, "ended")
+    log_in(system, synapse, ended := account.localpart, account)
+    system.cchat("join", ended, "--detach")
+    token = home.kept(account)["access_token"]
+    asyncio.run(matrix(synapse, token, "POST", "_matrix", "client", "v3", "logout", body={}, ok=False))
 
     def said() -> bool:
         failing = {each["name"]: each for each in system.status()["conditions"] if not each["ok"]}
-        return "transport" in failing and f"cchat login {asker}" in failing["transport"]["remedy"]
+        return "transport" in failing and f"cchat login {ended}" in failing["transport"]["remedy"]
 
     wait_until(said)
     system.cchat("send", "--to", answerer, "the rest goes on")
     assert system.cchat("--as", answerer, "read", "--wait", "30").lines[-1].endswith("the rest goes on")
+    system.cchat("leave", ended)
 
 
-def test_a_login_that_is_made_again_ends_the_device_before_it(synapse: Synapse, tmp_path: Path, system: System) -> None:
-    account = make_account(synapse, tmp_path, "again")
-    log_in(system, synapse, account.localpart, account)
-    first = json.loads((system.paths.accounts / f"{account.localpart}.json").read_text())
-    log_in(system, synapse, account.localpart, account)
-    second = json.loads((system.paths.accounts / f"{account.localpart}.json").read_text())
-    assert first["device_id"] != second["device_id"]
-    whoami = ("_matrix", "client", "v3", "account", "whoami")
-    answer = asyncio.run(matrix(synapse, first["access_token"], "GET", *whoami, ok=False))
-    assert answer["errcode"] == "M_UNKNOWN_TOKEN"
+def test_who_logs_in_while_the_daemon_runs_joins_at_once_and_logged_in_anew_goes_on_hearing_at_once(
+    home: Home, synapse: Synapse, tmp_path: Path
+) -> None:
+    system, account = home.system, make_account(synapse, tmp_path, "again")
+    log_in(system, synapse, name := account.localpart, account)
+    first = home.kept(account)
+    system.cchat("join", name, "--detach")
+    assert system.who()[name]["status"] == "online"
+    with system.running("--as", name, "read", "--follow") as following:
+        system.cchat("send", "--to", name, "before")
+        following.line("before")
+        log_in(system, synapse, name, account)
+        assert first["device_id"] != home.kept(account)["device_id"]
+        whoami = (
+            "_matrix",
+            "client",
+            "v3",
+            "account",
+            "whoami",
+        )  # the device that the daemon has used so far has ended
+        answer = asyncio.run(matrix(synapse, first["access_token"], "GET", *whoami, ok=False))
+        assert answer["errcode"] == "M_UNKNOWN_TOKEN"
+        system.cchat("send", "--to", name, "after")
+        following.line("after")
+    wait_until(lambda: system.status()["health"] == "ok")
+    system.cchat("leave", name)
 
 
-def test_each_way_to_log_in(synapse: Synapse, tmp_path: Path, system: System) -> None:
+def test_each_way_to_log_in(synapse: Synapse, tmp_path: Path) -> None:
+    system = System(tmp_path / "home")
     account = make_account(synapse, tmp_path, "many")
     get_token = ("_matrix", "client", "v1", "login", "get_token")
     login_token = asyncio.run(matrix(synapse, account.access_token, "POST", *get_token, body={}))["login_token"]
@@ -232,11 +266,10 @@ def test_what_cannot_be_logged_in_says_why_and_leaves_nothing(
     assert not system.paths.accounts.exists()
 
 
-def test_one_account_is_for_one_agent(synapse: Synapse, tmp_path: Path, system: System) -> None:
-    account = make_account(synapse, tmp_path, "twice")
-    log_in(system, synapse, account.localpart, account)
-    refused = system.cchat("login", "another", "--user", account.localpart, stdin=f"{account.password}\n", code=2)
-    assert f"is {account.localpart}'s already" in refused.err
+def test_one_account_is_for_one_agent(home: Home) -> None:
+    name, password = home.asker.localpart, home.asker.password
+    refused = home.system.cchat("login", "another", "--user", name, stdin=f"{password}\n", code=2)
+    assert f"is {name}'s already" in refused.err
 
 
 # --- on a homeserver with Synapse's own limits
@@ -364,19 +397,20 @@ async def test_an_account_on_another_machine_is_let_in_by_an_invite_to_the_space
     await until_listed(here, theirs.name, status="offline")
 
 
-def test_doctor_in_a_home_with_accounts_says_whether_their_tokens_hold(system: System, synapse: Synapse) -> None:
-    asker, _ = names(system)
+def test_doctor_in_a_home_with_accounts_says_whether_their_tokens_hold(synapse: Synapse, tmp_path: Path) -> None:
+    system = AccountSystem(tmp_path / "home", synapse)
+    system.provide(name := fresh_name())
     states = {check["name"]: check["state"] for check in system.cchat("doctor", "--json").data}
     assert len(states) == 5
     for of_a_token in ("tokens", "room version"):  # where it has ended, it is renewed when it is used
         assert states.pop(of_a_token) in ("ok", "warning")
     assert set(states.values()) == {"ok"}
-    file = system.paths.accounts / f"{asker}.json"
+    file = system.paths.accounts / f"{name}.json"
     account = json.loads(file.read_text())
     file.write_text(json.dumps(account | {"access_token": "ended"}))
     failed = {check["name"]: check for check in system.cchat("doctor", "--json", code=1).data}
     assert failed["tokens"]["state"] == "failed"
-    assert f"the token of {asker}" in failed["tokens"]["detail"]
+    assert f"the token of {name}" in failed["tokens"]["detail"]
     file.write_text("{}")
     failed = {check["name"]: check for check in system.cchat("doctor", "--json", code=1).data}
     assert (failed["accounts"]["state"], failed["homeserver"]["state"]) == ("failed", "skipped")
@@ -386,34 +420,22 @@ def test_doctor_in_a_home_with_accounts_says_whether_their_tokens_hold(system: S
 # --- while a daemon runs
 
 
-def test_an_agent_that_is_logged_in_anew_goes_on_hearing_at_once(
-    system: System, synapse: Synapse, tmp_path: Path
+def test_a_file_of_an_account_that_cannot_be_read_stops_nobody(
+    home: Home, online: tuple[str, str], synapse: Synapse, tmp_path: Path
 ) -> None:
-    account = make_account(synapse, tmp_path, "again")
-    log_in(system, synapse, account.localpart, account)
-    system.up()
-    system.cchat("join", account.localpart, "--detach")
-    with system.running("--as", account.localpart, "read", "--follow") as following:
-        system.cchat("send", "--to", account.localpart, "before")
-        following.line("before")
-        log_in(system, synapse, account.localpart, account)  # which ends the device that the daemon has used so far
-        system.cchat("send", "--to", account.localpart, "after")
-        following.line("after")
-    wait_until(lambda: system.status()["health"] == "ok")
-
-
-def test_a_file_of_an_account_that_cannot_be_read_stops_nobody(system: System) -> None:
-    system.up()
-    asker, answerer = names(system)
-    for name in (asker, answerer):
-        system.cchat("join", name, "--detach")
-    (system.paths.accounts / "bad.json").write_bytes(b"\xff\xfe\x00")
-    (system.paths.accounts / f"{asker}.json").write_text("not an account")
-    system.cchat("--as", answerer, "send", "--to", asker, "still here")
-    assert system.cchat("--as", asker, "read", "--wait", "30").lines[-1].endswith("still here")
-    system.cchat("leave", asker)
+    system, (_, answerer) = home.system, online
+    account = make_account(synapse, tmp_path, "spoilt")
+    log_in(system, synapse, spoilt := account.localpart, account)
+    system.cchat("join", spoilt, "--detach")
+    (bad := system.paths.accounts / "bad.json").write_bytes(b"\xff\xfe\x00")
+    home.file(account).write_text("not an account")
+    system.cchat("--as", answerer, "send", "--to", spoilt, "still here")
+    assert system.cchat("--as", spoilt, "read", "--wait", "30").lines[-1].endswith("still here")
+    system.cchat("leave", spoilt)
     assert system.who()[answerer]["status"] == "online"
     assert system.daemon_pid is not None
+    for file in (bad, home.file(account)):
+        file.unlink()
 
 
 async def test_an_agent_that_may_not_write_in_the_space_keeps_nobody_else_off_the_list(

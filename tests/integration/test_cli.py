@@ -60,7 +60,7 @@ def shared_agent(system: System) -> Agent:
 @pytest.fixture
 def agent(shared_agent: Agent) -> Agent:
     """An agent with an empty inbox, online, whom nobody reads when the test ends."""
-    shared_agent.cchat("read")
+    shared_agent.clear()
     return shared_agent
 
 
@@ -68,6 +68,14 @@ def agent(shared_agent: Agent) -> Agent:
 def fresh(system: System) -> Agent:
     """An agent that the test may do anything with."""
     return system.join()
+
+
+@pytest.fixture(scope="module")
+def gone(system: System) -> Agent:
+    """An agent that was online and left."""
+    agent = system.join("gone")
+    system.cchat("leave", agent.name)
+    return agent
 
 
 def parsed(done: Done) -> list[tuple[str, str, str]]:
@@ -87,22 +95,22 @@ def parsed(done: Done) -> list[tuple[str, str, str]]:
 # --- who
 
 
-def test_who_prints_name_status_and_room(system: System, agent: Agent, fresh: Agent) -> None:
-    system.cchat("leave", fresh.name)
+def test_who_prints_name_status_and_room(system: System, agent: Agent, gone: Agent) -> None:
     lines = system.cchat("who").lines
     assert f"{agent.name}: online (room: #aiagentchat-{agent.name})" in lines
-    assert f"{fresh.name}: offline (room: #aiagentchat-{fresh.name})" in lines
+    assert f"{gone.name}: offline (room: #aiagentchat-{gone.name})" in lines
     assert "echo: online (room: #aiagentchat-echo)" in lines
     assert [line for line in lines if not re.fullmatch(r"\S+: (online|offline) \(room: #aiagentchat-\S+\)", line)] == []
 
 
 def test_who_as_json_is_one_line_with_all_that_is_known(system: System) -> None:
-    described = system.join("coder", "--description", "Writes code \u202e")
+    join = ("join", fresh_name("coder"), "--detach", "--json", "--description", "Writes code \u202e")
+    described = system.cchat(*join).data[0]
     done = system.cchat("--json", "who")
     assert set(done.data[0]) == {"agents", "skipped", "unavailable", "stalled"}
-    entry = system.who()[described.name]
+    (entry,) = (entry for entry in done.data[0]["agents"] if entry["name"] == described["name"])
     assert (entry["kind"], entry["status"], entry["encrypted"]) == ("persistent", "online", False)
-    assert entry["room_id"] == described.joined["room_id"]
+    assert entry["room_id"] == described["room_id"]
     assert "\u202e" not in done.out
 
 
@@ -308,10 +316,9 @@ def test_ask_prints_the_answer_and_nothing_else(system: System, agent: Agent) ->
     assert agent.unread() == []  # what was printed is acknowledged
 
 
-def test_ask_in_vain_ends_with_7_and_says_why(system: System, fresh: Agent) -> None:
-    system.cchat("leave", fresh.name)
-    refused = system.cchat("ask", "--timeout", "0.2", fresh.name, "anybody?", code=7)
-    assert f"{fresh.name} is offline" in refused.err
+def test_ask_in_vain_ends_with_7_and_says_why(system: System, gone: Agent) -> None:
+    refused = system.cchat("ask", "--timeout", "0.2", gone.name, "anybody?", code=7)
+    assert f"{gone.name} is offline" in refused.err
     assert refused.out == ""
 
 
@@ -319,8 +326,8 @@ def test_ask_in_vain_ends_with_7_and_says_why(system: System, fresh: Agent) -> N
 
 
 def test_a_held_session_ends_with_its_process(system: System) -> None:
+    name = fresh_name("held")
     for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, -9)):
-        name = fresh_name("held")
         with system.running("join", name) as held:
             assert held.line() == f"{name}: online (room: #aiagentchat-{name})"
             assert system.who()[name]["status"] == "online"
@@ -451,7 +458,7 @@ def test_without_a_daemon_every_command_is_3(mode: str, tmp_path: Path) -> None:
 
 
 def test_status_says_where_everything_is(system: System, agent: Agent) -> None:
-    status = system.status()
+    status = system.cchat("status", "--json").data[0]
     assert set(status) >= STATUS_KEYS
     assert status["health"] == "ok", status
     assert re.fullmatch(r"http://(localhost|127\.0\.0\.1):\d+", status["homeserver_url"])

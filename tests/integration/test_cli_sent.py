@@ -19,21 +19,24 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     system.down()
 
 
-@pytest.fixture
-def writer(system: System) -> Agent:
-    return system.join("writer")
-
-
-@pytest.fixture
-def reader(system: System) -> Agent:
+@pytest.fixture(scope="module")
+def shared_reader(system: System) -> Agent:
     return system.join("reader")
+
+
+@pytest.fixture
+def reader(shared_reader: Agent) -> Agent:
+    """An agent with an empty inbox, who reads when the test says so."""
+    shared_reader.clear()
+    return shared_reader
 
 
 def without_times(lines: list[str]) -> list[str]:
     return [re.sub(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", "", line) for line in lines]
 
 
-def test_sent_says_how_far_each_message_came(writer: Agent, reader: Agent) -> None:
+def test_sent_says_how_far_each_message_came(system: System) -> None:
+    writer, reader = system.join("writer"), system.join("reader")
     nothing = writer.cchat("sent")
     assert (nothing.out, nothing.err) == ("", "nothing was sent yet\n")
     assert reader.name in writer.cchat("sent", "--to", reader.name).err
@@ -71,7 +74,7 @@ def test_sent_as_json_is_one_object_a_line(system: System, reader: Agent) -> Non
 
 
 def test_what_an_agent_that_left_was_sent_is_told_by_its_name(system: System, writer: Agent) -> None:
-    passing = system.join("passing", "--ephemeral")
+    passing = system.join("passing", kind="ephemeral")
     writer.cchat("send", "--to", passing.name, "before it left")
     passing.cchat("read")
     system.cchat("leave", passing.name)
@@ -101,7 +104,8 @@ def test_wait_read_ends_when_the_agent_has_read(writer: Agent, reader: Agent, is
         assert line == f"read by {reader.name}"
 
 
-def test_wait_read_in_vain_is_7_and_the_message_is_stored(system: System, reader: Agent) -> None:
+def test_wait_read_in_vain_is_7_and_the_message_is_stored(system: System) -> None:
+    reader = system.join("reader")
     system.cchat("leave", reader.name)
     send = ("send", "--to", reader.name, "--wait-read", "0.2")
     refused = system.cchat(*send, "plain", code=7)
@@ -114,20 +118,23 @@ def test_wait_read_in_vain_is_7_and_the_message_is_stored(system: System, reader
     assert reader.unread() == ["plain", "as JSON"]
 
 
-@pytest.mark.parametrize("command", ["send", "ask"])
 def test_a_daemon_killed_while_one_waits_leaves_no_doubt_that_the_message_is_stored(
-    system: System, writer: Agent, reader: Agent, command: str
+    system: System, writer: Agent, reader: Agent
 ) -> None:
-    waiting = ("--to", reader.name, "--wait-read", "60") if command == "send" else (reader.name,)
-    with system.running("--as", writer.name, command, "--json", *waiting, "please") as sending:
-        wait_until(lambda: reader.unread() == ["please"])
+    asker = ("--as", writer.name)
+    with (
+        system.running(*asker, "send", "--json", "--to", reader.name, "--wait-read", "60", "sent") as sending,
+        system.running(*asker, "ask", "--json", reader.name, "asked") as asking,
+    ):
+        wait_until(lambda: sorted(reader.unread()) == ["asked", "sent"])
         system.kill(system.daemon_pid)
-        assert sending.wait() == 3
-        out, err = sending.rest(), sending.rest(of="err")
+        assert [sending.wait(), asking.wait()] == [3, 3]
     system.up("--no-echo")
-    event_id = writer.cchat("sent", "--json").data[0]["message"]["event_id"]
-    assert f"{event_id} is stored" in json.loads(err)["error"]["hint"]
-    assert [json.loads(line)["event_id"] for line in out.splitlines()] == [event_id] * (command == "send")
+    latest = [item["message"] for item in writer.cchat("sent", "--limit", "2", "--json").data]
+    ids = {message["body"]: message["event_id"] for message in latest}
+    for waiting, body in ((sending, "sent"), (asking, "asked")):
+        assert f"{ids[body]} is stored" in json.loads(waiting.rest(of="err"))["error"]["hint"]
+        assert [json.loads(line)["event_id"] for line in waiting.rest().splitlines()] == [ids[body]] * (body == "sent")
 
 
 def test_wait_read_needs_an_agent_and_sends_nothing_without(system: System, reader: Agent) -> None:

@@ -27,6 +27,7 @@ from tests.integration.processes import PROCESS_S, Json, System, wait_until
 from tests.integration.systems import OPERATOR
 
 ARCHIVE = make_archive()
+PUBLIC_URL = "https://chat.example.org"
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +47,29 @@ def running(tmp_path_factory: pytest.TempPathFactory, archive: list[str]) -> Ite
     system.down()
 
 
+@pytest.fixture(scope="module")
+def public(tmp_path_factory: pytest.TempPathFactory, archive: list[str]) -> Iterator[tuple[System, str]]:
+    """A system in the background of which clients elsewhere are told a URL, and what was printed."""
+    system = System(tmp_path_factory.mktemp("public"))
+    yield system, system.up("--no-echo", "--public-url", f"{PUBLIC_URL}/", "--element", *archive).out
+    system.down()
+
+
 @pytest.fixture
 def system(tmp_path: Path) -> Iterator[System]:
     """A home where nothing runs yet."""
     system = System(tmp_path / "home")
     yield system
     system.down()
+
+
+@pytest.fixture(scope="module")
+def unused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A home where nothing is ever started."""
+    system = System(tmp_path_factory.mktemp("unused"))
+    yield system
+    assert not system.paths.homeserver.exists()
+    assert (system.daemon_pid, system.homeserver_pid) == (None, None)
 
 
 def link_in(told: str) -> str:
@@ -208,25 +226,15 @@ def test_a_browser_is_given_a_page_that_leads_there_and_the_address_stays(
     assert log_in(system, token_of(link), code=403)
 
 
-def test_a_password_that_was_changed_costs_the_link_and_not_the_rest(system: System, archive: list[str]) -> None:
-    system.up("--no-echo")
-    system.down()
-    write_private(system.paths.operator_password, "of another time\n")
-    done = system.up("--no-echo", "--element", *archive)
-    assert "Element does not sign you in: the operator's password file" in done.err
-    (url,) = re.findall(r"Element is at (\S+), where you sign in", done.out)
-    assert ask(url)[0] == FILES["index.html"]
-
-
 # --- what is refused
 
 
-def test_an_archive_with_another_sum_starts_nothing_and_both_sums_are_said(system: System, archive: list[str]) -> None:
-    refused = system.cchat("up", "--detach", "--port", "0", "--element", *archive[:3], "0" * 64, code=2)
+def test_an_archive_with_another_sum_starts_nothing_and_both_sums_are_said(unused: System, archive: list[str]) -> None:
+    refused = unused.cchat("up", "--detach", "--port", "0", "--element", *archive[:3], "0" * 64, code=2)
     assert "0" * 64 in refused.err
     assert sum_of(ARCHIVE) in refused.err
-    assert (system.daemon_pid, system.homeserver_pid) == (None, None)
-    assert not system.paths.homeserver.exists()
+    assert (unused.daemon_pid, unused.homeserver_pid) == (None, None)
+    assert not unused.paths.homeserver.exists()
 
 
 @pytest.mark.parametrize(
@@ -238,11 +246,12 @@ def test_an_archive_with_another_sum_starts_nothing_and_both_sums_are_said(syste
         (["--element", "--element-archive", os.curdir], "cannot be read: Is a directory"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(system: System, arguments: list[str], said: str) -> None:
-    assert said in system.cchat("up", "--port", "0", *arguments, code=2).err
+def test_what_cannot_be_meant_is_refused(unused: System, arguments: list[str], said: str) -> None:
+    assert said in unused.cchat("up", "--port", "0", *arguments, code=2).err
 
 
-def test_where_accounts_are_on_another_homeserver_there_is_nothing_to_serve(system: System, archive: list[str]) -> None:
+def test_where_accounts_are_on_another_homeserver_there_is_nothing_to_serve(tmp_path: Path, archive: list[str]) -> None:
+    system = System(tmp_path / "home")
     account = {"user_id": "@bot:example.org", "device_id": "D", "access_token": "t"}
     account |= {"homeserver_url": "https://matrix.example.org"}
     write_private(system.paths.accounts / "claude-dev.json", json.dumps(account))
@@ -250,17 +259,16 @@ def test_where_accounts_are_on_another_homeserver_there_is_nothing_to_serve(syst
     assert "here it is https://matrix.example.org" in refused.err
 
 
-# --- what clients elsewhere are told
+# --- what clients elsewhere are told, and one that is not signed in
 
 
 def test_a_public_url_is_what_every_client_is_told_and_programs_here_do_without(
-    system: System, archive: list[str]
+    public: tuple[System, str],
 ) -> None:
-    url = "https://chat.example.org"
-    done = system.up("--no-echo", "--public-url", f"{url}/", "--element", *archive)
-    assert f"homeserver  {url}\n" in done.out
+    (system, printed), url = public, PUBLIC_URL
+    assert f"homeserver  {url}\n" in printed
     assert system.status()["homeserver_url"] == url
-    base = link_in(done.out).partition("start#")[0]
+    base = link_in(printed).partition("start#")[0]
     assert json.loads(ask(base + "config.json")[0])["default_server_config"]["m.homeserver"]["base_url"] == url
     assert f" {url};" in ask(base)[1]["Content-Security-Policy"]
     config = load_remembered(system.paths)
@@ -268,6 +276,20 @@ def test_a_public_url_is_what_every_client_is_told_and_programs_here_do_without(
     told = json.loads(ask(f"{config.base_url}/.well-known/matrix/client")[0])
     assert told["m.homeserver"] == {"base_url": f"{url}/"}
     assert system.cchat("who", "--json").data[0]["unavailable"] == ""
+
+
+def test_a_password_that_was_changed_costs_the_link_and_not_the_rest(
+    public: tuple[System, str], archive: list[str]
+) -> None:
+    system, _ = public
+    password = system.paths.operator_password.read_text()
+    system.kill(system.daemon_pid)
+    write_private(system.paths.operator_password, "of another time\n")
+    done = system.up("--no-echo", "--public-url", f"{PUBLIC_URL}/", "--element", *archive)
+    write_private(system.paths.operator_password, password)
+    assert "Element does not sign you in: the operator's password file" in done.err
+    (url,) = re.findall(r"Element is at (\S+), where you sign in", done.out)
+    assert ask(url)[0] == FILES["index.html"]
 
 
 # --- fetching a release

@@ -32,6 +32,7 @@ from aiagentchat.homeserver.lock import acquire, homeserver_lock, is_held
 from aiagentchat.homeserver.operator import OperatorAccount, ensure_operator
 from aiagentchat.homeserver.ports import any_free_port, is_port_free
 from aiagentchat.homeserver.process import Homeserver, find_running, stop_running
+from tests.integration.systems import CHEAP_PASSWORDS, start_with
 
 Shared = tuple[Paths, EmbeddedConfig]
 Ensure = Callable[[str], Awaitable[OperatorAccount]]
@@ -69,6 +70,19 @@ async def paths(tmp_path: Path) -> AsyncIterator[Paths]:
 
 
 @pytest.fixture(scope="module")
+def used_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("used")
+
+
+@pytest.fixture
+async def used(used_home: Path) -> AsyncIterator[Paths]:
+    """A home of which another test may have had the homeserver: to make one anew takes half as long again."""
+    paths = paths_in(used_home)
+    yield paths
+    await stop_running(paths)
+
+
+@pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """One running homeserver for the tests that only look at it or use accounts of their own."""
     paths = paths_in(tmp_path_factory.mktemp("home"))
@@ -77,7 +91,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing there: it is not to be used
         patch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-        asyncio.run(homeserver.start())
+        asyncio.run(start_with(homeserver, CHEAP_PASSWORDS))
     yield paths, config
     asyncio.run(homeserver.stop())
 
@@ -153,13 +167,13 @@ async def test_it_starts_answers_is_found_and_stops(paths: Paths) -> None:
     assert not await homeserver.stop()
 
 
-async def test_a_second_start_adopts_the_running_process_and_may_stop_it(paths: Paths) -> None:
-    first = Homeserver(paths, load_or_create(paths, port=0).config)
-    await first.start()
-    second = Homeserver(paths, load_or_create(paths).config)
-    await second.start()
-    assert second.adopted
-    assert second.pid == first.pid
+async def test_two_starts_at_once_make_one_process_which_the_second_adopts_and_may_stop(used: Paths) -> None:
+    config = load_or_create(used, port=0).config
+    both = Homeserver(used, config), Homeserver(used, load_or_create(used).config)
+    await asyncio.gather(*(homeserver.start() for homeserver in both))
+    assert both[0].pid == both[1].pid == find_running(used)
+    first, second = sorted(both, key=lambda homeserver: homeserver.adopted)
+    assert (first.adopted, second.adopted) == (False, True)
 
     await first.start()
     assert not first.adopted
@@ -170,80 +184,66 @@ async def test_a_second_start_adopts_the_running_process_and_may_stop_it(paths: 
     assert await exited(first) == 0
 
 
-async def test_a_killed_homeserver_is_known_to_be_dead_and_is_started_again(paths: Paths) -> None:
-    homeserver = Homeserver(paths, load_or_create(paths, port=0).config)
+async def test_a_killed_homeserver_is_known_to_be_dead_and_is_started_again_with_its_accounts(used: Paths) -> None:
+    config = load_or_create(used, port=0).config
+    homeserver = Homeserver(used, config)
     await homeserver.start()
+    before = await ensure_operator(config.base_url, used, config, "alice")
     killed = running_pid(homeserver)
     os.kill(killed, signal.SIGKILL)
     assert await exited(homeserver) == -signal.SIGKILL
-    assert find_running(paths) is None
-    assert homeserver_lock(paths).read_text().strip() == str(killed)  # the pid alone would have been believed
+    assert find_running(used) is None
+    assert homeserver_lock(used).read_text().strip() == str(killed)  # the pid alone would have been believed
 
     await homeserver.start()
-    assert find_running(paths) == homeserver.pid != killed
-    assert await versions(homeserver.config) == 200
+    assert find_running(used) == homeserver.pid != killed
+    assert await ensure_operator(config.base_url, used, config, "alice") == before
 
 
-async def test_it_outlives_a_killed_supervisor_and_the_next_one_adopts_it(paths: Paths, tmp_path: Path) -> None:
+async def test_it_outlives_a_killed_supervisor_and_the_next_one_adopts_it(used: Paths) -> None:
     supervisor = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", SUPERVISOR, str(tmp_path), stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", SUPERVISOR, str(used.data_dir), stdout=asyncio.subprocess.PIPE
     )
     assert supervisor.stdout is not None
     pid = int(await asyncio.wait_for(supervisor.stdout.readline(), 60))
     supervisor.kill()
     await asyncio.wait_for(supervisor.wait(), EXIT_S)
 
-    assert find_running(paths) == pid
-    homeserver = Homeserver(paths, load_or_create(paths).config)
+    assert find_running(used) == pid
+    homeserver = Homeserver(used, load_or_create(used).config)
     await homeserver.start()
     assert homeserver.adopted
     assert homeserver.pid == pid
     os.kill(pid, signal.SIGKILL)
     assert await exited(homeserver) is None
-    assert find_running(paths) is None
+    assert find_running(used) is None
 
 
-async def test_a_process_with_another_configuration_is_replaced(paths: Paths) -> None:
-    first = Homeserver(paths, load_or_create(paths, port=0).config)
+async def test_a_process_that_has_another_configuration_or_hangs_is_replaced(used: Paths) -> None:
+    first = Homeserver(used, load_or_create(used, port=0).config)
     await first.start()
-    config = load_or_create(paths, port=any_free_port()).config
+    config = load_or_create(used, port=any_free_port()).config
     assert config.port != first.config.port
-    second = Homeserver(paths, config)
+    second = Homeserver(used, config)
     await second.start()
     assert not second.adopted
     assert second.pid != first.pid
     assert await exited(first) == 0
     assert await versions(config) == 200
 
+    with listen(second.config.appservice_port):  # which moves, as another program has it now
+        third = Homeserver(used, load_or_create(used).config)
+        await third.start()
+    assert third.config.port == second.config.port
+    assert third.config.appservice_port != second.config.appservice_port
+    assert not third.adopted
 
-async def test_the_application_service_port_moves_when_another_program_took_it(paths: Paths) -> None:
-    first = Homeserver(paths, load_or_create(paths, port=0).config)
-    await first.start()
-    with listen(first.config.appservice_port):
-        second = Homeserver(paths, load_or_create(paths).config)
-        await second.start()
-    assert second.config.port == first.config.port
-    assert second.config.appservice_port != first.config.appservice_port
-    assert not second.adopted
-
-
-async def test_a_process_that_hangs_is_replaced(paths: Paths) -> None:
-    first = Homeserver(paths, load_or_create(paths, port=0).config)
-    await first.start()
-    os.kill(running_pid(first), signal.SIGSTOP)
-    second = Homeserver(paths, load_or_create(paths).config)
-    await second.start(adopt_timeout_s=0.5)
-    assert second.pid != first.pid
-    assert await exited(first) == -signal.SIGKILL
-    assert await versions(second.config) == 200
-
-
-async def test_two_starts_at_once_make_one_process(paths: Paths) -> None:
-    config = load_or_create(paths, port=0).config
-    both = Homeserver(paths, config), Homeserver(paths, config)
-    await asyncio.gather(*(homeserver.start() for homeserver in both))
-    assert both[0].pid == both[1].pid == find_running(paths)
-    assert sorted(homeserver.adopted for homeserver in both) == [False, True]
+    os.kill(running_pid(third), signal.SIGSTOP)
+    fourth = Homeserver(used, load_or_create(used).config)
+    await fourth.start(adopt_timeout_s=0.5)
+    assert fourth.pid != third.pid
+    assert await exited(third) == -signal.SIGKILL
+    assert await versions(fourth.config) == 200
 
 
 async def test_a_cancelled_start_leaves_no_process(paths: Paths) -> None:
@@ -257,12 +257,12 @@ async def test_a_cancelled_start_leaves_no_process(paths: Paths) -> None:
     assert not is_held(homeserver_lock(paths))
 
 
-async def test_a_supervisor_that_ends_by_itself_leaves_it_running(paths: Paths, tmp_path: Path) -> None:
+async def test_a_supervisor_that_ends_by_itself_leaves_it_running(used: Paths) -> None:
     code = SUPERVISOR.replace("    await homeserver.wait_exit()\n", "")
-    supervisor = await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(tmp_path))
+    supervisor = await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(used.data_dir))
     assert await asyncio.wait_for(supervisor.wait(), 60) == 0
-    assert find_running(paths) is not None
-    assert await versions(load_or_create(paths).config) == 200
+    assert find_running(used) is not None
+    assert await versions(load_or_create(used).config) == 200
 
 
 # --- starts that fail
@@ -308,24 +308,16 @@ async def test_a_start_that_takes_too_long_is_ended(paths: Paths) -> None:
 # --- data
 
 
-async def test_accounts_survive_a_stop_and_a_start(paths: Paths) -> None:
-    config = load_or_create(paths, port=0).config
-    homeserver = Homeserver(paths, config)
-    await homeserver.start()
-    before = await ensure_operator(config.base_url, paths, config, "alice")
-    await homeserver.stop()
-    await homeserver.start()
-    assert await ensure_operator(config.base_url, paths, config, "alice") == before
-
-
-async def test_data_of_a_newer_synapse_is_refused_with_a_remedy(paths: Paths) -> None:
-    config = load_or_create(paths, port=0).config
-    homeserver = Homeserver(paths, config)
-    await homeserver.start()
-    await homeserver.stop()
-    with contextlib.closing(sqlite3.connect(paths.homeserver / "homeserver.db")) as database, database:
-        database.execute("UPDATE schema_version SET version = 9999")
-        database.execute("UPDATE schema_compat_version SET compat_version = 9999")
+async def test_data_of_a_newer_synapse_is_refused_with_a_remedy(paths: Paths, shared: Shared) -> None:
+    homeserver = Homeserver(paths, load_or_create(paths, port=0).config)
+    with (
+        contextlib.closing(sqlite3.connect(shared[0].homeserver / "homeserver.db")) as source,
+        contextlib.closing(sqlite3.connect(paths.homeserver / "homeserver.db")) as database,
+    ):
+        source.backup(database)
+        with database:
+            database.execute("UPDATE schema_version SET version = 9999")
+            database.execute("UPDATE schema_compat_version SET compat_version = 9999")
     with pytest.raises(HomeserverStartError, match="too new") as caught:
         await homeserver.start()
     assert "pip install -U" in caught.value.hint
@@ -589,24 +581,24 @@ async def test_all_is_running_after_one_call_and_found_by_the_next(paths: Paths)
     assert (second.config, second.operator) == (first.config, first.operator)
 
 
-async def test_the_remembered_server_name_stands_unless_one_is_given(paths: Paths) -> None:
+async def test_the_remembered_server_name_stands_unless_one_is_given_and_the_space_may_have_any_alias_of_it(
+    paths: Paths,
+) -> None:
     load_or_create(paths, server_name="example.org", port=0)
     given = Settings(paths=paths, server_name="localhost", sources={"server_name": "environment SERVER_NAME"})
     with pytest.raises(InvalidRequestError, match="cannot become"):
         await ensure_running(given, lambda _: None)
-    running = await ensure_running(Settings(paths=paths, operator="alice"), lambda _: None)
-    assert running.operator.user_id == "@alice:example.org"
 
-
-async def test_the_space_may_have_any_alias_of_this_server(paths: Paths) -> None:
-    chosen = Settings(paths=paths, port=0, space_alias="#team:localhost", sources={"space_alias": "flag"})
-    config = (await ensure_running(chosen, lambda _: None)).config
-    create = {"room_alias_name": "team"}
-    status, answer = await call(config, "POST", "/_matrix/client/v3/createRoom", token=config.as_token, body=create)
-    assert status == 200, answer
-    foreign = replace(chosen, space_alias="#team:example.org")
+    chosen = Settings(paths=paths, operator="alice", space_alias="#team:example.org", sources={"space_alias": "flag"})
+    foreign = replace(chosen, space_alias="#team:localhost")
     with pytest.raises(InvalidRequestError, match="of another server"):
         await ensure_running(foreign, lambda _: None)
+    running = await ensure_running(chosen, lambda _: None)
+    assert running.operator.user_id == "@alice:example.org"
+    create, token = {"room_alias_name": "team"}, running.config.as_token
+    path = "/_matrix/client/v3/createRoom"
+    status, answer = await call(running.config, "POST", path, token=token, body=create)
+    assert status == 200, answer
 
 
 async def test_a_failure_with_the_operator_stops_what_was_started(paths: Paths) -> None:

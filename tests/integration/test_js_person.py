@@ -14,7 +14,7 @@ from tests.integration.systems import APPSERVICE_ALONE, UNLIKE_USE, RunningDaemo
 Json = dict[str, Any]
 
 OPTIONS = [{"id": "yes", "name": "Allow", "kind": "allow_once"}, {"id": "no", "name": "Reject", "kind": "reject_once"}]
-COMINGS = 200
+COMINGS = 40
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +58,7 @@ async def test_all_rooms_are_there_without_a_click_also_of_agents_that_come_late
     assert [request for request in asked if "/join" in request or "/invite" in request] == []
 
 
+@APPSERVICE_ALONE  # what a person writes is read by the same code, whichever way it came
 async def test_what_a_person_writes_reaches_the_agent_as_it_should(
     person: JsPerson, daemon: RunningDaemon, synapse: Synapse
 ) -> None:
@@ -96,6 +97,7 @@ async def test_what_a_person_writes_reaches_the_agent_as_it_should(
     assert (await agent.api.call("GET", f"/files/{sent}")).data == "first this\n"
 
 
+@APPSERVICE_ALONE  # likewise
 async def test_a_reaction_of_a_person_decides_what_an_agent_asks_for(person: JsPerson, daemon: RunningDaemon) -> None:
     agent = await attach(daemon)
     await person.until_rooms(lambda rooms: agent.room_id in rooms)
@@ -123,7 +125,7 @@ async def test_comings_and_goings_make_no_room_unread_and_a_message_does(
     monkeypatch.setattr(sidebar, "OFFLINE_AFTER_S", 0.0)
     monkeypatch.setattr(sidebar, "GAP_S", 0.0)
     before = await person.rooms()
-    names = [fresh_name("restless") for _ in range(10)]
+    names = [fresh_name("restless") for _ in range(4)]
     for number in range(COMINGS):
         agent = await attach(daemon, name=names[number % len(names)])
         await agent.api.call("PUT", "/status", {"line": f"at work on {number}"})

@@ -84,7 +84,7 @@ def test_a_homeserver_that_is_down_at_the_start_and_again_later(synapse: Synapse
         nobody = system.cchat("who")
         assert (nobody.out, "the directory is empty: " in nobody.err) == ("", True)
 
-        asyncio.run(synapse.process.start())
+        asyncio.run(synapse.start())
         daemon.line("the daemon is up", of="err")
         wait_until(lambda: is_well(system))
         entry = system.who()[name]
@@ -98,7 +98,7 @@ def test_a_homeserver_that_is_down_at_the_start_and_again_later(synapse: Synapse
             require_outage_is_said(system, agent, daemon)
             assert following.is_running
 
-            asyncio.run(synapse.process.start())
+            asyncio.run(synapse.start())
             wait_until(lambda: is_well(system))
             agent.tell("after it")
             following.line("after it")
@@ -125,7 +125,7 @@ def as_squatter(synapse: Synapse, act: Callable[[MatrixClient], Awaitable[object
 
 
 def test_without_the_space_an_agents_own_room_works_and_it_is_listed_later(synapse: Synapse, tmp_path: Path) -> None:
-    asyncio.run(synapse.process.start())
+    asyncio.run(synapse.start())
     alias = RoomAlias(f"#aiagentchat-{fresh_name('space')}:{synapse.config.server_name}")
     body = {"room_alias_name": alias[1:].split(":")[0], "preset": "private_chat"}
     as_squatter(synapse, lambda squatter: squatter.create_room(body))

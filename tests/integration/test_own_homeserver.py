@@ -9,6 +9,7 @@ import contextlib
 import json
 import socket
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,10 +27,11 @@ from aiagentchat.matrix.appservice import AppserviceReceiver
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import EventId, RoomId, UserId
 from aiagentchat.registration import Registration, read_registration
-from tests.integration.processes import System, wait_until
-from tests.integration.systems import WAIT_S, Synapse, start_synapse
+from tests.integration.processes import Done, System, wait_until
+from tests.integration.systems import WAIT_S, Synapse, fresh_name, start_synapse
 
 SERVER = "example.org"
+STOP_S = 5.0
 LIMITS = {"rc_presence": {"per_user": {"per_second": 0.1, "burst_count": 10}}}
 """Such that no machine is slow enough to stay within them."""
 
@@ -102,13 +104,16 @@ def new_home(tmp_path: Path, own: Own) -> Iterator[NewHome]:
         return systems[-1]
 
     yield new
-    for system in systems:
-        system.down()
+    assert [system.daemon_pid for system in systems] == [None] * len(systems)
 
 
 def examine(home: System, *, code: int) -> dict[str, dict[str, str]]:
     """Return the checks by name; every one is told, once."""
-    checks = home.cchat("doctor", "--json", code=code).data
+    return by_name(home.cchat("doctor", "--json", code=code))
+
+
+def by_name(done: Done) -> dict[str, dict[str, str]]:
+    checks = done.data
     assert [check["name"] for check in checks] == list(CHECKS)
     return {check["name"]: check for check in checks}
 
@@ -160,29 +165,30 @@ def test_nothing_is_left_behind_but_one_account(own: Own, new_home: NewHome) -> 
     assert "doctor" not in str(others)
 
 
-def test_a_daemon_that_runs_is_what_the_homeserver_reaches_and_is_not_disturbed(new_home: NewHome) -> None:
-    home = new_home()
-    with home.running("daemon", "--agent", "coder") as daemon:
+def test_a_daemon_that_runs_is_what_the_homeserver_reaches_and_is_not_disturbed(own: Own, new_home: NewHome) -> None:
+    home, other, names = new_home(), new_home("lab"), sorted([fresh_name(), fresh_name()])
+    with home.running("daemon", "--agent", names[0], "--agent", names[1]) as daemon:
         daemon.line("the daemon is up", of="err")
-        wait_until(lambda: home.who().get("coder", {}).get("status") == "online")
+        wait_until(lambda: {name for name, entry in home.who().items() if entry["status"] == "online"} == set(names))
         checks = examine(home, code=0)
         assert "reached the daemon" in checks["ping"]["detail"]
         assert "in the registration" in checks["space alias"]["detail"]
-        assert "exists" in examine(new_home("lab"), code=0)["space alias"]["detail"]
-        assert home.who()["coder"]["status"] == "online"
-        assert list(home.who()) == ["coder"]
+        assert "exists" in examine(other, code=0)["space alias"]["detail"]
+        assert [(name, entry["status"]) for name, entry in sorted(home.who().items())] == [
+            (name, "online") for name in names
+        ]
         assert home.status()["health"] == "ok"
 
-
-def test_the_homeserver_of_up_is_examined_where_no_other_is_named(tmp_path: Path) -> None:
-    home = System(tmp_path / "up")
-    try:
-        home.up()
-        checks = examine(home, code=0)
-        assert states(checks) == {}
-        assert "reached the daemon" in checks["ping"]["detail"]
-    finally:
-        home.down()
+        home.cchat("--as", names[0], "send", "--to", names[1], "hi")
+        assert home.cchat("--as", names[1], "read").out.endswith(f" {names[0]}: hi\n")
+        assert "--as NAME" in home.cchat("send", "--to", names[0], "hi", code=5).err  # it has no operator
+        assert "pid" in home.cchat("daemon", code=5).err
+        assert "one registration is for one daemon" in new_home().cchat("daemon", code=5).err
+        began = time.monotonic()
+        assert daemon.end() == 0
+        assert time.monotonic() - began < STOP_S
+    assert home.cchat("who", code=3).out == ""
+    assert set(names) & set(System(own.synapse.paths.data_dir).roster()) == set()
 
 
 # --- what is pushed
@@ -259,11 +265,12 @@ async def test_neither_of_two_daemons_on_a_homeserver_is_pushed_the_others_messa
 
 def test_a_homeserver_that_is_down_is_said_and_ends_with_6(new_home: NewHome) -> None:
     home = new_home(AIAGENTCHAT_HOMESERVER_URL=f"http://127.0.0.1:{any_free_port()}")
-    checks = examine(home, code=6)
+    done = home.cchat("doctor", "--json", code=6)
+    checks = by_name(done)
     assert "does not answer" in told(checks["homeserver"])
     expected = dict.fromkeys(CHECKS[2:], "skipped") | {"homeserver": "failed"}
     assert states(checks) == expected
-    assert json.loads(home.cchat("doctor", "--json", code=6).err)["error"]["code"] == "homeserver_unavailable"
+    assert json.loads(done.err)["error"]["code"] == "homeserver_unavailable"
 
 
 @pytest.mark.parametrize("url", ["", "example.org", "http://[::1"])

@@ -7,7 +7,7 @@ from typing import TypeVar
 import nio  # type: ignore[import-untyped]  # matrix-nio comes without types
 import pytest
 
-from tests.integration.processes import System
+from tests.integration.processes import Agent, System
 from tests.integration.systems import fresh_name
 
 T = TypeVar("T")
@@ -67,17 +67,37 @@ class Person:
         return str(sent.event_id)
 
 
+@pytest.fixture(scope="module")
+def laptop(system: System) -> nio.LoginResponse:
+    """The operator's device, signed in with the password from the file."""
+
+    async def log_in() -> nio.LoginResponse:
+        client = nio.AsyncClient(system.homeserver_url, system.status()["operator"])
+        try:
+            answer = await client.login(system.paths.operator_password.read_text().strip(), device_name="a laptop")
+            assert isinstance(answer, nio.LoginResponse), answer
+            return answer
+        finally:
+            await client.close()
+
+    return asyncio.run(log_in())
+
+
 @pytest.fixture
-async def person(system: System) -> AsyncIterator[Person]:
-    """The operator, just signed in with the password from the file."""
-    status = await asyncio.to_thread(system.status)
-    client = nio.AsyncClient(status["homeserver_url"], status["operator"])
+async def person(system: System, laptop: nio.LoginResponse) -> AsyncIterator[Person]:
+    """The operator at a client that knows nothing yet but its device."""
+    client = nio.AsyncClient(system.homeserver_url)
+    client.restore_login(laptop.user_id, laptop.device_id, laptop.access_token)
     try:
-        answer = await client.login(system.paths.operator_password.read_text().strip(), device_name="a laptop")
-        assert isinstance(answer, nio.LoginResponse), answer
         yield Person(client)
     finally:
         await client.close()
+
+
+@pytest.fixture(scope="module")
+def agent(system: System) -> Agent:
+    """An agent that has read all that the tests before had for it."""
+    return system.join()
 
 
 async def test_the_space_and_every_room_are_there_without_accepting_anything(system: System, person: Person) -> None:
@@ -136,9 +156,8 @@ async def test_a_person_looks_on_while_agents_write_to_each_other(system: System
 
 
 async def test_what_a_person_writes_to_all_reaches_an_agent_and_a_reply_stays_where_they_wrote(
-    system: System, person: Person
+    system: System, agent: Agent, person: Person
 ) -> None:
-    agent = await asyncio.to_thread(system.join)
     own, broadcast = agent.joined["room_id"], (await asyncio.to_thread(system.status))["broadcast_id"]
     await person.until(lambda: person.client.rooms.get(own))
     event_id = await person.write(own, "only you")
@@ -153,8 +172,7 @@ async def test_what_a_person_writes_to_all_reaches_an_agent_and_a_reply_stays_wh
     assert answer.sender == f"@aiagentchat-{agent.name}:localhost"
 
 
-async def test_replies_and_threads_keep_their_place_both_ways(system: System, person: Person) -> None:
-    agent = await asyncio.to_thread(system.join, "threaded")
+async def test_replies_and_threads_keep_their_place_both_ways(agent: Agent, person: Person) -> None:
     own = agent.joined["room_id"]
     await person.until(lambda: person.client.rooms.get(own))
     root = await person.write(own, "a long story")

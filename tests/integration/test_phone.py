@@ -80,36 +80,53 @@ class Phone:
     system: System
 
 
+@dataclass
+class Behind:
+    """A homeserver that clients reach by a proxy at a port of this machine."""
+
+    system: System
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}"
+
+
+@pytest.fixture(scope="module")
+def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
+    """One homeserver for both proxies, which have the same port in turn."""
+    if not os.path.exists("/proc"):
+        pytest.skip("only Linux has all of 127.0.0.0/8")
+    behind = Behind(System(tmp_path_factory.mktemp("phone")), any_free_port())
+    behind.system.up("--no-echo", "--public-url", behind.url)
+    yield behind
+    behind.system.down()
+
+
 @pytest.fixture(scope="module", params=[caddy, nginx], ids=lambda proxy: proxy.__name__)
 def proxied(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[System, str, Certificate]]:
+) -> Iterator[tuple[Behind, Certificate]]:
     """A homeserver behind a proxy that runs."""
     proxy: Callable[[Path, int, int, Certificate], list[str]] = request.param
-    if shutil.which(proxy.__name__) is None or not os.path.exists("/proc"):
+    if shutil.which(proxy.__name__) is None:
         pytest.skip(f"{proxy.__name__} is not installed here")
+    behind: Behind = request.getfixturevalue("behind")
     directory = tmp_path_factory.mktemp("proxy")
-    certificate, port = make_certificate(directory), any_free_port()
-    url = f"https://localhost:{port}"
-    system = System(tmp_path_factory.mktemp("phone"))
-    try:
-        system.up("--no-echo", "--public-url", url)
-        config = load_remembered(system.paths)
-        assert config is not None
-        environment = os.environ | {"HOME": str(directory), "XDG_DATA_HOME": str(directory)}
-        command = proxy(directory, port, config.port, certificate)
-        with (
-            (directory / "log").open("wb") as log,
-            subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
-        ):
-            try:
-                wait_until(lambda: process.poll() is not None or is_listening(port))
-                assert process.poll() is None, (directory / "log").read_text()
-                yield system, url, certificate
-            finally:
-                process.terminate()
-    finally:
-        system.down()
+    certificate, config = make_certificate(directory), load_remembered(behind.system.paths)
+    assert config is not None
+    environment = os.environ | {"HOME": str(directory), "XDG_DATA_HOME": str(directory)}
+    command = proxy(directory, behind.port, config.port, certificate)
+    with (
+        (directory / "log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
+    ):
+        try:
+            wait_until(lambda: process.poll() is not None or is_listening(behind.port))
+            assert process.poll() is None, (directory / "log").read_text()
+            yield behind, certificate
+        finally:
+            process.terminate()
 
 
 def is_listening(port: int) -> bool:
@@ -118,12 +135,12 @@ def is_listening(port: int) -> bool:
 
 
 @pytest.fixture
-async def phone(proxied: tuple[System, str, Certificate]) -> AsyncIterator[Phone]:
-    system, url, certificate = proxied
+async def phone(proxied: tuple[Behind, Certificate]) -> AsyncIterator[Phone]:
+    behind, certificate = proxied
     trust = ssl.create_default_context(cafile=str(certificate.certificate))
     connector = aiohttp.TCPConnector(ssl=trust, local_addr=(ELSEWHERE, 0), family=socket.AF_INET)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as session:
-        yield Phone(url, session, system)
+        yield Phone(behind.url, session, behind.system)
 
 
 async def test_a_phone_finds_the_homeserver_signs_in_and_sees_the_rooms(phone: Phone) -> None:

@@ -280,6 +280,28 @@ async def test_a_daemon_that_was_removed_from_the_space_says_so_and_works_on_unt
         await synapse.stop()
 
 
+async def test_an_agent_that_another_took_off_the_list_is_listed_again_and_one_that_the_operator_took_off_stays_off(
+    daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession, alice: MatrixClient
+) -> None:
+    agent, unwanted, other = [await attach(daemon, stem) for stem in ("agent", "unwanted", "other")]
+    space = RoomId((await daemon.api.get("/health"))["system"]["space_id"])
+    hostile = synapse.agent_client(http, other.name)
+    await alice.put_state(space, "m.space.child", unwanted.room_id, {})
+    await hostile.put_state(space, "m.space.child", agent.room_id, {})
+
+    async def is_mended() -> bool:
+        return bool((await hostile.get_state(space, "m.space.child", agent.room_id)).get("via"))
+
+    async def is_unlisted() -> bool:
+        return bool((await who(daemon))[unwanted.name]["status"] != "online")
+
+    await until(is_mended)
+    await until_listed(daemon, agent.name, status="online")  # as the daemon hears a moment later
+    await until(is_unlisted)
+    await attach(daemon, "later")  # whatever was pending has been done by now
+    assert await alice.get_state(space, "m.space.child", unwanted.room_id) == {}
+
+
 # --- a room of the person's own in place of the broadcast room
 
 

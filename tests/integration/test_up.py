@@ -3,42 +3,40 @@
 Every system here has a home of its own; whatever is still in it at the end of a test is stopped.
 """
 
+import contextlib
 import os
 import re
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from aiagentchat.homeserver.render import REGISTRATION_FILE
+from aiagentchat.daemon.doctor import CHECKS
+from aiagentchat.errors import DaemonNotRunningError
 from tests.integration.processes import PROCESS_S, Running, System, wait_until
-from tests.integration.systems import APPSERVICE_ALONE, Synapse, fresh_name
+from tests.integration.systems import fresh_name
 
 STOP_S = 5.0
-NewSystem = Callable[..., System]
 
 
 @pytest.fixture
-def new_system(tmp_path: Path) -> Iterator[NewSystem]:
-    """Make a home; all are stopped at the end."""
-    systems: list[System] = []
-
-    def new(**environment: str) -> System:
-        systems.append(System(tmp_path / f"home{len(systems)}", **environment))
-        return systems[-1]
-
-    yield new
-    for system in systems:
-        system.down()
+def system(tmp_path: Path) -> Iterator[System]:
+    """A home that is empty."""
+    system = System(tmp_path / "home")
+    yield system
+    system.down()
 
 
-@pytest.fixture
-def system(new_system: NewSystem) -> System:
-    return new_system()
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A home in which each test stops what it starts: empty for the first of them alone."""
+    system = System(tmp_path_factory.mktemp("used"))
+    yield system
+    system.down()
 
 
 def end_in_time(up: Running, number: signal.Signals) -> int:
@@ -47,6 +45,12 @@ def end_in_time(up: Running, number: signal.Signals) -> int:
     code = up.end(number)
     assert time.monotonic() - began < STOP_S
     return code
+
+
+def answers(system: System) -> bool:
+    with contextlib.suppress(DaemonNotRunningError):
+        return bool(system.status())
+    return False
 
 
 def is_gone(system: System) -> bool:
@@ -95,21 +99,21 @@ def test_in_the_foreground_it_runs_until_a_signal_and_all_is_there_again_the_nex
     assert "Traceback" not in system.paths.daemon_log.read_text()
 
 
-def test_it_goes_on_when_nobody_reads_what_it_prints_until_its_terminal_is_closed(system: System) -> None:
+def test_it_goes_on_when_nobody_reads_what_it_prints_until_its_terminal_is_closed(used: System) -> None:
     with subprocess.Popen(
-        system.command("up", "--port", "0", "--no-echo"),
-        env=system.environment,
+        used.command("up", "--port", "0", "--no-echo"),
+        env=used.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as up:
         assert up.stdout is not None
         assert b"starting" in up.stdout.readline()
         up.stdout.close()
-        wait_until(lambda: system.cchat("status", code=None).code == 0)
+        wait_until(lambda: answers(used))
         assert up.poll() is None
         up.send_signal(signal.SIGHUP)
         assert up.wait(PROCESS_S) in (0, 1)  # 1: of its output, which it could not write
-    assert is_gone(system)
+    assert is_gone(used)
 
 
 @pytest.mark.parametrize(
@@ -119,34 +123,33 @@ def test_it_goes_on_when_nobody_reads_what_it_prints_until_its_terminal_is_close
         ([], "starting the daemon", signal.SIGTERM, 0),
         ([], "starting the agent echo", signal.SIGINT, 0),
         ([], "starting the homeserver", None, 0),
-        (["--detach"], "starting the homeserver", signal.SIGINT, 130),
         (["--detach"], "starting the homeserver", signal.SIGTERM, 130),
     ],
 )
 def test_a_start_that_is_stopped_by_a_signal_or_by_down_leaves_no_process(
-    system: System, arguments: list[str], at: str, number: signal.Signals | None, code: int
+    used: System, arguments: list[str], at: str, number: signal.Signals | None, code: int
 ) -> None:
-    with system.running("up", "--port", "0", *arguments) as up:
+    with used.running("up", "--port", "0", *arguments) as up:
         up.line(at, of="err")
-        wait_until(lambda: system.homeserver_pid is not None)
+        wait_until(lambda: used.homeserver_pid is not None)
         if number is None:
-            system.down()
+            used.down()
             assert up.wait() == code
         else:
             assert up.end(number) == code
-    assert is_gone(system)
+    assert is_gone(used)
 
 
-def test_a_detached_start_that_fails_says_why(system: System) -> None:
+def test_a_detached_start_that_fails_says_why(used: System) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        assert f"port {port} is taken" in system.cchat("up", "--detach", "--port", port, code=2).err
+        assert f"port {port} is taken" in used.cchat("up", "--detach", "--port", port, code=2).err
         listen = {"AIAGENTCHAT_LISTEN": f"127.0.0.1:{port}"}
-        assert f"127.0.0.1:{port}" in system.cchat("up", "--detach", "--port", "0", code=5, env=listen).err
-    assert is_gone(system)
-    assert not system.paths.socket.exists()
+        assert f"127.0.0.1:{port}" in used.cchat("up", "--detach", "--port", "0", code=5, env=listen).err
+    assert is_gone(used)
+    assert not used.paths.socket.exists()
 
 
 # --- what a kill leaves
@@ -167,7 +170,7 @@ def test_whatever_is_killed_is_taken_over_or_replaced(system: System) -> None:
 
     system.kill(homeserver)  # under a daemon that runs, which starts another
     wait_until(lambda: system.homeserver_pid not in (None, homeserver))
-    wait_until(lambda: "ok" in system.cchat("status", code=None).out)
+    wait_until(lambda: answers(system) and system.status()["health"] == "ok")
     agent.cchat("send", "to all")
     assert agent.unread() == ["stored before"]
 
@@ -229,6 +232,12 @@ def test_echo_stays_away_when_it_was_told_to_leave(two_systems: tuple[System, Sy
     assert "echo is offline" in refused.err
 
 
+def test_the_homeserver_of_up_is_examined_where_no_other_is_named(two_systems: tuple[System, System]) -> None:
+    checks = two_systems[0].cchat("doctor", "--json").data
+    assert [(check["name"], check["state"]) for check in checks] == [(name, "ok") for name in CHECKS]
+    assert ["reached the daemon" in check["detail"] for check in checks if check["name"] == "ping"] == [True]
+
+
 def test_a_server_name_stays_and_another_is_refused(two_systems: tuple[System, System]) -> None:
     _, system = two_systems
     system.down()
@@ -237,49 +246,12 @@ def test_a_server_name_stays_and_another_is_refused(two_systems: tuple[System, S
     assert is_gone(system)
 
 
-# --- a daemon on a homeserver that is there
+# --- without a homeserver
 
 
-@APPSERVICE_ALONE  # a daemon for accounts is in test_account_mode.py
-def test_a_daemon_keeps_its_agents_online_on_the_homeserver_of_another_home(
-    new_system: NewSystem, synapse: Synapse
-) -> None:
-    system = new_system(
-        AIAGENTCHAT_HOMESERVER_URL=synapse.config.base_url,
-        AIAGENTCHAT_REGISTRATION=str(synapse.paths.homeserver / REGISTRATION_FILE),
-        SERVER_NAME=synapse.config.server_name,
-    )
-    names = [fresh_name(), fresh_name()]
-    with system.running("daemon", "--agent", names[0], "--agent", names[1]) as daemon:
-        daemon.line("the daemon is up", of="err")
-        wait_until(lambda: set(names) <= {name for name, entry in system.who().items() if entry["status"] == "online"})
-        system.cchat("--as", names[0], "send", "--to", names[1], "hi")
-        assert system.cchat("--as", names[1], "read").out.endswith(f" {names[0]}: hi\n")
-        assert "--as NAME" in system.cchat("send", "--to", names[0], "hi", code=5).err  # it has no operator
-        assert "pid" in system.cchat("daemon", code=5).err
-
-        other = new_system(**{name: system.environment[name] for name in ("SERVER_NAME", *_DAEMON)})
-        assert "one registration is for one daemon" in other.cchat("daemon", code=5).err
-        assert end_in_time(daemon, signal.SIGTERM) == 0
-    assert system.cchat("who", code=3).out == ""
-    assert synapse_roster(synapse, names) == []
-
-
-_DAEMON = ("AIAGENTCHAT_HOMESERVER_URL", "AIAGENTCHAT_REGISTRATION")
-
-
-def synapse_roster(synapse: Synapse, names: Sequence[str]) -> list[str]:
-    """Return which of these the homeserver still has online."""
-    return [name for name in System(synapse.paths.data_dir).roster() if name in names]
-
-
-@pytest.mark.parametrize(
-    ("environment", "said"),
-    [
-        ({}, "AIAGENTCHAT_REGISTRATION"),
-        ({"AIAGENTCHAT_REGISTRATION": os.devnull}, "is no registration"),
-    ],
-)
-def test_a_daemon_without_a_homeserver_says_what_to_set(system: System, environment: dict[str, str], said: str) -> None:
-    assert said in system.cchat("daemon", code=2, env=environment).err
-    assert "not an agent's name" in system.cchat("daemon", "--agent", "A B", code=2).err
+def test_a_daemon_without_a_homeserver_says_what_to_set(used: System) -> None:
+    nowhere = System(used.home / "nowhere")
+    assert "AIAGENTCHAT_REGISTRATION" in nowhere.cchat("daemon", code=2).err
+    no_file = {"AIAGENTCHAT_REGISTRATION": os.devnull}
+    assert "is no registration" in nowhere.cchat("daemon", code=2, env=no_file).err
+    assert "not an agent's name" in nowhere.cchat("daemon", "--agent", "A B", code=2).err
