@@ -1,4 +1,8 @@
-"""A system of homeserver, daemon and agents that is used as a person uses it: through `cchat` processes."""
+"""A system of homeserver, daemon and agents that is used as a person uses it: through `cchat` processes.
+
+What a test only needs to be there, or to know, is asked of the gateway from here: a process takes longer to start than
+most answers take, and many a question is asked again and again.
+"""
 
 import asyncio
 import contextlib
@@ -21,7 +25,8 @@ from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
 from aiagentchat.adapters.echo import NAME as ECHO
-from aiagentchat.config import Paths
+from aiagentchat.client import GatewayClient, connect
+from aiagentchat.config import Paths, load_settings
 from aiagentchat.daemon.lock import running_pid
 from aiagentchat.errors import InvalidNameError
 from aiagentchat.homeserver.process import find_running
@@ -41,14 +46,14 @@ _OURS = re.compile(r"AIAGENTCHAT_|SPACE_ALIAS$|SERVER_NAME$|MATRIX_ROOM_ID$|COV_
 def wait_until(holds: Callable[[], T], *, timeout_s: float = PROCESS_S) -> T:
     """Ask until the answer is truthy, and return it.
 
-    Many a question starts a process: between two, as much time as one took is left to what is waited for.
+    Between two questions, three times what one took is left to what is waited for: they share processors.
     """
     asked_at = time.monotonic()
     deadline = asked_at + timeout_s
     while not (answer := holds()):
         answered_at = time.monotonic()
         assert answered_at < deadline, f"not so within {timeout_s:g} s: {answer!r}"
-        time.sleep(max(0.03, answered_at - asked_at))
+        time.sleep(max(0.03, 3 * (answered_at - asked_at)))
         asked_at = time.monotonic()
     return answer
 
@@ -205,17 +210,43 @@ class System:
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not {self.daemon_pid, self.homeserver_pid} & set(pids))
 
+    def client(self, agent: str = "") -> GatewayClient:
+        """Return a client that speaks as the operator, or as an agent by the operator's leave."""
+        return connect(load_settings(self.environment), acting_as=agent)
+
     def status(self) -> Json:
-        return self.cchat("status", "--json").data[0]
+        """Return what `cchat status --json` shows."""
+        health = self.client().health()
+        return health["system"] | {"conditions": health["conditions"]}
 
     def who(self) -> dict[str, Json]:
         """Return the directory by name."""
-        return {agent["name"]: agent for agent in self.cchat("who", "--json").data[0]["agents"]}
+        return {agent["name"]: agent for agent in self.client().who()["agents"]}
 
     def join(self, stem: str = "agent", *arguments: str) -> "Agent":
-        """Bring an agent of a fresh name online, for a timed session."""
+        """Bring an agent of a fresh name online, for a timed session; by the command, where that has arguments."""
         name = fresh_name(stem)
-        return Agent(self, name, self.cchat("join", name, "--detach", "--json", *arguments).data[0])
+        if arguments:
+            return Agent(self, name, self.cchat("join", name, "--detach", "--json", *arguments).data[0])
+        self.provide(name)
+        return Agent(self, name, self.client().attach(name))
+
+    def provide(self, name: str) -> None:
+        """Have all be there that an agent needs in order to join."""
+
+    def send(self, body: str, *, to: str | None = None, of: str = "") -> str:
+        """Send a message of the operator, or of an agent, to an agent or to all; return the event's id."""
+        return str(self.client(of).send(body, to=to)["event_id"])
+
+    def ask(self, name: str, body: str, *, of: str = "") -> str:
+        """Return what an agent answers the operator, or another agent: `of`."""
+        client = self.client(of)
+        event_id = client.send(body, to=name)["event_id"]
+        answer = client.sent_message(event_id, to=name, wait_s=PROCESS_S / 2)["answer"]
+        assert answer is not None, f"{name} has not answered {body!r}"
+        if of:
+            client.acknowledge([answer["event_id"]])
+        return str(answer["body"])
 
     def roster(self) -> list[str]:
         """Return who is online as the homeserver has it on its disk, whether it runs or not."""
@@ -241,12 +272,16 @@ class AccountSystem(System):
     def command(self, *arguments: str) -> list[str]:
         """Return a command, once the account is there of who is to join."""
         if "join" in arguments and (name := _joining(arguments)):
-            asyncio.run(self.synapse.provide_account(self.paths, name))
+            self.provide(name)
         return super().command(*arguments)
+
+    def provide(self, name: str) -> None:
+        """Have the account be there of an agent."""
+        asyncio.run(self.synapse.provide_account(self.paths, name))
 
     def up(self, *arguments: str) -> Done:
         """Start the daemon, with the built-in agent as an account like any other."""
-        asyncio.run(self.synapse.provide_account(self.paths, ECHO))
+        self.provide(ECHO)
         return super().up(*arguments)
 
     @property
@@ -281,7 +316,7 @@ class Agent:
 
     def unread(self) -> list[str]:
         """Return the bodies of what is unread, and acknowledge nothing."""
-        return [message["body"] for message in self.cchat("read", "--peek", "--json").data]
+        return [message["body"] for message in self.system.client(self.name).read(peek=True)]
 
 
 class Person:
@@ -334,6 +369,15 @@ class Person:
     def says(self, body: str) -> bool:
         """Whether somebody has said just this."""
         return any(each["content"].get("body") == body for each in self.timeline())
+
+    def answers_to(self, event_id: str) -> list[str]:
+        """Return what was said as an answer to a message."""
+        found = [each["content"] for each in self.timeline() if each["type"] == "m.room.message"]
+        return [
+            each["body"]
+            for each in found
+            if each.get("m.relates_to", {}).get("m.in_reply_to", {}).get("event_id") == event_id
+        ]
 
     def progress(self) -> list[tuple[int, str]]:
         """Return when each notice was shown, in ms, and what it said."""
