@@ -314,6 +314,14 @@ class Agent:
         room = Person(self.system, self.joined["room_id"])
         return [room.say(body) for body in bodies]
 
+    def take(self) -> list[str]:
+        """Acknowledge what is unread; return the bodies."""
+        client = self.system.client(self.name)
+        messages = client.read()
+        if messages:
+            client.acknowledge([message["event_id"] for message in messages])
+        return [message["body"] for message in messages]
+
     def unread(self) -> list[str]:
         """Return the bodies of what is unread, and acknowledge nothing."""
         return [message["body"] for message in self.system.client(self.name).read(peek=True)]
@@ -378,6 +386,12 @@ class Person:
             for each in found
             if each.get("m.relates_to", {}).get("m.in_reply_to", {}).get("event_id") == event_id
         ]
+
+    def edits_of(self, event_id: str) -> list[str]:
+        """Return what a message was changed to say, each time."""
+        replaces = {"rel_type": "m.replace", "event_id": event_id}
+        found = [each["content"] for each in self.timeline()]
+        return [each["m.new_content"]["body"] for each in found if each.get("m.relates_to") == replaces]
 
     def progress(self) -> list[tuple[int, str]]:
         """Return when each notice was shown, in ms, and what it said."""

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -148,12 +149,7 @@ def test_a_person_approves_what_it_asks_for_by_a_reaction(system: System, state:
             assert request["content"]["body"].endswith(end)
             room.react(request["event_id"], sign)
             is_answered(room, asked, f"decided: {decided}")
-            edits = [
-                each["content"]["m.new_content"]["body"]
-                for each in room.timeline()
-                if each["content"].get("m.relates_to", {}).get("event_id") == request["event_id"]
-                and "m.new_content" in each["content"]
-            ]
+            edits = wait_until(partial(room.edits_of, request["event_id"]))
             assert any(edit.startswith("May ") and f": @{OPERATOR}:localhost, 20" in edit for edit in edits)
 
 
