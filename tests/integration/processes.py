@@ -1,4 +1,8 @@
-"""A system of homeserver, daemon and agents that is used as a person uses it: through `cchat` processes."""
+"""A system of homeserver, daemon and agents that is used as a person uses it: through `cchat` processes.
+
+What a test only needs to be there, or to know, is asked of the gateway from here: a process takes longer to start than
+most answers take, and many a question is asked again and again.
+"""
 
 import asyncio
 import contextlib
@@ -43,14 +47,14 @@ _OURS = re.compile(r"AIAGENTCHAT_|SPACE_ALIAS$|SERVER_NAME$|MATRIX_ROOM_ID$|COV_
 def wait_until(holds: Callable[[], T], *, timeout_s: float = PROCESS_S) -> T:
     """Ask until the answer is truthy, and return it.
 
-    Many a question starts a process: between two, as much time as one took is left to what is waited for.
+    Between two questions, three times what one took is left to what is waited for: they share processors.
     """
     asked_at = time.monotonic()
     deadline = asked_at + timeout_s
     while not (answer := holds()):
         answered_at = time.monotonic()
         assert answered_at < deadline, f"not so within {timeout_s:g} s: {answer!r}"
-        time.sleep(max(0.03, answered_at - asked_at))
+        time.sleep(max(0.03, 3 * (answered_at - asked_at)))
         asked_at = time.monotonic()
     return answer
 
@@ -207,7 +211,7 @@ class System:
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not {self.daemon_pid, self.homeserver_pid} & set(pids))
 
-    def client(self, *, acting_as: str = "") -> GatewayClient:
+    def client(self, acting_as: str = "") -> GatewayClient:
         """Return what commands speak through: a question costs a hundredth of a process that asks it."""
         return connect(load_settings(self.environment), acting_as=acting_as)
 
@@ -233,6 +237,20 @@ class System:
 
     def provide(self, name: str) -> None:
         """Have all be there that an agent needs to join."""
+
+    def send(self, body: str, *, to: str | None = None, of: str = "") -> str:
+        """Send a message of the operator, or of an agent, to an agent or to all; return the event's id."""
+        return str(self.client(of).send(body, to=to)["event_id"])
+
+    def ask(self, name: str, body: str, *, of: str = "") -> str:
+        """Return what an agent answers the operator, or another agent: `of`."""
+        client = self.client(of)
+        event_id = client.send(body, to=name)["event_id"]
+        answer = client.sent_message(event_id, to=name, wait_s=PROCESS_S / 2)["answer"]
+        assert answer is not None, f"{name} has not answered {body!r}"
+        if of:
+            client.acknowledge([answer["event_id"]])
+        return str(answer["body"])
 
     def roster(self) -> list[str]:
         """Return who is online as the homeserver has it on its disk, whether it runs or not."""
@@ -300,15 +318,17 @@ class Agent:
         room = Person(self.system, self.joined["room_id"])
         return [room.say(body) for body in bodies]
 
+    def take(self) -> list[str]:
+        """Acknowledge what is unread; return the bodies."""
+        client = self.system.client(self.name)
+        messages = client.read()
+        if messages:
+            client.acknowledge([message["event_id"] for message in messages])
+        return [message["body"] for message in messages]
+
     def unread(self) -> list[str]:
         """Return the bodies of what is unread, and acknowledge nothing."""
-        return [message["body"] for message in self.system.client(acting_as=self.name).read(peek=True)]
-
-    def clear(self) -> None:
-        """Acknowledge all that is unread."""
-        client = self.system.client(acting_as=self.name)
-        if unread := client.read():
-            client.acknowledge([message["event_id"] for message in unread])
+        return [message["body"] for message in self.system.client(self.name).read(peek=True)]
 
 
 class Person:
@@ -361,6 +381,21 @@ class Person:
     def says(self, body: str) -> bool:
         """Whether somebody has said just this."""
         return any(each["content"].get("body") == body for each in self.timeline())
+
+    def answers_to(self, event_id: str) -> list[str]:
+        """Return what was said as an answer to a message."""
+        found = [each["content"] for each in self.timeline() if each["type"] == "m.room.message"]
+        return [
+            each["body"]
+            for each in found
+            if each.get("m.relates_to", {}).get("m.in_reply_to", {}).get("event_id") == event_id
+        ]
+
+    def edits_of(self, event_id: str) -> list[str]:
+        """Return what a message was changed to say, each time."""
+        replaces = {"rel_type": "m.replace", "event_id": event_id}
+        found = [each["content"] for each in self.timeline()]
+        return [each["m.new_content"]["body"] for each in found if each.get("m.relates_to") == replaces]
 
     def progress(self) -> list[tuple[int, str]]:
         """Return when each notice was shown, in ms, and what it said."""

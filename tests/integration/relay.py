@@ -36,6 +36,8 @@ class Relay:
     def withhold(self) -> None:
         """Keep the answer back to the next message that is stored."""
         self._withholding = True
+        self.taken.clear()
+        self._dropped.clear()
 
     def drop(self) -> None:
         """Cut the connection that waits for the answer."""

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,6 @@ def running(system: System, name: str, state: Path, *options: str, takes_up: str
             assert process.end() == 0
 
 
-def ask(system: System, name: str, text: str, *, of: Agent | None = None) -> str:
-    arguments = ("ask", "--timeout", f"{WAIT_S:g}", name, text)
-    done = system.cchat(*arguments) if of is None else of.cchat(*arguments)
-    return done.out.removesuffix("\n")
-
-
 def test_a_published_agent_on_the_other_sdk_answers_and_has_its_edit_approved(system: System) -> None:
     """The example agent of the TypeScript SDK, from npm: it needs no model."""
     assert PUBLISHED_AGENT.exists(), "'make test' installs it: npm ci --prefix tests/node"
@@ -68,33 +63,47 @@ def person(system: System, name: str) -> Person:
     return Person(system, system.who()[name]["room_id"])
 
 
-def test_it_answers_people_and_agents_each_in_a_session_of_their_own(
+def is_answered(room: Person, event_id: str, body: str) -> None:
+    """Wait for what answers a message, which is this alone."""
+    answers = wait_until(lambda: room.answers_to(event_id))
+    assert answers == [body]
+
+
+def test_it_answers_people_and_agents_each_in_a_session_of_their_own_whatever_becomes_of_one(
     system: System, writer: Agent, state: Path
 ) -> None:
     name = fresh_name("acp")
-    with running(system, name, state):
+    with running(system, name, state, "--approval-timeout", "3"):
         assert system.who()[name]["reach"] == "push"
-        assert ask(system, name, "remember one") == "remembered"
-        assert ask(system, name, "recall", of=writer) == "nothing"
-        assert ask(system, name, "recall") == "one"
-        assert ask(system, name, "nothing") == "✗ no answer: it said nothing"
-        system.cchat("send", f"all but {name}-2 may rest")
+        room = person(system, name)
+        assert system.ask(name, "stream 2", of=writer.name) == "part 0\n\npart 1"
+        assert room.progress() == []  # an agent gets the answer alone
+
+        assert system.ask(name, "remember one") == "remembered"
+        assert system.ask(name, "recall", of=writer.name) == "nothing"
+        assert system.ask(name, "recall") == "one"
+        system.send(f"all but {name}-2 may rest")
+
+        assert system.ask(name, "nothing") == "✗ no answer: it said nothing"
+        for ending in ("odd", "die"):  # an ending that is not known, and the program's own
+            assert system.ask(name, ending).startswith("✗ no answer: it failed: ")
+            assert system.ask(name, "again") == "again"
+        assert system.ask(name, "ask", of=writer.name) == "decided: no"  # which nobody approved in time
     assert Agent(system, name, {}).unread() == []
 
 
-@pytest.mark.parametrize(("takes_up", "recalled"), [("load", "this"), ("resume", "this"), ("none", "nothing")])
-def test_a_conversation_goes_on_after_a_restart_where_the_agent_takes_it_up(
-    system: System, state: Path, takes_up: str, recalled: str
-) -> None:
+def test_a_conversation_goes_on_after_a_restart_where_the_agent_takes_it_up(system: System, state: Path) -> None:
     name = fresh_name("acp")
-    with running(system, name, state, takes_up=takes_up):
-        assert ask(system, name, "remember this") == "remembered"
-    with running(system, name, state, takes_up=takes_up):
-        assert ask(system, name, "recall") == recalled
-    for session in state.iterdir():
-        session.unlink()
-    with running(system, name, state, takes_up=takes_up):
-        assert ask(system, name, "recall") == "nothing"
+    with running(system, name, state):
+        assert system.ask(name, "remember this") == "remembered"
+    for takes_up, recalled in (("load", "this"), ("resume", "this"), ("none", "nothing")):
+        with running(system, name, state, takes_up=takes_up):
+            assert system.ask(name, "recall") == recalled
+    for takes_up in ("load", "resume"):
+        for session in state.iterdir():
+            session.unlink()
+        with running(system, name, state, takes_up=takes_up):
+            assert system.ask(name, "recall") == "nothing"
 
 
 def test_a_person_sees_how_far_it_is_at_most_once_a_second_and_the_answer_once(system: System, state: Path) -> None:
@@ -123,146 +132,82 @@ def test_a_person_sees_how_far_it_is_at_most_once_a_second_and_the_answer_once(s
     assert len(answers) == 1
 
 
-def test_an_agent_that_asks_gets_the_answer_alone(system: System, writer: Agent, state: Path) -> None:
+def test_a_person_approves_what_it_asks_for_by_a_reaction(system: System, state: Path) -> None:
     name = fresh_name("acp")
-    with running(system, name, state):
-        assert ask(system, name, "stream 2", of=writer) == "part 0\n\npart 1"
-        assert person(system, name).progress() == []
-
-
-@pytest.mark.parametrize(("sign", "decided"), [("✅", "go"), ("❌", "no")])
-def test_a_person_approves_what_it_asks_for_by_a_reaction(system: System, state: Path, sign: str, decided: str) -> None:
-    name = fresh_name("acp")
+    go, no = (f"{word}{acp_agent.LONGER}"[:200] for word in ("Go ahead", "Leave it"))
     with running(system, name, state):
         room = person(system, name)
-        room.say("ask")
-        request = room.request()
-        assert "**Delete it**" in request["content"]["body"]
-        assert "rm `it`" in request["content"]["body"]
-        room.react(request["event_id"], sign)
-        wait_until(lambda: room.says(f"decided: {decided}"))
-        edits = [
-            each["content"]["m.new_content"]["body"] for each in room.timeline() if "m.new_content" in each["content"]
-        ]
-        assert any(edit.startswith("May ") and f": @{OPERATOR}:localhost, 20" in edit for edit in edits)
+        for said, shown, end, sign, decided in (
+            ("ask", ("**Delete it**", "rm `it`"), "", "✅", "go"),
+            ("ask", ("**Delete it**", "rm `it`"), "", "❌", "no"),
+            ("ask at length", (), f"\n\n✅ {go} · ❌ {no}", "❌", "no"),  # by the beginning of long names
+            ("edit", ("-safe = 1\n+safe = 0",), "", "❌", "no"),
+        ):
+            asked = room.say(said)
+            request = room.request()
+            assert all(text in request["content"]["body"] for text in shown)
+            assert request["content"]["body"].endswith(end)
+            room.react(request["event_id"], sign)
+            is_answered(room, asked, f"decided: {decided}")
+            edits = wait_until(partial(room.edits_of, request["event_id"]))
+            assert any(edit.startswith("May ") and f": @{OPERATOR}:localhost, 20" in edit for edit in edits)
 
 
-def test_options_of_long_names_are_offered_by_the_beginning_of_them(system: System, state: Path) -> None:
-    name = fresh_name("acp")
-    with running(system, name, state):
-        room = person(system, name)
-        room.say("ask at length")
-        request = room.request()
-        go, no = (f"{word}{acp_agent.LONGER}"[:200] for word in ("Go ahead", "Leave it"))
-        assert request["content"]["body"].endswith(f"\n\n✅ {go} · ❌ {no}")
-        room.react(request["event_id"], "❌")
-        wait_until(lambda: room.says("decided: no"))
-
-
-@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
-def test_what_it_asks_for_can_be_approved_after_a_restart_of_the_daemon(
-    system: System, state: Path, is_killed: bool
-) -> None:
+def test_what_it_asks_for_can_be_approved_after_a_restart_of_the_daemon(system: System, state: Path) -> None:
     name = fresh_name("acp")
     with running(system, name, state) as process:
-        room = person(system, name)
-        room.say("ask")
-        request = room.request()
-        if is_killed:
-            system.kill(system.daemon_pid)
-        else:
-            system.down()
-        process.line("the daemon", of="err")
-        system.up()
-        room = person(system, name)
-        room.react(request["event_id"], "✅")
-        wait_until(lambda: room.says("decided: go"))
-        assert len([each for each in room.timeline() if each["content"].get("body", "").startswith("May ")]) == 1
-
-
-def test_what_nobody_approves_in_time_is_rejected(system: System, writer: Agent, state: Path) -> None:
-    name = fresh_name("acp")
-    with running(system, name, state, "--approval-timeout", "3"):
-        assert ask(system, name, "ask", of=writer) == "decided: no"
-
-
-def test_it_stops_when_a_person_says_so_or_takes_the_message_back(system: System, state: Path) -> None:
-    name = fresh_name("acp")
-    with running(system, name, state):
-        room = person(system, name)
-        room.say("slow")
-        wait_until(room.progress)
-        room.say("!stop")
-        wait_until(lambda: room.says("begun\n\n[it was stopped]"))
-        shown = len(room.progress())
-        event_id = room.say("slow")
-        wait_until(lambda: len(room.progress()) > shown)
-        room.take_back(event_id)
-        assert ask(system, name, "still there?") == "still there?"
-        room.say("ask")
-        room.request()
-        room.say("!stop")
-        assert ask(system, name, "and now?") == "and now?"
-    assert Agent(system, name, {}).unread() == []
-
-
-def test_that_there_is_nothing_to_stop_is_said(system: System, state: Path) -> None:
-    name = fresh_name("acp")
-    with running(system, name, state):
-        room = person(system, name)
-        room.say("!stop")
-        wait_until(lambda: room.says("✗ nothing runs here that could be stopped"))
-        assert ask(system, name, "still there?") == "still there?"
+        for is_killed in (True, False):
+            room = person(system, name)
+            asked = room.say("ask")
+            request = room.request()
+            if is_killed:
+                system.kill(system.daemon_pid)
+            else:
+                system.down()
+            process.line("the daemon", of="err")
+            system.up()
+            room = person(system, name)
+            room.react(request["event_id"], "✅")
+            is_answered(room, asked, "decided: go")
+        assert len([each for each in room.timeline() if each["content"].get("body", "").startswith("May ")]) == 2
 
 
 STOPPED = "begun\n\n[it was stopped]"
 
 
-@pytest.mark.parametrize("stop", ["!stop in the thread", "> <@alice> slow\n\n!stop"])
-def test_it_stops_where_a_person_says_so(system: System, state: Path, stop: str) -> None:
+def test_it_stops_when_a_person_says_so_or_takes_the_message_back(system: System, writer: Agent, state: Path) -> None:
     name = fresh_name("acp")
+
+    def say_slow() -> str:
+        """Ask for what goes on until it is stopped; return once it goes on."""
+        event_id = room.say("slow")
+        relation = {"rel_type": "m.thread", "event_id": event_id}
+        wait_until(lambda: any(each["content"].get("m.relates_to") == relation for each in room.timeline()))
+        return event_id
+
     with running(system, name, state):
         room = person(system, name)
-        asked = room.say("slow")
-        wait_until(room.progress)
-        room.say(stop.removesuffix(" in the thread"), thread=asked if stop.endswith("thread") else "")
-        wait_until(lambda: room.says(STOPPED))
+        room.say("!stop")
+        wait_until(lambda: room.says("✗ nothing runs here that could be stopped"))
+        assert system.ask(name, "still there?") == "still there?"
 
+        for stop, is_in_thread in (("!stop", False), ("!stop", True), ("> <@alice> slow\n\n!stop", False)):
+            asked = say_slow()
+            room.say(stop, thread=asked if is_in_thread else "")
+            is_answered(room, asked, STOPPED)
+        room.take_back(say_slow())
+        assert system.ask(name, "still there?") == "still there?"
+        room.say("ask")
+        room.request()
+        room.say("!stop")
+        assert system.ask(name, "and now?") == "and now?"
 
-def test_a_person_stops_what_an_agent_asked_for(system: System, writer: Agent, state: Path) -> None:
-    name = fresh_name("acp")
-    with running(system, name, state), writer.system.running("--as", writer.name, "ask", name, "slow") as asking:
-        room = person(system, name)
-        wait_until(lambda: room.says("slow"))
-        while asking.is_running:
+        asked = system.send("slow", to=name, of=writer.name)
+        client = system.client(writer.name)
+        while not (answer := client.sent_message(asked, to=name, wait_s=0.5)["answer"]):
             room.say("!stop")  # which may come before it has begun
-            time.sleep(0.5)
-        assert asking.rest() == STOPPED
-
-
-def test_an_edit_is_shown_before_it_is_approved(system: System, state: Path) -> None:
-    name = fresh_name("acp")
-    with running(system, name, state):
-        room = person(system, name)
-        room.say("edit")
-        request = room.request()
-        assert "-safe = 1\n+safe = 0" in request["content"]["body"]
-        room.react(request["event_id"], "❌")
-        wait_until(lambda: room.says("decided: no"))
-
-
-def test_an_ending_that_is_not_known_is_said_and_the_next_message_is_answered(system: System, state: Path) -> None:
-    name = fresh_name("acp")
-    with running(system, name, state):
-        assert ask(system, name, "odd").startswith("✗ no answer: it failed: ")
-        assert ask(system, name, "again") == "again"
-
-
-def test_a_program_that_ends_is_started_anew(system: System, state: Path) -> None:
-    name = fresh_name("acp")
-    with running(system, name, state):
-        assert ask(system, name, "die").startswith("✗ no answer: it failed: ")
-        assert ask(system, name, "again") == "again"
+        assert answer["body"] == STOPPED
+    assert Agent(system, name, {}).unread() == []
 
 
 def test_killed_in_the_middle_it_answers_once(system: System, state: Path) -> None:

@@ -60,7 +60,7 @@ def shared_agent(system: System) -> Agent:
 @pytest.fixture
 def agent(shared_agent: Agent) -> Agent:
     """An agent with an empty inbox, online, whom nobody reads when the test ends."""
-    shared_agent.clear()
+    shared_agent.take()
     return shared_agent
 
 

@@ -27,7 +27,7 @@ def shared_reader(system: System) -> Agent:
 @pytest.fixture
 def reader(shared_reader: Agent) -> Agent:
     """An agent with an empty inbox, who reads when the test says so."""
-    shared_reader.clear()
+    shared_reader.take()
     return shared_reader
 
 

@@ -1,4 +1,7 @@
-"""Files that come with messages: from people to agents and back, on a real homeserver, in both modes."""
+"""Files that come with messages: from people to agents and back, on a real homeserver.
+
+In both modes where it matters who has a file: with an account, each agent has it with a token of its own.
+"""
 
 import asyncio
 import json
@@ -71,7 +74,7 @@ async def test_what_a_person_shows_is_for_the_agent_alone_and_for_the_operator(
         assert await refusal(agent, event_id) == "not_found"
 
 
-async def test_an_agent_sends_a_file_to_another_as_an_answer_and_to_all(
+async def test_an_agent_sends_a_file_to_another_as_an_answer_and_to_all_and_a_person_sees_it_in_their_client(
     daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession
 ) -> None:
     agent, other = await attach(daemon), await attach(daemon)
@@ -89,6 +92,18 @@ async def test_an_agent_sends_a_file_to_another_as_an_answer_and_to_all(
     assert await fetch(other, stored["event_id"]) == PICTURE
     event = await synapse.operator_client(http).get_event(stored["room_id"], stored["event_id"])
     assert (event["content"]["msgtype"], event["content"]["filename"]) == ("m.file", "all.bin")
+
+    stored = await send_file(agent, Attachment("cat.png", "image/png", PICTURE), "look")
+    watching = nio.AsyncClient(synapse.config.base_url)
+    watching.access_token = synapse.operator.access_token
+    try:
+        content = (await synapse.operator_client(http).get_event(stored["room_id"], stored["event_id"]))["content"]
+        assert (content["body"], content["msgtype"]) == ("look", "m.image")
+        fetched = await watching.download(mxc=content["url"])
+        assert isinstance(fetched, nio.DownloadResponse), fetched
+        assert (fetched.body, fetched.filename, fetched.content_type) == (PICTURE, "cat.png", "image/png")
+    finally:
+        await watching.close()
 
 
 @APPSERVICE_ALONE
@@ -123,6 +138,7 @@ async def test_the_same_key_is_the_same_message_with_its_file_which_is_uploaded_
     assert uploaded[4:] == [b"a"]
 
 
+@APPSERVICE_ALONE
 async def test_a_file_that_is_too_large_goes_nowhere_whatever_is_said_of_its_size(
     synapse: Synapse, tmp_path: Path, start_daemon: StartDaemon, http: aiohttp.ClientSession
 ) -> None:
@@ -142,7 +158,10 @@ async def test_a_file_that_is_too_large_goes_nowhere_whatever_is_said_of_its_siz
 
 
 @APPSERVICE_ALONE
-async def test_a_large_file_keeps_nobody_waiting(daemon: RunningDaemon) -> None:
+async def test_a_large_file_keeps_nobody_waiting_and_more_than_the_homeserver_takes_is_said_with_its_setting(
+    synapse: Synapse, tmp_path: Path, start_daemon: StartDaemon
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path, AIAGENTCHAT_FILE_LIMIT="60000000"))
     agent, other = await attach(daemon), await attach(daemon)
     data = secrets.token_bytes(15_000_000)
     sending = asyncio.create_task(send_file(agent, Attachment("a.bin", BYTES, data), to=other.name))
@@ -153,29 +172,13 @@ async def test_a_large_file_keeps_nobody_waiting(daemon: RunningDaemon) -> None:
         waits.append(asyncio.get_running_loop().time() - began)
     assert max(waits) < 2.0, waits
     assert await fetch(other, (await sending)["event_id"]) == data
-
-
-@APPSERVICE_ALONE
-async def test_more_than_the_homeserver_takes_is_said_with_its_setting(
-    synapse: Synapse, tmp_path: Path, start_daemon: StartDaemon
-) -> None:
-    daemon = await start_daemon(synapse, synapse.settings(tmp_path, AIAGENTCHAT_FILE_LIMIT="60000000"))
-    agent = await attach(daemon)
     with pytest.raises(GatewayError) as refused:
         await send_file(agent, Attachment("a.bin", BYTES, bytes(51 * 1024 * 1024)))
     assert (refused.value.code, refused.value.hint) == ("file_too_large", "its max_upload_size sets the limit")
 
 
-async def test_a_file_that_the_homeserver_lost_is_said(
-    daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession
-) -> None:
-    agent = await attach(daemon)
-    server = synapse.config.server_name
-    gone = await show(synapse.operator_client(http), agent.room_id, url=f"mxc://{server}/{'x' * 24}")
-    assert await refusal(agent, gone) == "not_found"
-
-
-async def test_a_file_that_is_still_to_come_keeps_nobody_else_waiting(
+@APPSERVICE_ALONE
+async def test_a_file_that_is_still_to_come_keeps_nobody_else_waiting_and_one_that_was_lost_is_said(
     daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(matrix_client, "_MEDIA_QUERY", {"timeout_ms": "500"})
@@ -191,8 +194,11 @@ async def test_a_file_that_is_still_to_come_keeps_nobody_else_waiting(
     assert [each.result() for each in refusals] == ["not_found"] * 6
     assert fetching.result() == PICTURE
     assert time.monotonic() - began < WAIT_S / 2
+    lost = await show(alice, agent.room_id, url=f"mxc://{synapse.config.server_name}/{'x' * 24}")
+    assert await refusal(agent, lost) == "not_found"
 
 
+@APPSERVICE_ALONE
 async def test_a_file_that_the_homeserver_refuses_is_no_fault_of_the_room(
     daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,15 +229,11 @@ NO_FORMS = (
 
 
 @APPSERVICE_ALONE
-async def test_a_form_that_is_none_is_refused_as_such(daemon: RunningDaemon) -> None:
+async def test_a_form_that_is_none_or_without_a_file_and_what_it_is_is_refused_as_such(daemon: RunningDaemon) -> None:
     for content_type, data in NO_FORMS:
         headers = {"Authorization": f"Bearer {daemon.api.token}", "Content-Type": content_type}
         answer = await raw(daemon.api.socket, "POST", "/send", headers, data=data)
         assert is_problem(answer, 400, "bad_request"), (content_type, data, answer)
-
-
-@APPSERVICE_ALONE
-async def test_a_form_has_a_file_and_says_what_it_is(daemon: RunningDaemon) -> None:
     for message in ({"body": "?"}, {"body": "?", "file": {"name": ""}}, {"body": "?", "file": {"name": "a", "x": 1}}):
         form = aiohttp.FormData()
         form.add_field("message", json.dumps(message))
@@ -239,24 +241,6 @@ async def test_a_form_has_a_file_and_says_what_it_is(daemon: RunningDaemon) -> N
         connector = aiohttp.UnixConnector(str(daemon.api.socket))
         async with (
             aiohttp.ClientSession(connector=connector) as session,
-            session.post("http://localhost/send", data=form, headers=daemon.api.headers()) as answer,
+            session.post("http://localhost/send", data=form, headers=daemon.api.headers()) as response,
         ):
-            assert (answer.status, (await answer.json())["code"]) == (400, "bad_request")
-
-
-@APPSERVICE_ALONE
-async def test_a_person_with_a_client_of_their_own_sees_what_an_agent_sends(
-    daemon: RunningDaemon, synapse: Synapse, http: aiohttp.ClientSession
-) -> None:
-    agent = await attach(daemon)
-    stored = await send_file(agent, Attachment("cat.png", "image/png", PICTURE), "look")
-    watching = nio.AsyncClient(synapse.config.base_url)
-    watching.access_token = synapse.operator.access_token
-    try:
-        content = (await synapse.operator_client(http).get_event(stored["room_id"], stored["event_id"]))["content"]
-        assert (content["body"], content["msgtype"]) == ("look", "m.image")
-        fetched = await watching.download(mxc=content["url"])
-        assert isinstance(fetched, nio.DownloadResponse), fetched
-        assert (fetched.body, fetched.filename, fetched.content_type) == (PICTURE, "cat.png", "image/png")
-    finally:
-        await watching.close()
+            assert (response.status, (await response.json())["code"]) == (400, "bad_request")

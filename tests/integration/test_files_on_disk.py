@@ -18,9 +18,16 @@ NAME = "../what is this?.png"
 SAFE = "_what_is_this_.png"
 
 
-@pytest.fixture
-def agent(system: System) -> Agent:
+@pytest.fixture(scope="module")
+def shared(system: System) -> Agent:
     return system.join()
+
+
+@pytest.fixture
+def agent(shared: Agent) -> Agent:
+    """An agent that has read all that was said to it so far."""
+    shared.take()
+    return shared
 
 
 def show(agent: Agent, caption: str = "look") -> str:
@@ -70,7 +77,7 @@ def test_a_stream_gives_it_as_well_and_history_only_says_it(agent: Agent) -> Non
     with agent.system.running("--as", agent.name, "read", "--follow") as reader:
         assert path_in(reader.line("[image] look")).read_bytes() == PICTURE
         reader.end()
-    last = agent.system.cchat("send", "--to", agent.name, "--json", "later").data[0]["event_id"]
+    last = agent.system.send("later", to=agent.name)
     assert agent.cchat("read", "--before", last).lines[-1].endswith(f" alice (file {SAFE}): [image] look")
     for speaker in (agent.system.command("--as", agent.name), agent.system.command()):
         environment = agent.system.environment

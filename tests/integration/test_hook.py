@@ -152,7 +152,11 @@ def shop(tmp_path: Path) -> Path:
     return directory
 
 
-def test_a_session_is_an_agent_from_its_start_to_its_end(system: System, shop: Path) -> None:
+def test_a_session_is_an_agent_from_its_start_to_its_end_whatever_lies_in_its_directory(
+    system: System, shop: Path
+) -> None:
+    for module in ("argparse", "json", "queue", "aiagentchat"):
+        (shop / f"{module}.py").write_text(f"open({str(shop / 'ran')!r}, 'w')")
     with tool(system, shop) as claude:
         text = claude.told("SessionStart", source="startup")
         name = claude.agent()
@@ -165,38 +169,33 @@ def test_a_session_is_an_agent_from_its_start_to_its_end(system: System, shop: P
         assert claude.agent() == name
         assert claude.hook("SessionEnd", reason="prompt_input_exit").lines == []
         wait_until(lambda: name not in system.who())
-
-
-def test_a_tool_that_is_killed_takes_its_agent_along(system: System, shop: Path) -> None:
-    with tool(system, shop) as claude:
-        claude.hook("SessionStart", source="startup")
-        name = claude.agent()
-        claude.kill()
-        wait_until(lambda: name not in system.who())
+    assert not (shop / "ran").exists()
 
 
 def test_messages_ring_once_and_are_not_shown(system: System, writer: Agent, shop: Path) -> None:
     with tool(system, shop) as claude:
         claude.hook("SessionStart", source="startup")
         name = claude.agent()
-        writer.cchat("send", "--to", name, "a secret")
+        system.send("a secret", to=name, of=writer.name)
         for _ in range(2):
-            system.cchat("send", "--to", name, "a secret")
-        system.cchat("send", "for all")
+            system.send("a secret", to=name)
+        system.send("for all")
         text = claude.told("PostToolUse", tool_name="Bash", tool_response={})
         assert text.startswith(
             f"3 messages to {name} are unread, from {OPERATOR}, a person (2); {writer.name}, an agent (1)."
         )
         assert "secret" not in text
         assert claude.told("PostToolUse", tool_name="Bash") == claude.told("Stop", stop_hook_active=False) == ""
-        writer.cchat("send", f"what does {name} say?")
+        system.send(f"what does {name} say?", of=writer.name)
         assert claude.told("PostToolUse", agent_id="a-subagent") == ""
         answer = json.loads(claude.hook("Stop", stop_hook_active=False).out)
         assert (answer["decision"], answer["reason"].split(",")[0]) == ("block", f"A message to {name} is unread")
         assert len(Agent(system, name, {}).unread()) == 5
 
 
-def test_a_message_wakes_a_session_that_idles_and_one_waits_at_a_time(system: System, shop: Path) -> None:
+def test_a_message_wakes_a_session_that_idles_one_waits_at_a_time_and_none_that_works_is_woken(
+    system: System, shop: Path
+) -> None:
     with tool(system, shop) as claude:
         claude.hook("SessionStart", source="startup")
         name = claude.agent()
@@ -206,55 +205,52 @@ def test_a_message_wakes_a_session_that_idles_and_one_waits_at_a_time(system: Sy
         assert first.empty()
         second = claude.waits()
         assert first.get(timeout=PROCESS_S) == {"id": 1, "code": 0, "out": "", "err": ""}
-        system.cchat("send", "--to", name, "a secret")
+        system.send("a secret", to=name)
         text = woken(second)
         assert text.startswith(f"A message to {name} is unread, from {OPERATOR}, a person (1).")
         assert "secret" not in text
         assert claude.agent() == name  # while it works
+        Agent(system, name, {}).cchat("read")
 
-
-def test_a_session_that_works_is_not_woken_not_after_it_was_compacted_either(system: System, shop: Path) -> None:
-    with tool(system, shop) as claude:
-        claude.hook("SessionStart", source="startup")
-        name, waiting = claude.agent(), claude.waits()
+        third = claude.waits()
         claude.hook("UserPromptSubmit", prompt="work")
         assert claude.told("SessionStart", source="compact").startswith("This session is the agent")
-        system.cchat("send", "--to", name, "now?")
+        system.send("now?", to=name)
         time.sleep(SOON_S)
-        assert waiting.empty()
+        assert third.empty()
         assert claude.told("Stop", stop_hook_active=False).startswith("A message to")
 
 
-def test_where_nobody_can_be_woken_nothing_waits(system: System, shop: Path) -> None:
+def test_where_nobody_can_be_woken_nothing_waits_and_a_tool_that_is_killed_takes_its_agent_along(
+    system: System, shop: Path
+) -> None:
     with tool(system, shop, CLAUDE_CODE_ENTRYPOINT="sdk-cli") as claude:
         claude.hook("SessionStart", source="startup")
-        claude.agent()
+        name = claude.agent()
         assert claude.start("Stop", "--wait").get(timeout=PROCESS_S)["code"] == 0
-
-
-def test_one_that_waits_ends_with_its_tool_though_the_agent_goes_on(system: System, shop: Path, tmp_path: Path) -> None:
-    agent = system.join("kept")
-    with tool(system, shop, "claude-code", "--as", agent.name) as claude:
-        claude.hook("SessionStart", source="startup")
-        claude.start("Stop", "--wait")
-        running = ["pgrep", "-f", f"hook claude-code --as {agent.name} --wait"]
-        wait_until(lambda: subprocess.run(running, capture_output=True, check=False).stdout)
-        time.sleep(SOON_S)  # in which it has found out whose it is
+        assert claude.agent() == name
         claude.kill()
-        wait_until(lambda: not subprocess.run(running, capture_output=True, check=False).stdout)
-    assert system.who()[agent.name]["status"] == "online"
+        wait_until(lambda: name not in system.who())
 
 
-def test_the_end_of_one_session_of_a_named_agent_leaves_the_others_alone(system: System, shop: Path) -> None:
+def test_a_named_agent_outlives_its_sessions_of_which_one_that_waits_ends_with_its_tool(
+    system: System, shop: Path
+) -> None:
     agent = system.join("named")
     with tool(system, shop, "claude-code", "--as", agent.name) as first:
         first.hook("SessionStart", source="startup")
         with tool(system, shop, "claude-code", "--as", agent.name) as second:
             second.hook("SessionStart", source="startup")
             second.hook("SessionEnd", reason="other")
-        time.sleep(SOON_S)  # in which its keeper would take it off
+        first.start("Stop", "--wait")
+        running = ["pgrep", "-f", f"hook claude-code --as {agent.name} --wait"]
+        wait_until(lambda: subprocess.run(running, capture_output=True, check=False).stdout)
+        time.sleep(SOON_S)  # in which it has found out whose it is, and the other's keeper would take the agent off
         assert system.who()[agent.name]["status"] == "online"
         assert agent.cchat("read", "--peek", env={"AIAGENTCHAT_TOKEN": agent.joined["token"]}).code == 0
+        first.kill()
+        wait_until(lambda: not subprocess.run(running, capture_output=True, check=False).stdout)
+    assert system.who()[agent.name]["status"] == "online"
 
 
 def test_an_agent_that_was_made_to_leave_comes_back_when_its_person_writes(system: System, shop: Path) -> None:
@@ -262,7 +258,7 @@ def test_an_agent_that_was_made_to_leave_comes_back_when_its_person_writes(syste
         claude.hook("SessionStart", source="startup")
         name = claude.agent()
         waiting = claude.waits()
-        system.cchat("leave", name)
+        system.client().detach(name)
         assert waiting.get(timeout=PROCESS_S)["code"] == 0
         assert claude.told("PostToolUse", tool_name="Bash") == ""
         later = claude.start("Stop", "--wait")
@@ -273,70 +269,59 @@ def test_an_agent_that_was_made_to_leave_comes_back_when_its_person_writes(syste
         assert claude.agent() == name
 
 
-def test_it_holds_through_a_restart_of_the_daemon_and_is_woken_after_it(system: System, shop: Path) -> None:
-    with tool(system, shop) as claude:
-        claude.hook("SessionStart", source="startup")
-        name, waiting = claude.agent(), claude.waits()
-        system.kill(system.daemon_pid)
-        assert claude.told("Stop", stop_hook_active=False) == ""
-        system.up()
-        assert claude.agent() == name
-        system.cchat("send", "--to", name, "hello")
-        assert woken(waiting).startswith(f"A message to {name}")
+@contextmanager
+def without_the_long_way(directory: Path) -> Iterator[tuple[dict[str, str], Path, Path]]:
+    """Give an environment, where its sessions are noted, and a flag; while that is there, only the short way works."""
+    flag, notes = directory / "flag", directory / f"aiagentchat-{os.getuid()}"
+    code = f"import os, sys\nif os.path.exists({str(flag)!r}): sys.modules['aiagentchat.cli.hook'] = None"
+    yield starting_with(directory, code) | {"XDG_RUNTIME_DIR": str(directory)}, notes, flag
+    wait_until(lambda: not list(notes.glob("*.json")))
 
 
 @pytest.mark.parametrize(
-    ("name", "event"), [("claude-code", "PostToolUse"), ("codex", "PostToolUse"), ("gemini", "AfterTool")]
+    ("name", "event", "silence"), [("claude-code", "PostToolUse", []), ("gemini", "AfterTool", ["{}"])]
 )
-def test_a_hook_in_the_middle_of_work_loads_none_of_what_the_others_need(
-    system: System, shop: Path, tmp_path: Path, name: str, event: str
+def test_a_hook_in_the_middle_of_work_loads_none_of_what_the_others_need_and_each_has_its_form(
+    system: System, shop: Path, tmp_path: Path, name: str, event: str, silence: list[str]
 ) -> None:
-    flag, notes = tmp_path / "flag", tmp_path / f"aiagentchat-{os.getuid()}"
-    env = starting_with(
-        tmp_path, f"import os, sys\nif os.path.exists({str(flag)!r}): sys.modules['aiagentchat.cli.hook'] = None"
-    )
-    with tool(system, shop, name, XDG_RUNTIME_DIR=str(tmp_path), **env) as opened:
-        opened.hook("SessionStart", source="startup")
+    with without_the_long_way(tmp_path) as (env, notes, flag), tool(system, shop, name, **env) as opened:
+        answer = json.loads(opened.hook("SessionStart", source="startup").out)
+        assert answer["hookSpecificOutput"]["hookEventName"] == "SessionStart"
         agent = opened.agent()
+        assert agent.startswith(f"{name.removesuffix('-code')}-web-shop-")
         (note,) = wait_until(lambda: list(notes.glob("*.json")))
         assert wait_until(lambda: note.read_text() and json.loads(note.read_text())["name"]) == agent
         flag.touch()
         assert opened.start("SessionStart", source="startup").get(timeout=PROCESS_S)["code"] != 0
-        assert opened.told(event) == ""
-        system.cchat("send", "--to", agent, "a secret")
+        assert opened.hook(event).lines == silence
+        system.send("a secret", to=agent)
         assert opened.told(event).startswith(f"A message to {agent} is unread")
-    wait_until(lambda: not note.exists())
 
 
-def test_a_daemon_that_does_not_answer_holds_up_no_turn(system: System, shop: Path) -> None:
-    with tool(system, shop) as claude:
-        claude.hook("SessionStart", source="startup")
-        claude.agent()
-        pid = system.daemon_pid
-        assert pid is not None
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            began = time.monotonic()
-            assert claude.told("PostToolUse", tool_name="Bash") == ""
-            assert time.monotonic() - began < 5
-        finally:
-            os.kill(pid, signal.SIGCONT)
+EVENTS = ("SessionStart", "UserPromptSubmit", "BeforeAgent", "Stop", "SessionEnd", "Unheard")
 
 
 @pytest.mark.parametrize(("name", "silence"), [("claude-code", ""), ("codex", ""), ("gemini", "{}\n")])
-@pytest.mark.parametrize("wrong", ["no daemon", "no settings", "an unknown option"])
-def test_whatever_is_wrong_nothing_is_said_and_nothing_fails(
-    name: str, silence: str, wrong: str, mode: str, tmp_path: Path
-) -> None:
-    nowhere, options = System(tmp_path / "home"), ["--new-option"] if wrong == "an unknown option" else []
-    if wrong == "no settings":
-        nowhere.paths.config_file.parent.mkdir()
-        nowhere.paths.config_file.write_text("port = 'x'")
-    for event in ("SessionStart", "UserPromptSubmit", "BeforeAgent", "Stop", "SessionEnd", "Unheard"):
-        done = nowhere.cchat("hook", name, *options, stdin=json.dumps({"hook_event_name": event, "session_id": "s"}))
+def test_without_a_daemon_nothing_is_said_and_nothing_fails(name: str, silence: str, mode: str, tmp_path: Path) -> None:
+    nowhere = System(tmp_path)
+    for event in EVENTS if name != "codex" else EVENTS[:1]:  # from where it is known that there is none, all go one way
+        done = nowhere.cchat("hook", name, stdin=json.dumps({"hook_event_name": event, "session_id": "s"}))
         assert (done.out, done.err) == (silence, "")
     assert nowhere.cchat("hook", name, stdin="nonsense").out == silence
     assert nowhere.cchat("hook", name, "--wait", stdin='{"hook_event_name": "Stop"}').out == silence
+
+
+@pytest.mark.parametrize("wrong", ["settings", "option"])
+def test_with_what_is_wrong_before_an_event_is_looked_at_nothing_is_said_and_nothing_fails(
+    wrong: str, mode: str, tmp_path: Path
+) -> None:
+    nowhere, options = System(tmp_path), ["--new-option"] if wrong == "option" else []
+    if wrong == "settings":
+        nowhere.paths.config_file.write_text("port = 'x'")
+    for name, silence in (("claude-code", ""), ("codex", ""), ("gemini", "{}\n")):
+        for event in ("SessionStart", "Stop"):  # of which one has a short way, if all is well
+            done = nowhere.cchat("hook", name, *options, stdin=json.dumps({"hook_event_name": event}))
+            assert (done.out, done.err) == (silence, "")
 
 
 def test_within_cchat_run_and_where_a_named_agent_speaks_a_nameless_hook_is_silent(system: System, shop: Path) -> None:
@@ -350,23 +335,6 @@ def test_within_cchat_run_and_where_a_named_agent_speaks_a_nameless_hook_is_sile
     with tool(system, shop) as claude:
         assert claude.told("SessionStart", source="startup") == ""
         assert not claude.is_listed()
-
-
-def test_what_lies_in_the_sessions_directory_is_not_run(system: System, shop: Path) -> None:
-    for module in ("argparse", "json", "queue", "aiagentchat"):
-        (shop / f"{module}.py").write_text(f"open({str(shop / 'ran')!r}, 'w')")
-    with tool(system, shop) as claude:
-        claude.hook("SessionStart", source="startup")
-        claude.agent()
-    assert not (shop / "ran").exists()
-
-
-def test_gemini_gets_its_own_form(system: System, shop: Path) -> None:
-    with tool(system, shop, "gemini") as gemini:
-        answer = json.loads(gemini.hook("SessionStart", source="startup").out)
-        assert answer["hookSpecificOutput"]["hookEventName"] == "SessionStart"
-        assert gemini.agent().startswith("gemini-web-shop-")
-        assert gemini.hook("AfterTool").lines == ["{}"]
 
 
 CODEX = """#!/bin/sh
@@ -384,39 +352,66 @@ def codex_in(directory: Path, help_text: str = HELP) -> dict[str, str]:
     return {"PATH": f"{directory}{os.pathsep}{os.environ['PATH']}", "CODEX_LOG": str(log), "HELP": help_text}
 
 
-@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
-def test_codex_is_woken_after_an_outage_that_is_longer_than_others_wait_for(
-    system: System, shop: Path, tmp_path: Path, is_killed: bool
+def test_it_holds_through_every_outage_of_the_daemon_and_codex_is_woken_after_one_that_others_do_not_wait_for(
+    system: System, shop: Path, tmp_path: Path
 ) -> None:
     before = starting_with(tmp_path, "from aiagentchat.adapters import hooks; hooks._OFFLINE_S = 0.5")
     env, thread = codex_in(tmp_path) | before, fresh_name("thread")
-    with tool(system, shop, "codex", **env) as codex:
+    log, elsewhere = Path(env["CODEX_LOG"]), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with tool(system, shop) as claude, tool(system, elsewhere, "codex", **env) as codex:
+        claude.hook("SessionStart", source="startup")
         codex.hook("SessionStart", session_id=thread)
-        name = codex.agent()
-        wait_until(lambda: system.who()[name]["reach"] == "hook")
-        if is_killed:
-            system.kill(system.daemon_pid)
-        else:
-            system.down()
-        time.sleep(SOON_S)  # longer than others wait for
+        name, waiting, named = claude.agent(), claude.waits(), codex.agent()
+        wait_until(lambda: system.who()[named]["reach"] == "hook")
+
+        pid = system.daemon_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            assert claude.told("PostToolUse", tool_name="Bash") == ""
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert time.monotonic() - began < 5
+
+        system.kill(pid)
+        assert claude.told("Stop", stop_hook_active=False) == ""
+        time.sleep(SOON_S)
         system.up()
-        assert codex.agent() == name
-        system.cchat("send", "--to", name, "hello")
-        assert f"queue --thread {thread} --message " in wait_until(Path(env["CODEX_LOG"]).read_text)
+        assert (claude.agent(), codex.agent()) == (name, named)
+        for each in (name, named):
+            system.send("hello", to=each)
+        assert woken(waiting).startswith(f"A message to {name}")
+        assert f"queue --thread {thread} --message " in wait_until(log.read_text)
+
+        Agent(system, named, {}).cchat("read")
+        log.write_text("")
+        system.down()
+        time.sleep(SOON_S)
+        system.up()
+        assert codex.agent() == named
+        system.send("hello", to=named)
+        assert f"queue --thread {thread} --message " in wait_until(log.read_text)
 
 
 @pytest.mark.parametrize(("help_text", "is_woken"), [(HELP, True), ("Codex CLI", False)], ids=["0.149", "older"])
-def test_codex_is_woken_by_its_queue_where_it_has_one(
+def test_codex_is_woken_by_its_queue_where_it_has_one_and_told_the_short_way_where_not(
     system: System, shop: Path, tmp_path: Path, help_text: str, is_woken: bool
 ) -> None:
-    env, thread = codex_in(tmp_path, help_text), fresh_name("thread")
-    log = Path(env["CODEX_LOG"])
-    with tool(system, shop, "codex", **env) as codex:
+    given, thread = codex_in(tmp_path, help_text), fresh_name("thread")
+    log = Path(given["CODEX_LOG"])
+    with (
+        without_the_long_way(tmp_path) as (env, notes, flag),
+        tool(system, shop, "codex", **given, **env) as codex,
+    ):
         codex.hook("SessionStart", session_id=thread)
         name = codex.agent()
+        wait_until(lambda: list(notes.glob("*.json")))
+        flag.touch()
         if is_woken:
             wait_until(lambda: system.who()[name]["reach"] == "hook")
-        system.cchat("send", "--to", name, "a secret")
+        system.send("a secret", to=name)
         if is_woken:
             assert f"queue --thread {thread} --message " in wait_until(log.read_text)
         told = codex.told("PostToolUse", session_id=thread)

@@ -14,7 +14,7 @@ from tests.integration.systems import APPSERVICE_ALONE, UNLIKE_USE, RunningDaemo
 Json = dict[str, Any]
 
 OPTIONS = [{"id": "yes", "name": "Allow", "kind": "allow_once"}, {"id": "no", "name": "Reject", "kind": "reject_once"}]
-COMINGS = 40
+COMINGS = 200
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -90,9 +91,8 @@ async def session(
         yield Session(client, await client.initialize(), rung, decided)
 
 
-async def of(system: System, *arguments: str, **options: Any) -> list[str]:
-    done = await anyio.to_thread.run_sync(lambda: system.cchat(*arguments, **options))
-    return done.lines
+async def send(system: System, body: str, to: str | None = None) -> None:
+    await anyio.to_thread.run_sync(lambda: system.send(body, to=to))
 
 
 async def test_a_session_is_an_agent_as_long_as_its_server_runs(system: System, tmp_path: Path) -> None:
@@ -107,17 +107,23 @@ async def test_a_session_is_an_agent_as_long_as_its_server_runs(system: System, 
     await anyio.to_thread.run_sync(wait_until, lambda: name not in system.who())
 
 
-async def test_a_named_one_stays_when_it_ends_and_what_came_meanwhile_is_read_by_the_next(system: System) -> None:
+async def test_a_named_one_stays_when_it_ends_and_what_was_not_shown_is_read_by_the_next(system: System) -> None:
     name = fresh_name("named")
+    agent = Agent(system, name, {})
     async with session(system, "--as", name) as opened:
         assert await opened.name() == name
     await anyio.to_thread.run_sync(wait_until, lambda: system.who()[name]["status"] == "offline")
-    await of(system, "send", "--to", name, "meanwhile")
+    await send(system, "meanwhile", name)
     await anyio.sleep(1.5)  # the homeserver's clock, by which it is late, is known to the second
     async with session(system, "--as", name) as opened:
         text = await opened.call("read")
         assert "(came while you were away)" in text
         assert "begins\nmeanwhile\n" in text
+        await send(system, "one", name)
+        assert "begins\none\n" in await opened.call("read", wait_s=30)
+        await anyio.to_thread.run_sync(wait_until, lambda: not agent.unread())
+        await send(system, "two", name)
+    assert await anyio.to_thread.run_sync(agent.unread) == ["two"]
 
 
 async def test_it_writes_asks_answers_and_says_how_far_it_came(system: System, writer: Agent) -> None:
@@ -127,8 +133,8 @@ async def test_it_writes_asks_answers_and_says_how_far_it_came(system: System, w
         assert (await opened.call("send", to=writer.name, text="Please look")).startswith(f"Stored to {writer.name}: $")
         await opened.call("status", line="looking at the build")
         assert system.who()[name]["status_line"] == "looking at the build"
-        await anyio.to_thread.run_sync(lambda: writer.cchat("read"))
-        asking = anyio.to_thread.run_sync(lambda: writer.cchat("ask", "--timeout", "30", name, "Is it green?"))
+        await anyio.to_thread.run_sync(writer.take)
+        asking = anyio.to_thread.run_sync(lambda: system.ask(name, "Is it green?", of=writer.name))
         async with anyio.create_task_group() as group:
 
             async def answer() -> None:
@@ -136,41 +142,35 @@ async def test_it_writes_asks_answers_and_says_how_far_it_came(system: System, w
                 assert (await opened.call("reply", text="It is.")).startswith("Stored as an answer")
 
             group.start_soon(answer)
-            assert (await asking).lines == ["It is."]
+            assert await asking == "It is."
         sent = await opened.call("sent", limit=3)
         assert f"to {writer.name}: 'Please look': read by {writer.name}" in sent
         assert "answered by echo: 'one'" in sent
         assert (await opened.call("send", is_error=True, to="nobody-here", text="x")).startswith("there is no agent")
 
 
-async def test_what_was_shown_is_acknowledged_and_what_was_not_is_not(system: System) -> None:
-    name = fresh_name("reader")
-    async with session(system, "--as", name) as opened:
-        assert await opened.name() == name
-        await of(system, "send", "--to", name, "one")
-        assert "begins\none\n" in await opened.call("read", wait_s=30)
-        peek = ("--as", name, "read", "--peek")
-        await anyio.to_thread.run_sync(wait_until, lambda: not system.cchat(*peek).lines)
-        await of(system, "send", "--to", name, "two")
-    assert [line.partition(": ")[2] for line in await of(system, *peek)] == ["two"]
-
-
-async def test_a_message_wakes_a_session_that_has_the_channel_and_no_other(system: System) -> None:
+async def test_a_message_wakes_a_session_that_has_the_channel_which_a_client_without_the_handshake_of_old_has_as_well(
+    system: System,
+) -> None:
+    name = fresh_name("waking")
     async with (
         session(system, "--as", fresh_name("plain")) as plain,
-        session(system, "--as", fresh_name("waking"), "--channel") as waking,
+        session(system, "--as", name, "--channel") as waking,
     ):
         assert CHANNEL not in (plain.greeting.capabilities.experimental or {})
         assert CHANNEL in (waking.greeting.capabilities.experimental or {})
         for opened in (plain, waking):
-            await of(system, "send", "--to", await opened.name(), "a secret")
-        await of(system, "send", "for all, and for nobody in particular")
+            await send(system, "a secret", await opened.name())
+        await send(system, "for all, and for nobody in particular")
         await anyio.to_thread.run_sync(wait_until, lambda: waking.rung)
         (text,) = waking.rung
         assert text.startswith(f"A message to {await waking.name()} is unread, from {OPERATOR}, a person (1).")
         assert "secret" not in text
         assert system.who()[await waking.name()]["reach"] == "hook"
         assert not plain.rung
+    async with Client(stdio_client(parameters(system, "--as", name, "--channel"))) as client:
+        assert client.protocol_version == "2025-11-25"
+        assert CHANNEL in (client.server_capabilities.experimental or {})
 
 
 async def ask_permission(opened: Session, request_id: str) -> None:
@@ -179,19 +179,25 @@ async def ask_permission(opened: Session, request_id: str) -> None:
     await opened.client.send_notification(cast("Any", request))
 
 
+def has_decided(opened: Session, room: Person, event_id: str, count: int) -> bool:
+    """Whether a session was told so many decisions, and the last one is to be seen."""
+    return len(opened.decided) == count and bool(room.edits_of(event_id))
+
+
 async def test_a_permission_is_asked_for_in_the_room_and_decided_there(system: System) -> None:
     async with session(system, "--as", fresh_name("asking"), "--channel") as opened:
         name = await opened.name()
         assert PERMISSION in (opened.greeting.capabilities.experimental or {})
-        for request_id, sign in (("abcde", "\u2705"), ("fghij", "\u274c")):
+        room = await anyio.to_thread.run_sync(Person, system, system.who()[name]["room_id"])
+        decided = [("abcde", "allow"), ("fghij", "deny")]
+        for count, ((request_id, _), sign) in enumerate(zip(decided, ("\u2705", "\u274c"), strict=True), 1):
             await ask_permission(opened, request_id)
-            room = await anyio.to_thread.run_sync(Person, system, system.who()[name]["room_id"])
             asked = await anyio.to_thread.run_sync(room.request)
             assert asked["content"]["body"].startswith(f"May {name} use **Bash**? List")
             assert "in its terminal too: the first answer counts" in asked["content"]["body"]
             await anyio.to_thread.run_sync(room.react, asked["event_id"], sign)
-        await anyio.to_thread.run_sync(wait_until, lambda: len(opened.decided) == 2)
-        assert opened.decided == [("abcde", "allow"), ("fghij", "deny")]
+            await anyio.to_thread.run_sync(wait_until, partial(has_decided, opened, room, asked["event_id"], count))
+        assert opened.decided == decided
 
 
 async def test_of_a_permission_that_nobody_decides_in_the_room_it_is_not_said_that_it_was_refused(
@@ -210,12 +216,6 @@ async def test_of_a_permission_that_nobody_decides_in_the_room_it_is_not_said_th
         assert said == "Nobody decided here within 2 s: refused, unless it was answered elsewhere before."
 
 
-async def test_a_client_without_the_handshake_of_old_is_answered_by_it(system: System) -> None:
-    async with Client(stdio_client(parameters(system, "--as", fresh_name("modern"), "--channel"))) as client:
-        assert client.protocol_version == "2025-11-25"
-        assert CHANNEL in (client.server_capabilities.experimental or {})
-
-
 async def test_codex_is_an_agent_for_each_conversation_from_its_first_call_on(system: System) -> None:
     before = set(system.who())
     async with session(system, "--tool", "codex") as opened:
@@ -231,17 +231,19 @@ async def test_codex_is_an_agent_for_each_conversation_from_its_first_call_on(sy
         assert text.startswith("You are codex-")
 
 
-async def test_without_a_daemon_every_tool_says_so_and_works_once_there_is_one(mode: str, tmp_path: Path) -> None:
-    system = System(tmp_path / "home")
-    async with session(system, "--as", fresh_name("early")) as opened:
+async def test_without_a_daemon_every_tool_says_so_and_works_once_there_is_one(system: System, tmp_path: Path) -> None:
+    home = System(tmp_path / "home")
+    async with session(home, "--as", fresh_name("early")) as opened:
         assert (await opened.call("read", is_error=True)).endswith(
             "start one with 'cchat up', or set AIAGENTCHAT_TOKEN"
         )
-        try:
-            await of(system, "up", "--detach", "--port", "0", "--no-echo")
-            assert "Nothing to" in await opened.call("read")
-        finally:
-            system.down()
+        for begun, there in (
+            (home.paths.operator_credential, system.paths.operator_credential),
+            (home.paths.socket, system.paths.socket),
+        ):
+            begun.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            begun.symlink_to(there)  # what of a daemon is to be seen from elsewhere
+        assert "Nothing to" in await opened.call("read")
 
 
 def test_the_extra_is_named_where_it_is_missing(system: System, tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import pytest
-
 from tests.integration.processes import Agent, Person, Running, System, wait_until
 from tests.integration.systems import APPSERVICE_ALONE, fresh_name
 
@@ -31,16 +29,9 @@ def python(code: str) -> tuple[str, ...]:
     return (sys.executable, "-c", code)
 
 
-def ask(system: System, name: str, text: str, *, of: Agent | None = None, code: int = 0) -> str:
-    """Return the answer to the operator, or to an agent."""
-    arguments = ("ask", "--timeout", f"{WAIT_S:g}", name, text)
-    done = system.cchat(*arguments, code=code) if of is None else of.cchat(*arguments, code=code)
-    return done.out.removesuffix("\n")
-
-
 def answers(system: System, name: str) -> list[str | None]:
     """Return what answered the operator's messages to an agent, the latest first."""
-    sent = system.cchat("sent", "--to", name, "--json").data
+    sent = system.client().sent(to=name)
     return [item["answer"] and item["answer"]["body"] for item in sent]
 
 
@@ -59,8 +50,8 @@ def test_a_program_answers_people_and_agents_with_what_it_prints(system: System,
     name = fresh_name("upper")
     with system.running("run", name, "--", "tr", "a-zé", "A-ZÉ") as running:
         started(running)
-        assert ask(system, name, "two\nlines") == "TWO\nLINES"
-        assert ask(system, name, "of an agent", of=writer) == "OF AN AGENT"
+        assert system.ask(name, "two\nlines") == "TWO\nLINES"
+        assert system.ask(name, "of an agent", of=writer.name) == "OF AN AGENT"
         assert system.who()[name]["reach"] == "push"
         assert running.line("alice: two").endswith("alice: two")
         assert re.fullmatch(r"  answered, after \d+\.\d s", running.line("answered"))
@@ -73,19 +64,20 @@ def test_the_program_knows_who_asks_and_where_and_has_a_session_for_each_convers
     system: System, writer: Agent
 ) -> None:
     name = fresh_name("knows")
-    code = "import json, os, sys; print(json.dumps([dict(os.environ), sys.argv[1]]))"
+    code = "import json, os, sys; print(json.dumps([dict(os.environ), sys.argv[1], sys.stdin.read()]))"
     found = []
-    for _ in range(2):  # the second time it is another process that runs it
-        with system.running("run", name, "--", *python(code), "{session}") as running:
+    for options in ([], ["--fenced"]):  # the second time it is another process that runs it
+        with system.running("run", *options, name, "--", *python(code), "{session}") as running:
             started(running)
-            found += [json.loads(ask(system, name, "who am I?", of=of)) for of in (None, writer)]
+            found += [json.loads(system.ask(name, "who am I?", of=of)) for of in ("", writer.name)]
             running.end()
-    environments, sessions = zip(*found, strict=True)
+    environments, sessions, texts = zip(*found, strict=True)
     assert sessions[0] == sessions[2] != sessions[1] == sessions[3]
     assert tuple(each["CCHAT_SESSION"] for each in environments) == sessions
     person, agent = environments[:2]
+    user_id = f"@alice:{system.status()['server_name']}"
     assert (person["CCHAT_SENDER"], person["CCHAT_SENDER_NAME"], person["CCHAT_SENDER_KIND"]) == (
-        f"@alice:{system.status()['server_name']}",
+        user_id,
         "alice",
         "person",
     )
@@ -94,16 +86,10 @@ def test_the_program_knows_who_asks_and_where_and_has_a_session_for_each_convers
         assert (each["CCHAT_AGENT"], each["CCHAT_THREAD"], each["CCHAT_BROADCAST"]) == (name, "", "")
         assert each["CCHAT_ROOM"] == system.who()[name]["room_id"]
         assert each["CCHAT_EVENT"].startswith("$")
-
-
-def test_a_fenced_message_is_below_its_sender(system: System) -> None:
-    name = fresh_name("fenced")
-    with system.running("run", name, "--fenced", "--", "cat") as running:
-        started(running)
-        heading, begins, text, ends = ask(system, name, "Is main green?").split("\n")
-        assert heading.startswith(f"A message from alice, a person (@alice:{system.status()['server_name']}), of 20")
-        assert (begins.removesuffix("begins"), text) == (ends.removesuffix("ends"), "Is main green?")
-        running.end()
+    assert texts[:2] == ("who am I?\n", "who am I?\n")
+    heading, begins, text, ends = texts[2].rstrip("\n").split("\n")
+    assert heading.startswith(f"A message from alice, a person ({user_id}), of 20")
+    assert (begins.removesuffix("begins"), text) == (ends.removesuffix("ends"), "who am I?")
 
 
 def test_in_the_program_cchat_speaks_as_the_agent(system: System, writer: Agent) -> None:
@@ -111,34 +97,47 @@ def test_in_the_program_cchat_speaks_as_the_agent(system: System, writer: Agent)
     command = f"{sys.executable} -m aiagentchat send --to {writer.name} I-was-asked"
     with system.running("run", name, "--shell", "--", command) as running:
         started(running)
-        assert ask(system, name, "tell the writer").startswith("stored $")
+        assert system.ask(name, "tell the writer").startswith("stored $")
         running.end()
     [message] = writer.cchat("read", "--json").data
     assert (message["sender"]["name"], message["body"]) == (name, "I-was-asked")
 
 
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        ("print('half'); sys.stderr.write('first\\nno key\\n'); sys.exit(3)", "it ended with exit code 3 (no key)"),
-        ("os.kill(os.getpid(), 9)", "it was ended by SIGKILL"),
-        ("print('  ')", "it printed nothing"),
-        ("import time; time.sleep(60)", "it took longer than 1 s"),
-    ],
-)
+FAILING = """
+import os, sys, time
+text = sys.stdin.read().strip()
+if text == "ends":
+    print("half")
+    sys.stderr.write("first\\nno key\\n")
+    sys.exit(3)
+if text == "is killed":
+    os.kill(os.getpid(), 9)
+if text == "goes on":
+    time.sleep(60)
+print("  ")
+"""
+
+
 def test_why_there_is_no_answer_is_said_in_the_room_in_one_line_and_to_the_operator_in_full(
-    code: str, reason: str, system: System, writer: Agent
+    system: System, writer: Agent
 ) -> None:
     name = fresh_name("fails")
-    with system.running("run", name, "--timeout", "1", "--", *python(SAY + code)) as running:
+    with system.running("run", name, "--timeout", "1", "--", *python(FAILING)) as running:
         started(running)
-        assert ask(system, name, "hello") == f"✗ no answer: {reason}"
-        assert "no key" not in ask(system, name, "hello", of=writer), "which is the operator's alone"
-        assert running.line("no answer: ").startswith(f"  no answer: {reason.partition(' (')[0]}, after ")
-        if "no key" in code:
-            assert running.line("half", of="err") == "half"
-            assert running.line("first", of="err")
-            assert running.line("no key", of="err")
+        for text, reason in (
+            ("ends", "it ended with exit code 3 (no key)"),
+            ("is killed", "it was ended by SIGKILL"),
+            ("says nothing", "it printed nothing"),
+            ("goes on", "it took longer than 1 s"),
+        ):
+            assert system.ask(name, text) == f"✗ no answer: {reason}"
+            assert running.line("no answer: ").startswith(f"  no answer: {reason.partition(' (')[0]}, after ")
+        assert running.line("half", of="err") == "half"
+        assert running.line("first", of="err")
+        assert running.line("no key", of="err")
+        assert system.ask(name, "ends", of=writer.name) == "✗ no answer: it ended with exit code 3", (
+            "what it says of it is the operator's alone"
+        )
         running.end()
 
 
@@ -161,8 +160,8 @@ def test_one_runs_at_a_time_in_a_conversation_and_others_meanwhile(
     with system.running("run", name, "--", *python(SAY + code)) as running:
         started(running)
         for text in ("one", "two"):
-            system.cchat("send", "--to", name, text)
-        assert ask(system, name, "other", of=writer) == "other"
+            system.send(text, to=name)
+        assert system.ask(name, "other", of=writer.name) == "other"
         wait_until(lambda: answers(system, name) == ["two", "one"])
         running.end()
     lines = log.read_text().split("\n")
@@ -176,7 +175,7 @@ def test_killed_in_the_middle_the_program_runs_again_and_there_is_one_answer(sys
     command = ("run", name, "--", *python(code))
     with system.running(*command) as running:
         started(running)
-        system.cchat("send", "--to", name, "do it")
+        system.send("do it", to=name)
         wait_until(log.exists)
         running.end(signal.SIGKILL)
     assert Agent(system, name, {}).unread() == ["do it"]
@@ -216,31 +215,31 @@ def test_the_script_of_the_guide_goes_on_with_a_conversation_and_says_what_fails
     name = fresh_name("guide")
     with system.running("run", name, "--", "sh", str(tmp_path / "answer.sh"), "{session}", env=env) as running:
         started(running)
-        assert ask(system, name, "one") == "one"
-        assert ask(system, name, "two") == "one\ntwo"
-        assert ask(system, name, "fail") == "✗ no answer: it ended with exit code 1 (no key)"
+        assert system.ask(name, "one") == "one"
+        assert system.ask(name, "two") == "one\ntwo"
+        assert system.ask(name, "fail") == "✗ no answer: it ended with exit code 1 (no key)"
         running.end()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_interrupted_it_ends_what_runs_and_the_message_comes_again(
-    number: signal.Signals, system: System, tmp_path: Path
-) -> None:
+def test_interrupted_it_ends_what_runs_and_the_message_comes_again(system: System, tmp_path: Path) -> None:
     name, log = fresh_name("interrupted"), tmp_path / "log"
     code = f"import time; open({str(log)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    with system.running("run", name, "--", *python(SAY + code)) as running:
-        started(running)
-        system.cchat("send", "--to", name, "do it")
-        wait_until(lambda: log.exists() and bool(log.read_text()))
-        began = time.monotonic()
-        assert running.end(number) == 0
-        assert time.monotonic() - began < 10
-    assert not Path(f"/proc/{log.read_text()}").exists()
-    assert Agent(system, name, {}).unread() == ["do it"]
-    assert answers(system, name) == [None]
+    for number in (signal.SIGINT, signal.SIGHUP):
+        log.unlink(missing_ok=True)
+        with system.running("run", name, "--", *python(SAY + code)) as running:
+            started(running)
+            if number == signal.SIGINT:
+                system.send("do it", to=name)
+            wait_until(lambda: log.exists() and bool(log.read_text()))
+            began = time.monotonic()
+            assert running.end(number) == 0
+            assert time.monotonic() - began < 10
+        assert not Path(f"/proc/{log.read_text()}").exists()
+        assert Agent(system, name, {}).unread() == ["do it"]
+        assert answers(system, name) == [None]
 
 
-def test_it_goes_on_when_the_daemon_was_restarted(system: System) -> None:
+def test_it_goes_on_when_the_daemon_was_restarted_and_ends_when_somebody_has_the_agent_leave(system: System) -> None:
     name = fresh_name("survivor")
     with system.running("run", name, "--", "cat") as running:
         started(running)
@@ -248,15 +247,8 @@ def test_it_goes_on_when_the_daemon_was_restarted(system: System) -> None:
         running.line("the daemon", of="err")
         system.up()
         running.line(f"{name}: online again", of="err")
-        assert ask(system, name, "still there?") == "still there?"
-        running.end()
-
-
-def test_when_somebody_has_the_agent_leave_it_ends(system: System) -> None:
-    name = fresh_name("leaver")
-    with system.running("run", name, "--", "cat") as running:
-        started(running)
-        system.cchat("leave", name)
+        assert system.ask(name, "still there?") == "still there?"
+        system.client().detach(name)
         assert running.wait() == 0
         assert f"{name} was taken off: by 'cchat leave {name}'" in running.rest(of="err")
 
@@ -270,46 +262,38 @@ def test_an_ephemeral_one_is_off_the_list_when_it_ended(system: System) -> None:
     assert name not in system.who()
 
 
-def test_what_is_for_all_starts_it_only_when_it_names_the_agent(system: System) -> None:
+def test_what_is_for_all_starts_it_only_when_it_names_the_agent_and_it_knows_that_and_what_came_before_it_was_there(
+    system: System,
+) -> None:
     name = fresh_name("all")
-    with system.running("run", "--json", name, "--", "cat") as running:
-        wait_until(lambda: system.who().get(name, {}).get("status") == "online")
-        system.cchat("send", f"not for {name}-other")
-        named = system.cchat("send", "--json", f"This is for {name}: hello").data[0]["event_id"]
-        handled = json.loads(running.line("event_id"))
-        assert (handled["event_id"], handled["failure"]) == (named, "")
-        running.end()
-    [answer] = [item["answer"] for item in system.cchat("sent", "--json").data if item["message"]["event_id"] == named]
-    assert (answer["sender"]["name"], answer["broadcast"]) == (name, True)
-
-
-def test_the_program_knows_what_is_for_all_and_what_came_before_it_was_there(system: System) -> None:
-    name = fresh_name("marks")
     code = "import os; print(os.environ['CCHAT_BROADCAST'], os.environ['CCHAT_LATE'], sep='/')"
 
-    def answer_to(event_id: str) -> str:
-        """Return what answered a message of the operator's, once something did."""
+    def handled(running: Running) -> str:
+        """Return what was handled next, which did not fail."""
+        event = json.loads(running.line("event_id"))
+        assert event["failure"] == ""
+        return str(event["event_id"])
 
-        def found() -> list[str]:
-            sent = system.cchat("sent", "--json").data
-            ours = [item["answer"] for item in sent if item["message"]["event_id"] == event_id]
-            return [answer["body"] for answer in ours if answer is not None]
+    def answer_to(event_id: str) -> Any:
+        [answer] = [each["answer"] for each in system.client().sent() if each["message"]["event_id"] == event_id]
+        assert answer["sender"]["name"] == name
+        return answer
 
-        return wait_until(found)[0]
-
-    def send(*arguments: str) -> str:
-        return str(system.cchat("send", "--json", *arguments).data[0]["event_id"])
-
-    with system.running("run", name, "--", *python(code)) as running:
-        started(running)
-        assert answer_to(send("--to", name, "for you")) == "/"
-        assert answer_to(send(f"for all, and for {name}")) == "1/"
+    with system.running("run", "--json", name, "--", *python(code)) as running:
+        wait_until(lambda: system.who().get(name, {}).get("status") == "online")
+        system.send(f"not for {name}-other")
+        named = system.send(f"This is for {name}: hello")
+        assert handled(running) == named
+        assert (answer_to(named)["body"], answer_to(named)["broadcast"]) == ("1/", True)
+        own = system.send("for you", to=name)
+        assert handled(running) == own
+        assert answer_to(own)["body"] == "/"
         running.end()
-    late = send("--to", name, "before you came")
+    late = system.send("before you came", to=name)
     time.sleep(1.5)  # the homeserver's clock, by which it is late, is known to the second
-    with system.running("run", name, "--", *python(code)) as running:
-        started(running)
-        assert answer_to(late) == "/1"
+    with system.running("run", "--json", name, "--", *python(code)) as running:
+        assert handled(running) == late
+        assert answer_to(late)["body"] == "/1"
         running.end()
 
 
@@ -317,11 +301,11 @@ def test_an_answer_that_is_too_long_is_cut_says_so_and_is_in_a_file(system: Syst
     name = fresh_name("long")
     with system.running("run", "--markdown", name, "--", *python("print('<é>' * 30_000)")) as running:
         started(running)
-        for of in (None, writer):
-            answer = ask(system, name, "go on & on" * 100, of=of)
+        for of in ("", writer.name):
+            answer = system.ask(name, "go on & on" * 100, of=of)
             assert answer.startswith("[file] <é><é>")
             assert re.search(r"\[the first [\d,]+ of 90,000 characters; all of it is in this file\]$", answer)
-        [sent] = writer.cchat("sent", "--json", "--limit", "1").data
+        [sent] = system.client(writer.name).sent(limit=1)
         whole = writer.cchat("file", sent["answer"]["event_id"]).out
         assert whole == "<é>" * 30_000
         assert (sent["answer"]["file"]["name"], sent["answer"]["file"]["mimetype"]) == ("answer.md", "text/markdown")
@@ -347,7 +331,7 @@ def test_a_person_sees_it_typing_while_the_program_runs(system: System) -> None:
     with system.running("run", name, "--", *python("import time; time.sleep(4); print('there')")) as running:
         started(running)
         agent = system.who()[name]
-        system.cchat("send", "--to", name, "hello")
+        system.send("hello", to=name)
         wait_until(lambda: typing() == [[agent["user_id"]]])
         wait_until(lambda: answers(system, name) == ["there"])
         wait_until(lambda: typing()[1:] == [[]])
@@ -364,72 +348,59 @@ def room_of(system: System, name: str) -> Person:
     return Person(system, system.who()[name]["room_id"])
 
 
-def test_a_person_stops_the_program_that_answers_them_and_no_other(
+def test_a_person_stops_the_program_that_answers_them_or_an_agent_and_no_other(
     system: System, writer: Agent, tmp_path: Path
 ) -> None:
     name, log = fresh_name("stopped"), tmp_path / "log"
     code = f"open({str(log)!r}, 'a').write(f'{{os.getpid()}}\\n'); " + SLOW.removeprefix(SAY)
+
+    def begun() -> list[str]:
+        return log.read_text().split() if log.exists() else []
+
     with system.running("run", name, "--", *python(SAY + code)) as running:
         started(running)
         room = room_of(system, name)
+        asked = system.send("slow", to=name, of=writer.name)
+        wait_until(lambda: len(begun()) == 1)
+        room.say("!stop")
+        answer = system.client(writer.name).sent_message(asked, to=name, wait_s=WAIT_S)["answer"]
+        assert answer["body"] == "✗ no answer: it was stopped"
+
         first, second = room.say("one"), room.say("two")
-        wait_until(log.exists)
+        wait_until(lambda: len(begun()) == 2)
         thread = room.say("in a thread", thread=first)
-        wait_until(lambda: len(log.read_text().split()) == 2)
+        wait_until(lambda: len(begun()) == 3)
         began = time.monotonic()
         room.say("!stop")
-        wait_until(lambda: answers_to(room, first) == [STOPPED])
+        wait_until(lambda: room.answers_to(first) == [STOPPED])
         assert time.monotonic() - began < 5
-        wait_until(lambda: len(log.read_text().split()) == 3)  # the next one of the same conversation
-        assert answers_to(room, thread) == [], "which is a conversation of its own"
+        wait_until(lambda: len(begun()) == 4)  # the next one of the same conversation
+        assert room.answers_to(thread) == [], "which is a conversation of its own"
         room.say("!stop", thread=first)
-        wait_until(lambda: answers_to(room, thread) == [STOPPED])
+        wait_until(lambda: room.answers_to(thread) == [STOPPED])
         room.take_back(second)
-        system.cchat("send", "--to", name, "after it")
-        wait_until(lambda: len(log.read_text().split()) == 4)
-        assert answers_to(room, second) == []
-        assert not any(Path(f"/proc/{pid}").exists() for pid in log.read_text().split()[:3])
+        system.send("after it", to=name)
+        wait_until(lambda: len(begun()) == 5)
+        assert room.answers_to(second) == []
+        assert not any(Path(f"/proc/{pid}").exists() for pid in begun()[:4])
         running.end()
     assert Agent(system, name, {}).unread() == ["after it"]
-
-
-def answers_to(room: Person, event_id: str) -> list[str]:
-    found = [each["content"] for each in room.timeline() if each["type"] == "m.room.message"]
-    return [
-        each["body"]
-        for each in found
-        if each.get("m.relates_to", {}).get("m.in_reply_to", {}).get("event_id") == event_id
-    ]
-
-
-def test_a_person_stops_what_an_agent_asked_for(system: System, writer: Agent) -> None:
-    name = fresh_name("stopped")
-    with system.running("run", name, "--", *python(SLOW)) as running:
-        started(running)
-        room = room_of(system, name)
-        with system.running("--as", writer.name, "ask", name, "slow") as asking:
-            wait_until(lambda: room.says("slow"))
-            while asking.is_running:
-                room.say("!stop")  # which may come before it has begun
-                time.sleep(0.5)
-            assert asking.rest() == "✗ no answer: it was stopped"
-        running.end()
 
 
 def test_that_there_is_nothing_to_stop_is_said_once_and_not_of_what_was_asked_long_ago(system: System) -> None:
     name = system.join("idle").name
     room = room_of(system, name)
     late = room.say("!stop")
-    wait_until(lambda: len(answers_to(room, late)) == 1)  # the daemon says that nothing can be stopped
-    system.cchat("leave", name)
+    wait_until(lambda: len(room.answers_to(late)) == 1)  # the daemon says that nothing can be stopped
+    system.client().detach(name)
     with system.running("run", name, "--", "cat") as running:
         started(running)
-        assert ask(system, name, "hello") == "hello"
+        assert system.ask(name, "hello") == "hello"
         stop = room.say("!stop")
-        wait_until(lambda: bool(answers_to(room, stop)))
-        assert ask(system, name, "still there?") == "still there?"
-        assert answers_to(room, stop) == ["✗ nothing runs here that could be stopped"]
-        assert ask(system, name, "!status").startswith(f"{name} is online: what you write reaches it at once.")
+        wait_until(lambda: bool(room.answers_to(stop)))
+        assert system.ask(name, "still there?") == "still there?"
+        assert room.answers_to(stop) == ["✗ nothing runs here that could be stopped"]
+        assert system.ask(name, "!status").startswith(f"{name} is online: what you write reaches it at once.")
         running.end()
-    assert len(answers_to(room, late)) == 1
+    assert len(room.answers_to(late)) == 1
     assert Agent(system, name, {}).unread() == []

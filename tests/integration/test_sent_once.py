@@ -20,13 +20,13 @@ from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import attach
 from tests.integration.processes import AccountSystem, System
 from tests.integration.relay import Relay, relay_to
-from tests.integration.systems import APPSERVICE_ALONE, WAIT_S, RunningDaemon, Synapse
+from tests.integration.systems import APPSERVICE_ALONE, WAIT_S, RunningDaemon, Synapse, fresh_name
 
 
 @pytest.fixture
-async def relay(own_synapse: Synapse) -> AsyncIterator[Relay]:
-    """Stands before a homeserver of the test's own."""
-    async with relay_to(own_synapse.config.base_url) as relay:
+async def relay(synapse: Synapse) -> AsyncIterator[Relay]:
+    """Stands before the homeserver."""
+    async with relay_to(synapse.config.base_url) as relay:
         yield relay
 
 
@@ -54,32 +54,41 @@ async def kill(synapse: Synapse) -> None:
     await synapse.process.stop()
 
 
-@pytest.mark.parametrize(("speaker", "cut"), [("agent", "once it is back"), ("operator", "while it is away")])
+@pytest.mark.parametrize(
+    ("mode", "cases"),
+    [  # the operator's token is one and the same in both modes
+        ("appservice", [("agent", "once it is back"), ("operator", "while it is away")]),
+        ("accounts", [("agent", "while it is away")]),
+    ],
+    indirect=["mode"],
+    scope="session",
+)
 async def test_a_homeserver_killed_before_it_answers_has_the_message_once(
     own_synapse: Synapse,
-    relay: Relay,
     start_daemon: StartDaemon,
     http: aiohttp.ClientSession,
     tmp_path: Path,
-    speaker: str,
-    cut: str,
+    cases: list[tuple[str, str]],
 ) -> None:
-    behind = replace(own_synapse, config=replace(own_synapse.config, port=relay.port))
-    daemon: RunningDaemon = await start_daemon(behind, behind.settings(tmp_path / "home"))
-    writer, target = await attach(daemon, "writer"), await attach(daemon, "target")
-    api = writer.api if speaker == "agent" else daemon.api
-    await api.post("/send", body="before", to=target.name)
-    relay.withhold()
-    sending = asyncio.create_task(api.post("/send", body="once", to=target.name))
-    event_id = await taken(relay)
-    await kill(own_synapse)
-    if cut == "while it is away":
-        relay.drop()
-    await own_synapse.start()
-    relay.drop()
-    assert (await sending)["event_id"] == event_id
-    first, second = await ids_in(own_synapse.operator_client(http), target.room_id)
-    assert (first != second, second) == (True, event_id)
+    async with relay_to(own_synapse.config.base_url) as relay:
+        behind = replace(own_synapse, config=replace(own_synapse.config, port=relay.port))
+        daemon: RunningDaemon = await start_daemon(behind, behind.settings(tmp_path / "home"))
+        writer, target = await attach(daemon, "writer"), await attach(daemon, "target")
+        stored: list[str] = []
+        for speaker, cut in cases:
+            api = writer.api if speaker == "agent" else daemon.api
+            stored.append((await api.post("/send", body="before", to=target.name))["event_id"])
+            relay.withhold()
+            sending = asyncio.create_task(api.post("/send", body="once", to=target.name))
+            stored.append(await taken(relay))
+            await kill(own_synapse)
+            if cut == "while it is away":
+                relay.drop()
+            await own_synapse.start()
+            relay.drop()
+            assert (await sending)["event_id"] == stored[-1]
+            assert await ids_in(own_synapse.operator_client(http), target.room_id) == stored
+        await daemon.stop()
 
 
 # --- the daemon is killed
@@ -109,32 +118,35 @@ async def running(system: System) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("mode", "command"),
-    [*(("appservice", command) for command in ("send", "reply", "ask")), ("accounts", "send")],
+    ("mode", "commands"),
+    [("appservice", ["send", "reply", "ask"]), ("accounts", ["send"])],
     indirect=["mode"],
     scope="session",
 )
 async def test_a_daemon_killed_before_it_answers_and_started_again_has_sent_the_message_once(
-    own_synapse: Synapse, relay: Relay, http: aiohttp.ClientSession, tmp_path: Path, command: str
+    synapse: Synapse, relay: Relay, http: aiohttp.ClientSession, tmp_path: Path, commands: list[str]
 ) -> None:
-    system = behind_relay(own_synapse, relay, tmp_path / "home")
-    if own_synapse.mode == "accounts":
-        await own_synapse.provide_account(system.paths, "first")
-    async with running(system):
+    system = behind_relay(synapse, relay, tmp_path / "home")
+    if synapse.mode == "accounts":
+        await synapse.provide_account(system.paths, "first")
+    async with contextlib.AsyncExitStack() as daemons:
+        await daemons.enter_async_context(running(system))
         writer, target = await asyncio.to_thread(system.join, "writer"), await asyncio.to_thread(system.join, "target")
-        await asyncio.to_thread(target.cchat, "send", "--to", writer.name, "a question")
+        await asyncio.to_thread(system.send, "a question", to=writer.name, of=target.name)
         await asyncio.to_thread(writer.cchat, "read")
-        words = {
-            "send": ("send", "--json", "--to", target.name, "once"),
-            "reply": ("reply", "--json", "once"),
-            "ask": ("ask", "--json", target.name, "once"),
-        }[command]
-        relay.withhold()
-        with system.running("--as", writer.name, *words) as sending:
-            event_id = await taken(relay)
-            await asyncio.to_thread(system.kill, system.daemon_pid)
-            relay.drop()
-            async with running(system):
+        stored: list[str] = []
+        for command in commands:
+            words = {
+                "send": ("send", "--json", "--to", target.name, "once"),
+                "reply": ("reply", "--json", "once"),
+                "ask": ("ask", "--json", target.name, "once"),
+            }[command]
+            relay.withhold()
+            with system.running("--as", writer.name, *words) as sending:
+                stored.append(await taken(relay))
+                await asyncio.to_thread(system.kill, system.daemon_pid)
+                relay.drop()
+                await daemons.enter_async_context(running(system))
                 if command == "ask":
                     await asyncio.to_thread(target.cchat, "read", "--wait", "30")
                     await asyncio.to_thread(target.cchat, "reply", "an answer")
@@ -142,22 +154,22 @@ async def test_a_daemon_killed_before_it_answers_and_started_again_has_sent_the_
                 assert await asyncio.to_thread(sending.wait) == 0
                 result = json.loads(line)
                 told = result["in_reply_to"] if command == "ask" else result
-                assert told["event_id"] == event_id
-                room_id = RoomId(target.joined["room_id"])
-                assert await ids_in(own_synapse.operator_client(http), room_id) == [event_id]
+                assert told["event_id"] == stored[-1]
+            assert await ids_in(synapse.operator_client(http), RoomId(target.joined["room_id"])) == stored
 
 
 @APPSERVICE_ALONE  # the command knows nothing of the mode
 async def test_a_program_whose_answer_is_stored_and_that_was_killed_before_it_knew_has_answered_once(
-    own_synapse: Synapse, relay: Relay, http: aiohttp.ClientSession, tmp_path: Path
+    synapse: Synapse, relay: Relay, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    system = behind_relay(own_synapse, relay, tmp_path / "home")
-    answering = ("run", "runner", "--", sys.executable, "-c", "print('an answer')")
+    system = behind_relay(synapse, relay, tmp_path / "home")
+    runner_name = fresh_name("runner")
+    answering = ("run", runner_name, "--", sys.executable, "-c", "print('an answer')")
     async with running(system):
         writer = await asyncio.to_thread(system.join, "writer")
         with system.running(*answering) as runner:
             await asyncio.to_thread(runner.line, ": online")
-            await asyncio.to_thread(writer.cchat, "send", "--to", "runner", "a question")
+            await asyncio.to_thread(system.send, "a question", to=runner_name, of=writer.name)
             relay.withhold()
             event_id = await taken(relay)
             runner.end(signal.SIGKILL)
@@ -165,38 +177,39 @@ async def test_a_program_whose_answer_is_stored_and_that_was_killed_before_it_kn
         with system.running(*answering) as runner:
             await asyncio.to_thread(runner.line, "answered")
         room_id = RoomId(writer.joined["room_id"])
-        assert await ids_in(own_synapse.operator_client(http), room_id) == [event_id]
+        assert await ids_in(synapse.operator_client(http), room_id) == [event_id]
 
 
 @APPSERVICE_ALONE  # the command knows nothing of the mode
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 async def test_a_command_that_is_interrupted_leaves_a_key_with_which_the_message_is_sent_once(
-    own_synapse: Synapse, relay: Relay, http: aiohttp.ClientSession, tmp_path: Path, how: signal.Signals
+    synapse: Synapse, relay: Relay, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    system = behind_relay(own_synapse, relay, tmp_path / "home")
+    system = behind_relay(synapse, relay, tmp_path / "home")
     async with running(system):
         target = await asyncio.to_thread(system.join, "target")
         words = ("send", "--json", "--to", target.name)
-        relay.withhold()
-        with system.running(*words, "once") as sending:
-            event_id = await taken(relay)
-            assert await asyncio.to_thread(sending.end, how) == 130
-            told = sending.rest(of="err")
-        relay.drop()
-        key = told.partition("--key ")[2].split()[0]
-        again = await asyncio.to_thread(system.cchat, *words, "--key", key, "once")
-        assert again.data[0]["event_id"] == event_id
-        assert await ids_in(own_synapse.operator_client(http), RoomId(target.joined["room_id"])) == [event_id]
+        stored: list[str] = []
+        for how in (signal.SIGINT, signal.SIGTERM):
+            relay.withhold()
+            with system.running(*words, "once") as sending:
+                stored.append(await taken(relay))
+                assert await asyncio.to_thread(sending.end, how) == 130
+                told = sending.rest(of="err")
+            relay.drop()
+            key = told.partition("--key ")[2].split()[0]
+            again = await asyncio.to_thread(system.cchat, *words, "--key", key, "once")
+            assert again.data[0]["event_id"] == stored[-1]
+            assert await ids_in(synapse.operator_client(http), RoomId(target.joined["room_id"])) == stored
 
 
 async def test_a_daemon_that_does_not_come_back_leaves_a_key_with_which_the_message_is_sent_once(
-    own_synapse: Synapse, relay: Relay, http: aiohttp.ClientSession, tmp_path: Path
+    synapse: Synapse, relay: Relay, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     """Lesson: Made, and never sent."""
-    system = behind_relay(own_synapse, relay, tmp_path / "home")
+    system = behind_relay(synapse, relay, tmp_path / "home")
     system.environment["AIAGENTCHAT_DEADLINE"] = "3"
-    if own_synapse.mode == "accounts":
-        await own_synapse.provide_account(system.paths, "first")
+    if synapse.mode == "accounts":
+        await synapse.provide_account(system.paths, "first")
     words = ("send", "--json", "--to")
     async with running(system):
         target = await asyncio.to_thread(system.join, "target")
@@ -213,4 +226,4 @@ async def test_a_daemon_that_does_not_come_back_leaves_a_key_with_which_the_mess
     async with running(system):
         again = await asyncio.to_thread(system.cchat, *words, target.name, "--key", key, "once")
         assert again.data[0]["event_id"] == event_id
-        assert await ids_in(own_synapse.operator_client(http), RoomId(target.joined["room_id"])) == [event_id]
+        assert await ids_in(synapse.operator_client(http), RoomId(target.joined["room_id"])) == [event_id]

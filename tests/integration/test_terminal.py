@@ -21,8 +21,21 @@ pytestmark = APPSERVICE_ALONE  # it talks to the gateway alone
 FORGED = "\x1b]0;owned\x07\x1b[2J\x9b1A\u202egnp.exe"
 
 
+@pytest.fixture(scope="module")
+def shared(system: System) -> Agent:
+    return system.join()
+
+
 @pytest.fixture
-def agent(system: System) -> Agent:
+def agent(shared: Agent) -> Agent:
+    """An agent that has read all that was said to it so far."""
+    shared.take()
+    return shared
+
+
+@pytest.fixture
+def fresh(system: System) -> Agent:
+    """An agent to which nobody has said anything."""
     return system.join()
 
 
@@ -38,13 +51,13 @@ def chatting(agent: Agent, *flags: str, **environment: str) -> Iterator[Terminal
 
 def test_a_person_sees_what_was_said_talks_and_leaves(agent: Agent) -> None:
     agent.tell("from before")
-    agent.cchat("read")
+    agent.take()
     with chatting(agent) as screen:
         screen.wait_for("alice ✓: from before")
         screen.type("Is main green?\r")
         screen.wait_for("alice: Is main green?")
         wait_until(lambda: "has not read 1 message of yours" in screen.bottom)
-        agent.cchat("read")
+        agent.take()
         wait_until(lambda: "✓ has read what you wrote" in screen.bottom)
         agent.cchat("reply", "Yes,\nsince 10:15.")
         screen.wait_for(f"{agent.name}: Yes,")
@@ -74,16 +87,16 @@ def test_a_line_that_is_being_written_stays_whole_below_what_comes_meanwhile(age
     assert agent.unread()[-1] == "two\nlines 日本"
 
 
-def test_what_the_agent_does_is_at_the_bottom(agent: Agent) -> None:
-    with chatting(agent) as screen:
-        assert f"{agent.name}: online" in screen.bottom
-        agent.system.cchat("leave", agent.name)
-        screen.wait_for(f"{agent.name} is offline")
-        with agent.system.running("run", agent.name, "--", "sh", "-c", "sleep 3; cat"):
-            screen.wait_for(f"{agent.name} is online")
+def test_what_the_agent_does_is_at_the_bottom(fresh: Agent) -> None:
+    with chatting(fresh) as screen:
+        assert f"{fresh.name}: online" in screen.bottom
+        fresh.system.client().detach(fresh.name)
+        screen.wait_for(f"{fresh.name} is offline")
+        with fresh.system.running("run", fresh.name, "--", "sh", "-c", "sleep 3; cat"):
+            screen.wait_for(f"{fresh.name} is online")
             screen.type("work\r")
             wait_until(lambda: "typing…" in screen.bottom)
-            screen.wait_for(f"{agent.name}: work")
+            screen.wait_for(f"{fresh.name}: work")
             wait_until(lambda: "typing…" not in screen.bottom)
 
 
@@ -94,7 +107,7 @@ def test_no_text_of_others_reaches_the_terminal_as_it_is(agent: Agent) -> None:
         screen.wait_for("\\x1b]0;owned\\x07\\x1b[2J\\x9b1A\\u202egnp.exe")
         person.show(f"{FORGED}.png", b"png", FORGED)
         screen.wait_for("its file: cchat file '$")
-        agent.system.cchat("--as", agent.name, "read")
+        agent.take()
         assert b"\x1b]0;owned" not in screen.raw
         assert "\u202e".encode() not in screen.raw
 
@@ -110,39 +123,41 @@ def test_what_a_person_changes_or_takes_back_elsewhere_is_told(agent: Agent) -> 
         screen.wait_for('alice took back: "Is mian green?"')
 
 
-@contextmanager
-def chatting_with_one_that_asks(agent: Agent, state: Path) -> Iterator[Terminal]:
-    program = ("acp", agent.name, "--", sys.executable, acp_agent.__file__)
-    with agent.system.running(*program, env={"ACP_AGENT_STATE": str(state)}) as process:
+def test_an_approval_is_shown_and_answered_with_a_line_but_for_one_begun_before_it_came(
+    fresh: Agent, tmp_path: Path
+) -> None:
+    program = ("acp", fresh.name, "--", sys.executable, acp_agent.__file__)
+    with fresh.system.running(*program, env={"ACP_AGENT_STATE": str(tmp_path)}) as process:
         process.line(": online (room: ")
-        with chatting(agent) as screen:
-            yield screen
+        with chatting(fresh) as screen:
+            screen.resize(COLUMNS, 80)  # on which all of it stays
+
+            def waits_for(text: str, count: int) -> None:
+                wait_until(lambda: sum(text in line for line in screen.lines) == count)
+
+            def is_to_be_answered() -> bool:
+                return "answer>" in "".join(screen.lines[-2:])
+
+            for number, (keys, outcome, count) in enumerate(
+                (("/approve\r", "Go ahead", 1), ("2\r", "Leave it", 1), ("/deny\r", "Leave it", 2)), 1
+            ):
+                screen.type("ask\r")
+                waits_for("waits for approval: 1 ✅ Go ahead · 2 ❌ Leave it", number)
+                wait_until(is_to_be_answered)
+                screen.type(keys)
+                waits_for(f"{outcome}: @alice:localhost", count)
+                wait_until(lambda: not is_to_be_answered())
+
+            screen.type("/appr")
+            screen.wait_for("> /appr")
+            fresh.tell("ask")
+            waits_for("waits for approval: ", 4)
+            screen.type("ove\r")
+            screen.wait_for("that request came while you wrote")
+            waits_for("Go ahead: @alice:localhost", 1)
+            screen.type("/approve\r")
+            waits_for("Go ahead: @alice:localhost", 2)
         assert process.end() == 0
-
-
-@pytest.mark.parametrize(
-    ("keys", "outcome"), [("/approve\r", "Go ahead"), ("2\r", "Leave it"), ("/deny\r", "Leave it")]
-)
-def test_an_approval_is_shown_and_answered_with_a_line(agent: Agent, tmp_path: Path, keys: str, outcome: str) -> None:
-    with chatting_with_one_that_asks(agent, tmp_path) as screen:
-        screen.type("ask\r")
-        screen.wait_for("waits for approval: 1 ✅ Go ahead · 2 ❌ Leave it")
-        screen.wait_for("answer>")
-        screen.type(keys)
-        screen.wait_for(f"{outcome}: @alice:localhost")
-        wait_until(lambda: "answer>" not in "".join(screen.lines[-2:]))
-
-
-def test_a_line_begun_before_an_approval_came_does_not_answer_it(agent: Agent, tmp_path: Path) -> None:
-    with chatting_with_one_that_asks(agent, tmp_path) as screen:
-        screen.type("/appr")
-        screen.wait_for("> /appr")
-        agent.tell("ask")
-        screen.wait_for("waits for approval: ")
-        screen.type("ove\r")
-        screen.wait_for("that request came while you wrote")
-        screen.type("/approve\r")
-        screen.wait_for("Go ahead: @alice:localhost")
 
 
 def test_commands_are_not_sent_and_what_is_none_says_so(agent: Agent) -> None:
@@ -186,25 +201,20 @@ def test_a_dumb_terminal_is_enough(agent: Agent) -> None:
         assert screen.end() == 0
 
 
-def test_a_chat_outlives_a_daemon(mode: str, tmp_path: Path) -> None:
-    system = System(tmp_path)
-    system.up()
-    try:
-        with terminal(system, "chat", "echo") as screen:
-            screen.wait_for("echo: online")
-            screen.type("before\r")
-            screen.wait_for("echo: before")
-            system.kill(system.daemon_pid)
-            wait_until(lambda: "trying again" in screen.bottom)
-            screen.type("lost\r")
-            screen.wait_for("not sent: lost")
-            system.up()
-            wait_until(lambda: "echo: online" in screen.bottom)
-            screen.type("after\r")
-            screen.wait_for("echo: after")
-            assert len([line for line in screen.lines if line.endswith("alice: before")]) == 1
-    finally:
-        system.down()
+def test_a_chat_outlives_a_daemon(system: System) -> None:
+    with terminal(system, "chat", "echo") as screen:
+        screen.wait_for("echo: online")
+        screen.type("before\r")
+        screen.wait_for("echo: before")
+        system.kill(system.daemon_pid)
+        wait_until(lambda: "trying again" in screen.bottom)
+        screen.type("lost\r")
+        screen.wait_for("not sent: lost")
+        system.up()
+        wait_until(lambda: "echo: online" in screen.bottom)
+        screen.type("after\r")
+        screen.wait_for("echo: after")
+        assert len([line for line in screen.lines if line.endswith("alice: before")]) == 1
 
 
 def test_nobody_and_no_agent_chats(system: System, agent: Agent) -> None:
@@ -235,10 +245,10 @@ def test_piped_it_waits_no_longer_than_it_is_told(agent: Agent) -> None:
     assert agent.unread() == ["anybody?"]
 
 
-def test_another_program_can_go_on_talking(agent: Agent) -> None:
+def test_another_program_can_go_on_talking(system: System) -> None:
     with subprocess.Popen(
-        agent.system.command("chat", "echo", "--json"),
-        env=agent.system.environment,
+        system.command("chat", "echo", "--json"),
+        env=system.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
@@ -255,34 +265,47 @@ def test_another_program_can_go_on_talking(agent: Agent) -> None:
 # --- history
 
 
-def test_history_says_who_wrote_what_and_what_that_answers(agent: Agent) -> None:
-    [asked] = agent.tell("Is main green?")
-    agent.cchat("reply", asked, "Yes.")
-    first, second = agent.system.cchat("history", agent.name).lines
+def test_history_says_who_wrote_what_and_what_that_answers(fresh: Agent) -> None:
+    [asked] = fresh.tell("Is main green?")
+    fresh.cchat("reply", asked, "Yes.")
+    first, second = fresh.system.cchat("history", fresh.name).lines
     assert re.fullmatch(r"\S+Z alice: Is main green\?", first)
-    assert re.fullmatch(rf"\S+Z {agent.name} \(answers alice {first.split()[0]}\): Yes\.", second)
-    only = agent.system.cchat("history", agent.name, "--limit", "1")
-    assert re.fullmatch(rf"\S+Z {agent.name} \(answers \{asked}\): Yes\.\n", only.out)
-    [answer] = agent.system.cchat("history", agent.name, "--limit", "1", "--json").data
-    before = agent.system.cchat("history", agent.name, "--before", answer["event_id"], "--json").data
+    assert re.fullmatch(rf"\S+Z {fresh.name} \(answers alice {first.split()[0]}\): Yes\.", second)
+    only = fresh.system.cchat("history", fresh.name, "--limit", "1")
+    assert re.fullmatch(rf"\S+Z {fresh.name} \(answers \{asked}\): Yes\.\n", only.out)
+    [answer] = fresh.system.cchat("history", fresh.name, "--limit", "1", "--json").data
+    before = fresh.system.cchat("history", fresh.name, "--before", answer["event_id"], "--json").data
     assert [each["event_id"] for each in before] == [asked]
-    assert agent.unread() == ["Is main green?"]
+    assert fresh.unread() == ["Is main green?"]
 
 
 # --- top
 
 
-def test_top_is_drawn_anew_and_leaves_the_screen_as_it_was(system: System, agent: Agent) -> None:
+def test_top_is_once_a_table_and_as_json_one_object_or_drawn_anew_and_leaves_the_screen_as_it_was(
+    system: System, fresh: Agent
+) -> None:
+    header, *lines = system.cchat("top").lines
+    assert header.split() == ["AGENT", "STATUS", "REACH", "UNREAD", "/MIN", "LAST", "MESSAGE"]
+    assert [line.split()[:5] for line in lines if line.startswith(fresh.name)] == [
+        [fresh.name, "online", "poll", "–", "0"]
+    ]
+    with terminal(system, "top", "--once") as screen:
+        screen.wait_for(fresh.name)
+        assert screen.end() == 0
+    [data] = system.cchat("top", "--json").data
+    assert fresh.name in {each["name"] for each in data["agents"]}
+
     with terminal(system, "top", COLUMNS="80", LINES="24") as screen:  # as some shells export them
         screen.wait_for("q leaves")
-        agent.tell(f"hello {FORGED}")
+        fresh.tell(f"hello {FORGED}")
         line = screen.wait_for("hello")
-        assert re.search(rf"{agent.name} +online +poll +1\+ +1 .* alice: hello \\x1b", line)
+        assert re.search(rf"{fresh.name} +online +poll +1\+ +1 .* alice: hello \\x1b", line)
         assert b"\x1b]0;owned" not in screen.raw
-        agent.cchat("read")
-        wait_until(lambda: any(re.search(rf"{agent.name} +online +poll +0 ", each) for each in screen.lines))
-        system.cchat("leave", agent.name)
-        wait_until(lambda: any(re.search(rf"{agent.name} +offline", each) for each in screen.lines))
+        fresh.take()
+        wait_until(lambda: any(re.search(rf"{fresh.name} +online +poll +0 ", each) for each in screen.lines))
+        system.client().detach(fresh.name)
+        wait_until(lambda: any(re.search(rf"{fresh.name} +offline", each) for each in screen.lines))
         screen.resize(40, 4)
         screen.wait_for("more")
         screen.type("q")
@@ -299,16 +322,3 @@ def test_top_ends_when_it_is_told_to(system: System, how: str) -> None:
             screen.type("\x03")
         assert screen.end(None if how == "Ctrl-C" else signal.SIGTERM) == 0
         assert screen.is_as_before
-
-
-def test_top_once_is_a_table_and_as_json_one_object(system: System, agent: Agent) -> None:
-    header, *lines = system.cchat("top").lines
-    assert header.split() == ["AGENT", "STATUS", "REACH", "UNREAD", "/MIN", "LAST", "MESSAGE"]
-    assert [line.split()[:5] for line in lines if line.startswith(agent.name)] == [
-        [agent.name, "online", "poll", "–", "0"]
-    ]
-    with terminal(system, "top", "--once") as screen:
-        screen.wait_for(agent.name)
-        assert screen.end() == 0
-    [data] = system.cchat("top", "--json").data
-    assert agent.name in {each["name"] for each in data["agents"]}
