@@ -1,6 +1,7 @@
 """Agents' Markdown as Matrix HTML: what the specification permits, well formed, and nothing else."""
 
 import re
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiagentchat.agents.markdown import render_html
+from aiagentchat.errors import BodyTooLargeError
 
 # https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes
 PERMITTED = {
@@ -141,3 +143,57 @@ def test_a_link_leads_to_the_net_or_stays_text(address: str) -> None:
 def test_an_image_is_a_link_to_it_but_not_within_one() -> None:
     assert render_html("![plot](https://a.b/c.png)") == '<p><a href="https://a.b/c.png">plot</a></p>'
     assert render_html("[![plot](https://a.b/c.png)](https://d.e)") == '<p><a href="https://d.e">plot</a></p>'
+
+
+def steps(text: str) -> int:
+    """Return how many calls it takes to render a text, or to refuse it."""
+    count = 0
+
+    def note(_frame: object, event: str, _arg: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        render_html(text)
+    except BodyTooLargeError:
+        pass
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("begin", "repeated"),
+    [
+        ("", "![](http://a)"),
+        ("[b]: http://c\n\n", "![b]"),
+        ("[b]: http://c\n\n", "[![b]](http://a) "),
+        ("", "!["),
+        ("", "[a]("),
+        ("", "*_"),
+        ("", "a\n\n"),
+    ],
+)
+def test_twice_as_much_takes_no_more_than_twice_as_long(begin: str, repeated: str) -> None:
+    half, whole = (steps(begin + repeated * (size // len(repeated))) for size in (6_000, 12_000))
+    assert whole < 2.3 * half
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "|" + "a|" * 100 + "\n|" + "-|" * 100 + "\n" + "a\n" * 16_000,  # rows are filled up to 65,536 cells
+        "a|b\n-|-\n" + "|\n" * 30_000,
+        "- a\n" * 15_000,
+    ],
+)
+def test_html_that_no_event_can_hold_is_refused_before_all_of_it_is_made(text: str) -> None:
+    assert steps(text) < 1_000_000
+    with pytest.raises(BodyTooLargeError, match="the limit"):
+        render_html(text)
+
+
+def test_html_that_an_event_can_hold_is_made() -> None:
+    assert render_html("- a\n" * 4_000).count("<li>") == 4_000

@@ -390,6 +390,15 @@ def test_the_size_limit_counts_bytes_as_they_are_sent() -> None:
         check_size(render_message("ü" * (CONTENT_LIMIT_BYTES // 2), "plain"))
 
 
+def test_what_is_too_large_anyway_is_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiagentchat.agents.messages.render_html", lambda _: pytest.fail("it is"))
+    body, file = "![](http://a)" * (CONTENT_LIMIT_BYTES // 13), Attachment("a", "a/b", b"1")
+    with pytest.raises(BodyTooLargeError, match=f"the limit is {CONTENT_LIMIT_BYTES}"):
+        render_message(body, "markdown")
+    with pytest.raises(BodyTooLargeError):
+        render_file(body, "markdown", file)
+
+
 def test_a_transaction_id_is_of_one_sender_and_one_key() -> None:
     ids = {transaction_id(user, key) for user in (ALICE, CODER) for key in ("a", "b")}
     assert len(ids) == 4

@@ -137,12 +137,13 @@ def render_message(body: str, fmt: str) -> dict[str, Any]:
     """Return the content of a new message; `fmt` "plain" or "markdown".
 
     Raises:
-        InvalidRequestError: the body is empty, or holds control characters.
+        InvalidRequestError: the body is empty, holds control characters, or is too large.
     """
     body = parse_text(body, "the message")
     if not body.strip():
         raise InvalidRequestError("the message is empty; nothing was sent")
     content: dict[str, Any] = {"msgtype": "m.text", "body": body, "m.mentions": {}}
+    check_size(content)  # before it is rendered, which takes its time
     if fmt == "markdown":
         content |= {"format": "org.matrix.custom.html", "formatted_body": render_html(body)}
     return content
