@@ -112,6 +112,17 @@ def test_no_text_of_others_reaches_the_terminal_as_it_is(agent: Agent) -> None:
         assert "\u202e".encode() not in screen.raw
 
 
+def test_a_paste_that_is_no_text_is_refused_and_does_not_reach_the_terminal_as_it_is(agent: Agent) -> None:
+    with chatting(agent) as screen:
+        screen.type(f"\x1b[200~red \x1b[31;45m {FORGED}\x1b[201~")  # as a terminal pastes
+        screen.type("\r")
+        screen.wait_for("not sent: red \\x1b[31;45m")
+        screen.wait_for("which is no text; nothing was sent")
+        assert b"\x1b[31;45m" not in screen.raw
+        assert "\u202e".encode() not in screen.raw
+    assert agent.unread() == []
+
+
 def test_what_a_person_changes_or_takes_back_elsewhere_is_told(agent: Agent) -> None:
     person = Person(agent.system, agent.joined["room_id"])
     with chatting(agent) as screen:

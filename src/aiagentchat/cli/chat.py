@@ -18,6 +18,7 @@ from aiagentchat.cli.conversation import Conversation
 from aiagentchat.cli.invocation import Invocation, interrupt_on_signals
 from aiagentchat.client import EventStream, GatewayClient
 from aiagentchat.errors import AiAgentChatError, DaemonNotRunningError, InvalidRequestError, WaitedInVainError
+from aiagentchat.model import visible
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -126,8 +127,8 @@ class _Talk:
                 self._is_idle.set()
         if event == "not_stored":
             body, error = data
-            hint = f"\n  {error.hint}" if error.hint else ""
-            return [f"cchat: not sent: {body}", f"  {error.message}{hint}"]
+            said = [f"cchat: not sent: {body}", f"  {error.message}", *([f"  {error.hint}"] if error.hint else [])]
+            return [visible(line) for line in said]
         if event == "away":
             conversation.away = f"{data}; trying again"
             conversation.begin_again()
