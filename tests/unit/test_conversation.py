@@ -146,6 +146,8 @@ def test_an_approval_of_before_is_shown_whole_and_one_for_others_is_theirs() -> 
         ("0", Line(say=("0 is none of its options; nothing was sent",))),
         ("4", Line(say=("4 is none of its options; nothing was sent",))),  # no answer gives that one
         ("5", Line(say=("5 is none of its options; nothing was sent",))),
+        ("999", Line(say=("999 is none of its options; nothing was sent",))),
+        ("1" * 5_000, Line(say=("1" * 59 + "… is none of its options; nothing was sent",))),
         ("²", Line(body="²")),
         ("yes", Line(body="yes")),
         ("//compact now", Line(body="/compact now")),

@@ -22,6 +22,8 @@ HELP = (
 _COMMAND = re.compile(r"/[a-z]+")
 _NOTHING_YET = "nothing was written here yet; Ctrl-D leaves, /help says more"
 _SHORT = 60
+_MOST_DIGITS = 2
+"""No approval has more options; and Python reads no number of more than 4,300 digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +228,10 @@ class Conversation:
             kinds = ("allow_once", "allow_always") if said == "/approve" else ("reject_once", "reject_always")
             found = [each for kind in kinds for each in choices if each["kind"] == kind]
         else:
-            found = choices[int(said) - 1 :][:1] if int(said) else []
+            number = int(said) if len(said) <= _MOST_DIGITS else 0
+            found = choices[number - 1 :][:1] if number else []
         if not found or found[0]["answer"] is None:
-            return Line(say=(f"{said} is none of its options; nothing was sent",))
+            return Line(say=(f"{shortened(said, _SHORT)} is none of its options; nothing was sent",))
         return Line(body=found[0]["answer"], reply_to=aimed_at)
 
     # --- how it stands
