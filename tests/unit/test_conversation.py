@@ -34,6 +34,10 @@ def message(event_id: str, body: str, *, by: str = ALICE, to: str = "", **fields
     return "message", told | fields
 
 
+def removed(event_id: str, *, by: str = ALICE) -> tuple[str, Any]:
+    return "removed", {"event_id": event_id, "sender": {"user_id": by, "name": by[1:].split(":")[0], "kind": "person"}}
+
+
 def request(event_id: str, *, approvers: tuple[str, ...] = (ALICE,), body: str = "May I?") -> tuple[str, Any]:
     return "approval", {"event_id": event_id, "body": body, "choices": CHOICES, "approvers": list(approvers)}
 
@@ -105,6 +109,14 @@ def test_the_bottom_says_what_the_agent_does_and_what_it_has_read() -> None:
     assert conversation.status() == "bot: offline · sending…"
     conversation.away = "the daemon stopped; trying again"
     assert conversation.status() == "the daemon stopped; trying again"
+
+
+def test_what_is_removed_is_not_waited_for_to_be_read() -> None:
+    conversation = begun(message("$1", "one"), message("$2", "two"))
+    told(conversation, removed("$2"))
+    assert conversation.status() == "bot: online · has not read 1 message of yours"
+    told(conversation, removed("$1"))
+    assert conversation.status() == "bot: online"
 
 
 def test_an_approval_is_shown_with_its_options_and_what_came_of_it() -> None:

@@ -147,6 +147,8 @@ class Conversation:
         return [f"{self._dim(_time(data['ts']))} {name} (edited): {body}"]
 
     def _take_removal(self, data: Json) -> list[str]:
+        if data["event_id"] in self._own:
+            self._own.remove(data["event_id"])
         known = self._known.get(data["event_id"])
         return [] if known is None else [self._dim(f'  {known[0]} took back: "{known[1]}"')]
 
