@@ -155,10 +155,11 @@ async def test_the_operator_sees_what_is_written_changed_taken_back_read_and_don
             await seen.upto("state", typing=False)
         await agent.acknowledge([{"event_id": new}])
         assert new in (await seen.upto("read"))["event_ids"]
-        await agent.send("Yes.", reply_to=new)
+        answer = (await agent.send("Yes.", reply_to=new))["event_id"]
         assert (await seen.upto("message"))["in_reply_to"]["event_id"] == new
-        await redact(synapse, agent.room_id, EventId(new))
-        assert (await seen.upto("removed")) == {"event_id": new}
+        for event_id in (new, answer):  # one of her own, and one of the agent's
+            await redact(synapse, agent.room_id, EventId(event_id))
+            assert (await seen.upto("removed", event_id=event_id))["sender"]["name"] == "alice"
         assert [each["body"] for each in seen.of("message")] == ["from before", "Is mian green?", "Yes."]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aiagentchat.cli.conversation import Conversation, Line
 
-ALICE, BOT = "@alice:example.org", "@aiagentchat-bot:example.org"
+ALICE, BOB, BOT = "@alice:example.org", "@bob:example.org", "@aiagentchat-bot:example.org"
 NOON_MS = 1_795_428_900_000
 FOREIGN = st.text(st.characters(exclude_categories=()))
 CHOICES = [
@@ -111,6 +111,15 @@ def test_the_bottom_says_what_the_agent_does_and_what_it_has_read() -> None:
     assert conversation.status() == "the daemon stopped; trying again"
 
 
+def test_of_what_is_removed_it_is_told_by_whom_and_not_what_it_was() -> None:
+    conversation = begun(message("$1", "a slip"), message("$2", "and another", by=BOB))
+    assert told(conversation, removed("$1")) == ["  alice took back the message of 10:15"]
+    assert told(conversation, removed("$1")) == []
+    assert told(conversation, removed("$2")) == ["  alice removed the message of bob of 10:15"]
+    assert told(conversation, message("$3", "Yes.", by=BOT, to="$2")) == ["10:15 bot: Yes."]
+    assert told(conversation, removed("$9")) == []
+
+
 def test_what_is_removed_is_not_waited_for_to_be_read() -> None:
     conversation = begun(message("$1", "one"), message("$2", "two"))
     told(conversation, removed("$2"))
@@ -192,7 +201,8 @@ def test_no_foreign_text_is_obeyed_by_a_terminal(name: str, text: str) -> None:
         message(f"${text}", text, sender=sender, file=file),
         message("$2", text, by=BOT, to=f"${text}"),
         ("edited", {"event_id": "$0", "sender": sender, "body": text, "ts": 2**70}),
-        ("removed", {"event_id": f"${text}"}),
+        ("removed", {"event_id": f"${text}", "sender": sender}),
+        ("removed", {"event_id": "$0", "sender": sender}),
         request("$3", approvers=(text,), body=text),
         ("settled", {"event_id": "$3", "outcome": text}),
         ("state", {"status": "offline", "status_line": text, "typing": False}),

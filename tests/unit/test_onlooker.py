@@ -8,7 +8,9 @@ from aiagentchat.agents.bodies import replaced_by
 from aiagentchat.agents.onlooker import _Feed, as_it_reads
 from aiagentchat.agents.sights import Removed
 from aiagentchat.matrix.events import RoomEvent, parse_event
-from aiagentchat.model import EventId
+from aiagentchat.model import EventId, Sender, UserId
+
+ALICE = Sender(UserId("@alice:b"), "alice", "person")
 
 
 def raw(**fields: Any) -> dict[str, Any]:
@@ -68,10 +70,10 @@ def test_what_names_no_message_is_no_edit(content: dict[str, Any]) -> None:
 async def test_who_looks_on_slowly_costs_no_more_memory_and_is_told_to_read_the_room() -> None:
     feed = _Feed()
     for number in range(1000):
-        feed.put(Removed(EventId(f"${number}")))
+        feed.put(Removed(EventId(f"${number}"), ALICE))
     lost = [feed.has_lost]
-    feed.put(Removed(EventId("$last")))
+    feed.put(Removed(EventId("$last"), ALICE))
     lost.append(feed.has_lost)
     assert lost == [False, True]
     await feed.wait(0)
-    assert feed.take() == [Removed(EventId("$last"))]
+    assert feed.take() == [Removed(EventId("$last"), ALICE)]

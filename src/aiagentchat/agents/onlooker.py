@@ -272,7 +272,7 @@ class Onlooker:
         while len(seen) > _MOST_SEEN:
             del seen[next(iter(seen))]
         if event.type == "m.room.redaction":
-            return Removed(EventId(str(event.content.get("redacts"))))
+            return Removed(EventId(str(event.content.get("redacts"))), self._host.sender_of(event.sender))
         message = self._parse(event)
         if message is None or message.edits is None:
             return message

@@ -17,9 +17,10 @@ class Edited:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """A message was taken back."""
+    """A message was taken back, or removed by another. `sender`: by whom."""
 
     event_id: EventId
+    sender: Sender
 
 
 @dataclass(frozen=True, slots=True)

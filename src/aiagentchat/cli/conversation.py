@@ -36,6 +36,16 @@ class Line:
     leaves: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A message that was shown, as it reads now. `name`: of who wrote it."""
+
+    user_id: str
+    name: str
+    ts: int
+    body: str
+
+
 class Conversation:
     """What is known of it.
 
@@ -51,7 +61,7 @@ class Conversation:
         self.operator: str | None = None
         self._colour = colour
         self._agent = ""
-        self._known: dict[str, tuple[str, str]] = {}  # of each message shown, who wrote, and its beginning
+        self._known: dict[str, _Shown] = {}
         self._own: list[str] = []
         self._read: set[str] = set()
         self._asked: dict[str, Json] = {}
@@ -105,8 +115,8 @@ class Conversation:
         lines = self._date_line(message["ts"])
         answered = message["in_reply_to"] and message["in_reply_to"]["event_id"]
         if answered in self._known and answered != self._latest:
-            who, beginning = self._known[answered]
-            lines.append(self._dim(f'  to {who}: "{beginning}"'))
+            known = self._known[answered]
+            lines.append(self._dim(f'  to {known.name}: "{shortened(known.body, _SHORT)}"'))
         is_own = sender["user_id"] == self.operator
         if is_own:
             self._own.append(event_id)
@@ -117,7 +127,7 @@ class Conversation:
         lines.append(self._render(message, is_own=is_own))
         if message["file"] is not None:
             lines.append(self._dim(f"  its file: cchat file {shlex.quote(one_line(event_id))} >FILE"))
-        self._known[event_id] = (one_line(sender["name"]), shortened(message["body"], _SHORT))
+        self._known[event_id] = _Shown(sender["user_id"], one_line(sender["name"]), message["ts"], message["body"])
         self._latest = event_id
         return lines
 
@@ -147,10 +157,16 @@ class Conversation:
         return [f"{self._dim(_time(data['ts']))} {name} (edited): {body}"]
 
     def _take_removal(self, data: Json) -> list[str]:
-        if data["event_id"] in self._own:
-            self._own.remove(data["event_id"])
-        known = self._known.get(data["event_id"])
-        return [] if known is None else [self._dim(f'  {known[0]} took back: "{known[1]}"')]
+        event_id, by = data["event_id"], data["sender"]
+        if event_id in self._own:
+            self._own.remove(event_id)
+        known = self._known.pop(event_id, None)
+        if known is None:
+            return []
+        name, time = one_line(by["name"]), _time(known.ts)
+        if by["user_id"] == known.user_id:
+            return [self._dim(f"  {name} took back the message of {time}")]
+        return [self._dim(f"  {name} removed the message of {known.name} of {time}")]
 
     def _take_read(self, data: Json) -> list[str]:
         self._read.update(data["event_ids"])
