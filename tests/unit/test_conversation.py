@@ -89,6 +89,25 @@ def test_a_message_is_shown_once_however_often_the_stream_begins() -> None:
     assert told(conversation, message("$1", "one"), message("$2", "two"), *live()) == ["10:15 alice: two"]
 
 
+def edited(event_id: str, body: str, *, by: str = ALICE) -> tuple[str, Any]:
+    data = message(event_id, body, by=by)[1]
+    return "edited", {name: data[name] for name in ("event_id", "sender", "ts", "body")}
+
+
+def test_what_was_edited_while_nothing_came_is_told_once_the_stream_begins_again() -> None:
+    conversation = begun(message("$1", "Is mian green?"), message("$2", "one"), message("$3", "- reads it", by=BOT))
+    assert told(conversation, edited("$2", "two")) == ["10:15 alice (edited): two"]
+    again = (message("$1", "Is main green?"), message("$2", "two"), message("$3", "- writes it", by=BOT))
+    for lines in (["10:15 alice (edited): Is main green?"], []):  # what the agent edits is how far it is
+        conversation.begin_again()
+        assert told(conversation, *again, *live()) == lines
+    assert told(conversation, message("$4", "x"), message("$5", "Yes.", by=BOT, to="$1")) == [
+        "10:15 alice: x",
+        '  to alice: "Is main green?"',
+        "10:15 bot: Yes.",
+    ]
+
+
 def test_the_bottom_says_what_the_agent_does_and_what_it_has_read() -> None:
     conversation = begun()
     assert conversation.status() == "bot: online"

@@ -5,7 +5,7 @@ The events are those of the gateway's stream of a room. All foreign text is made
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiagentchat.adapters.files import describe_file
@@ -110,8 +110,9 @@ class Conversation:
 
     def _take_message(self, message: Json) -> list[str]:
         event_id, sender = message["event_id"], message["sender"]
-        if event_id in self._known:
-            return []
+        if event_id in self._known:  # it is told again; it may have been edited meanwhile
+            is_edited = message["body"] != self._known[event_id].body
+            return self._take_edit(message) if is_edited else []
         lines = self._date_line(message["ts"])
         answered = message["in_reply_to"] and message["in_reply_to"]["event_id"]
         if answered in self._known and answered != self._latest:
@@ -147,6 +148,9 @@ class Conversation:
         return [self._dim(f"── {day} ──")]
 
     def _take_edit(self, data: Json) -> list[str]:
+        """Take what a message says now: from an edit, or from the message itself."""
+        if data["event_id"] in self._known:
+            self._known[data["event_id"]] = replace(self._known[data["event_id"]], body=data["body"])
         if data["event_id"] in self._asked or data["event_id"] in self._settled:
             return []  # it says what was decided, which is told anyway
         if data["sender"]["user_id"] == self._agent:
