@@ -21,6 +21,7 @@ from tests.integration.correspondents import attach
 from tests.integration.processes import AccountSystem, System
 from tests.integration.relay import Relay, relay_to
 from tests.integration.systems import APPSERVICE_ALONE, WAIT_S, RunningDaemon, Synapse, fresh_name
+from tests.integration.terminal import terminal
 
 
 @pytest.fixture
@@ -227,3 +228,29 @@ async def test_a_daemon_that_does_not_come_back_leaves_a_key_with_which_the_mess
         again = await asyncio.to_thread(system.cchat, *words, target.name, "--key", key, "once")
         assert again.data[0]["event_id"] == event_id
         assert await ids_in(synapse.operator_client(http), RoomId(target.joined["room_id"])) == [event_id]
+
+
+@APPSERVICE_ALONE  # the command knows nothing of the mode
+async def test_a_line_of_a_chat_that_may_be_stored_is_sent_again_as_the_same_message(
+    synapse: Synapse, relay: Relay, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    system = behind_relay(synapse, relay, tmp_path / "home")
+    with contextlib.ExitStack() as chats:
+        async with running(system):
+            target = await asyncio.to_thread(system.join, "target")
+            screen = chats.enter_context(terminal(system, "chat", target.name, AIAGENTCHAT_DEADLINE="2"))
+            await asyncio.to_thread(screen.wait_for, f"{target.name}: ")
+            relay.withhold()
+            screen.type("once\r")
+            event_id = await taken(relay)
+            await asyncio.to_thread(system.kill, system.daemon_pid)
+            relay.drop()
+            await asyncio.to_thread(screen.wait_for, "perhaps not sent: once")
+            await asyncio.to_thread(screen.wait_for, "> once")
+            assert not screen.sees("--key")
+        async with running(system):
+            await asyncio.to_thread(screen.wait_for, "alice: once")
+            screen.type("\rtwice\r")
+            await asyncio.to_thread(screen.wait_for, "alice: twice")
+    first, second = await ids_in(synapse.operator_client(http), RoomId(target.joined["room_id"]))
+    assert (first, first != second) == (event_id, True)

@@ -223,6 +223,8 @@ def test_a_chat_outlives_a_daemon(system: System) -> None:
         screen.wait_for("not sent: lost")
         system.up()
         wait_until(lambda: "echo: online" in screen.bottom)
+        screen.type("\r")  # it stands there again
+        screen.wait_for("alice: lost")
         screen.type("after\r")
         screen.wait_for("echo: after")
         assert len([line for line in screen.lines if line.endswith("alice: before")]) == 1

@@ -10,7 +10,9 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,16 @@ def chat(call: Invocation) -> None:
     asyncio.run(_Talk(call, client, conversation).run(stream))
 
 
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """A message to send. `text`: the line that means it. `key`: the same key is the same message."""
+
+    text: str
+    body: str
+    reply_to: str | None
+    key: str
+
+
 class _Talk:
     """A conversation at a terminal."""
 
@@ -52,7 +64,8 @@ class _Talk:
         self._client = client
         self._conversation = conversation
         self._news: asyncio.Queue[tuple[str, Json]] = asyncio.Queue()
-        self._outgoing: queue.Queue[tuple[str, str | None]] = queue.Queue()
+        self._outgoing: queue.Queue[_Outgoing] = queue.Queue()
+        self._unsent: dict[tuple[str, str | None], str] = {}  # the keys of messages that may be stored or not
         self._aimed_at: str | None = None  # by the line that is being written; "": at no request
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -94,7 +107,8 @@ class _Talk:
             if line.body:
                 self._conversation.sending += 1
                 self._is_idle.clear()
-                self._outgoing.put((line.body, line.reply_to))
+                key = self._unsent.pop((line.body, line.reply_to), None) or uuid.uuid4().hex
+                self._outgoing.put(_Outgoing(text, line.body, line.reply_to, key))
         raise self._failure
 
     def _note_typing(self, text: str) -> None:
@@ -117,6 +131,8 @@ class _Talk:
             if lines := self._take(event, data):
                 text = "\n".join(lines)
                 await run_in_terminal(partial(self._call.out.line, text))
+            if event == "not_stored":
+                self._offer_again(session, *data)
             session.app.invalidate()
 
     def _take(self, event: str, data: Json) -> list[str]:
@@ -126,14 +142,20 @@ class _Talk:
             if not conversation.sending:
                 self._is_idle.set()
         if event == "not_stored":
-            body, error = data
-            said = [f"cchat: not sent: {body}", f"  {error.message}", *([f"  {error.hint}"] if error.hint else [])]
-            return [visible(line) for line in said]
+            return _not_stored(*data)
         if event == "away":
             conversation.away = f"{data}; trying again"
             conversation.begin_again()
             return []
         return conversation.take(event, data)
+
+    def _offer_again(self, session: "PromptSession[str]", message: _Outgoing, error: AiAgentChatError) -> None:
+        """Have a line that can be sent again stand where lines are written, unless another is begun there."""
+        if not error.retryable:
+            return
+        self._unsent[message.body, message.reply_to] = message.key
+        if session.app.is_running and not session.default_buffer.text:
+            session.default_buffer.insert_text(message.text)
 
     # --- threads: the client blocks
 
@@ -162,15 +184,13 @@ class _Talk:
 
     def _send(self, tell: Callable[[str, Json], None]) -> None:
         while True:
-            body, reply_to = self._outgoing.get()
+            message = self._outgoing.get()
+            to = self._call.args.name if message.reply_to is None else None
             try:
-                if reply_to is None:
-                    self._client.send(body, to=self._call.args.name)
-                else:
-                    self._client.send(body, reply_to=reply_to)
+                self._client.send(message.body, to=to, reply_to=message.reply_to, key=message.key)
                 tell("stored", None)
             except AiAgentChatError as error:
-                tell("not_stored", (body, error))
+                tell("not_stored", (message, error))
 
     async def _finish_sending(self) -> None:
         try:
@@ -178,6 +198,16 @@ class _Talk:
                 await self._is_idle.wait()
         except TimeoutError:
             self._call.out.note(f"what was written last may be stored or not: cchat history {self._call.args.name}")
+
+
+def _not_stored(message: _Outgoing, error: AiAgentChatError) -> list[str]:
+    """Return what to print of a message that was not stored, as far as is known."""
+    hints = [each for each in error.hint.split("; ") if each and message.key not in each]  # there is no --key here
+    if error.retryable:
+        hints.append("sent again unchanged (↑ brings it back) it is the same message, never a second one")
+    perhaps = "perhaps " if error.retryable else ""
+    said = [f"cchat: {perhaps}not sent: {message.text}", error.message, *hints]
+    return [visible("\n  ".join(said))]
 
 
 def _session(conversation: Conversation, on_change: Callable[[str], None]) -> "PromptSession[str]":
