@@ -210,9 +210,13 @@ class GatewayClient:
         query = {"limit": str(limit)} | ({} if before is None else {"before": before})
         return _messages(self._call("GET", f"/rooms/{quote(name, safe='')}/messages", query=query))
 
-    def room_events(self, name: str, *, limit: int = 20) -> EventStream:
-        """Return a stream of an agent's room: its latest messages and, after "live", what goes on. As the operator."""
-        return self._stream("GET", f"/rooms/{quote(name, safe='')}/events?limit={limit}")
+    def room_events(self, name: str, *, limit: int = 20, receipts: bool = False) -> EventStream:
+        """Return a stream of an agent's room: its latest messages and, after "live", what goes on. As the operator.
+
+        `receipts`: whose read receipt follows.
+        """
+        query = f"limit={limit}" + ("&receipts=true" if receipts else "")
+        return self._stream("GET", f"/rooms/{quote(name, safe='')}/events?{query}")
 
     def overview(self) -> dict[str, Json]:
         """Return all agents at a glance: `agents`, `unavailable`, `stalled`. As the operator."""

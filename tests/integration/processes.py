@@ -336,7 +336,7 @@ class Person:
 
     def __init__(self, system: System, room_id: str) -> None:
         device = json.loads(system.paths.operator_device.read_text())
-        self._token = device["access_token"]
+        self._token, self._user_id = device["access_token"], device["user_id"]
         self._homeserver = system.homeserver_url
         self._room = f"{self._homeserver}/_matrix/client/v3/rooms/{quote(room_id, safe='')}"
 
@@ -377,6 +377,11 @@ class Person:
 
     def take_back(self, event_id: str) -> None:
         self._request("PUT", f"redact/{quote(event_id, safe='')}/{secrets.token_hex(8)}", {})
+
+    def has_read(self, event_id: str) -> bool:
+        """Whether their read receipt stands at an event."""
+        receipts = self._request("GET", "initialSync?limit=1")["receipts"]
+        return any(self._user_id in each["content"].get(event_id, {}).get("m.read", {}) for each in receipts)
 
     def says(self, body: str) -> bool:
         """Whether somebody has said just this."""

@@ -14,6 +14,7 @@ from aiagentchat.agents import onlooker
 from aiagentchat.agents.onlooker import Onlooker
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import RoomEvent
+from aiagentchat.matrix.sync import get_receipt
 from aiagentchat.model import EventId
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach, redact, say, say_all, until
@@ -161,6 +162,32 @@ async def test_the_operator_sees_what_is_written_changed_taken_back_read_and_don
             await redact(synapse, agent.room_id, EventId(event_id))
             assert (await seen.upto("removed", event_id=event_id))["sender"]["name"] == "alice"
         assert [each["body"] for each in seen.of("message")] == ["from before", "Is mian green?", "Yes."]
+
+
+@IN_ONE_MODE
+async def test_what_is_shown_is_read_by_the_operator_where_that_is_asked_for(
+    daemon: RunningDaemon, agent: Hosted, alice: MatrixClient, synapse: Synapse
+) -> None:
+    async def receipt() -> EventId | None:
+        return await get_receipt(alice, agent.room_id, synapse.operator.user_id)
+
+    [asked] = await say_all(alice, agent.room_id, ["hello"])
+    async with looking_on(daemon, agent.name) as seen:
+        shown = [(await agent.send(body, reply_to=asked))["event_id"] for body in ("one", "two")]
+        await seen.upto("message", event_id=shown[-1])
+    assert await receipt() not in (asked, *shown)
+
+    async def has_read(event_id: str) -> None:
+        async def is_so() -> bool:
+            return await receipt() == event_id
+
+        await until(is_so)
+
+    async with daemon.api.stream("GET", f"/rooms/{agent.name}/events?receipts=true") as stream:
+        seen = Seen(stream)
+        await seen.upto("state")
+        await has_read(shown[-1])
+        await has_read((await agent.send("three", reply_to=asked))["event_id"])
 
 
 async def test_what_did_not_arrive_by_itself_is_read_from_the_room(

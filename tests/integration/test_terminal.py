@@ -62,6 +62,8 @@ def test_a_person_sees_what_was_said_talks_and_leaves(agent: Agent) -> None:
         agent.cchat("reply", "Yes,\nsince 10:15.")
         screen.wait_for(f"{agent.name}: Yes,")
         screen.wait_for("  since 10:15.")
+        person = Person(agent.system, agent.joined["room_id"])
+        wait_until(lambda: person.has_read(person.timeline()[-1]["event_id"]))
         assert len([line for line in screen.lines if "Is main green?" in line]) == 1
         screen.type("\x04")
         assert screen.end() == 0

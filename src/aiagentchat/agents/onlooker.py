@@ -2,7 +2,7 @@
 
 Read from the homeserver as the agent whose room it is, or, where that is somebody else's, as the operator. What comes
 by itself is told by `agents.intake`, what the daemon does by `agents.service` and `agents.asides`. Nothing is
-acknowledged by it.
+acknowledged by it; where that is asked for, the operator's own read receipt follows what was shown.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.messages import parse_message
 from aiagentchat.agents.past import Pages, Past, Speaker
 from aiagentchat.agents.sights import Asked, Edited, Live, Read, Removed, Settled, Sight, State
-from aiagentchat.errors import MatrixForbiddenError, MatrixNotFoundError, NotFoundError, RefusedError
+from aiagentchat.errors import AiAgentChatError, MatrixForbiddenError, MatrixNotFoundError, NotFoundError, RefusedError
 from aiagentchat.matrix.events import RoomEvent, parse_event
 from aiagentchat.matrix.filters import MESSAGES_ALONE
 from aiagentchat.model import AgentName, EventId, Message, RoomId, UserId
@@ -34,16 +34,19 @@ _TURN_S = 2.0
 """How often it is seen whether the agent is online; and a room looked at of which no event arrives."""
 _LOOK_ANYWAY_S = 30.0
 """How often a room is looked at of which events arrive: one may have been left out."""
+_RECEIPT_S = 2.0
+"""How long what happens may wait for a receipt."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """An agent's room, and as whom it is read."""
+    """An agent's room, and as whom it is read. `has_receipts`: the operator's read receipt follows."""
 
     name: AgentName
     room_id: RoomId
     user_id: UserId
     reader: Speaker
+    has_receipts: bool = False
 
 
 class _Feed:
@@ -191,15 +194,16 @@ class Onlooker:
 
     # --- what is
 
-    async def follow(self, name: AgentName, *, limit: int) -> AsyncGenerator[Sight, None]:
+    async def follow(self, name: AgentName, *, limit: int, has_receipts: bool = False) -> AsyncGenerator[Sight, None]:
         """Return a stream of an agent's room: what is read of the latest messages, these, `Live`, and what happens.
 
-        It ends when the agent has another room. Where the operator may not read it, it raises `RefusedError`.
+        It ends when the agent has another room. With `has_receipts` what was shown is no longer unread in the
+        operator's other clients. Where the operator may not read it, it raises `RefusedError`.
 
         Raises:
             AgentNotFoundError: no such agent. RefusedError: somebody else's, and there is no operator's device.
         """
-        return self._follow(await self._find(name), limit)
+        return self._follow(replace(await self._find(name), has_receipts=has_receipts), limit)
 
     async def _follow(self, place: _Place, limit: int) -> AsyncGenerator[Sight, None]:
         with self._feeding(place.room_id) as feed, _refusing(place):
@@ -219,7 +223,7 @@ class Onlooker:
 
     async def _go_on(self, place: _Place, feed: _Feed, seen: dict[EventId, None]) -> AsyncGenerator[Sight, None]:
         """Yield what happens, until the agent has another room."""
-        state, looked_at = None, self._clock()
+        state, looked_at, shown = None, self._clock(), None
         while self._host.in_use.get(place.name, place.room_id) == place.room_id:
             now = await self._state(place)
             if now != state:
@@ -234,7 +238,17 @@ class Onlooker:
                 async with aclosing(self._catch_up(place, seen)) as sights:
                     async for sight in sights:
                         yield sight
+            if place.has_receipts and seen and (latest := next(reversed(seen))) != shown:
+                shown = latest
+                await self._show_receipt(place.room_id, latest)
             await feed.wait(self._until_change_s(place.name))
+
+    async def _show_receipt(self, room_id: RoomId, event_id: EventId) -> None:
+        """Have the operator's read receipt follow; without it the room only counts as unread elsewhere."""
+        if self._operator is not None:
+            with contextlib.suppress(AiAgentChatError, TimeoutError):
+                async with asyncio.timeout(_RECEIPT_S):
+                    await self._operator.client.send_receipt(room_id, event_id)
 
     @contextmanager
     def _feeding(self, room_id: RoomId) -> Iterator[_Feed]:

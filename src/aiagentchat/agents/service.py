@@ -297,6 +297,6 @@ class AgentService:
         """Return messages of an agent's room; see `Onlooker.history`."""
         return await self._onlooker.history(agent, before=before, limit=limit)
 
-    async def look_on(self, agent: AgentName, *, limit: int) -> AsyncGenerator[Sight, None]:
+    async def look_on(self, agent: AgentName, *, limit: int, has_receipts: bool) -> AsyncGenerator[Sight, None]:
         """Return what goes on in an agent's room; see `Onlooker.follow`."""
-        return await self._onlooker.follow(agent, limit=limit)
+        return await self._onlooker.follow(agent, limit=limit, has_receipts=has_receipts)

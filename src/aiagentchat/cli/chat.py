@@ -42,7 +42,7 @@ def chat(call: Invocation) -> None:
         return
     conversation = Conversation(call.args.name, colour=call.out.has_colour)
     # which may not be there, and says so before anything is drawn
-    stream = client.room_events(call.args.name, limit=call.args.limit)
+    stream = client.room_events(call.args.name, limit=call.args.limit, receipts=True)
     asyncio.run(_Talk(call, client, conversation).run(stream))
 
 
@@ -175,7 +175,7 @@ class _Talk:
             while True:
                 time.sleep(_AGAIN_S)
                 try:
-                    stream = self._client.room_events(self._call.args.name, limit=self._call.args.limit)
+                    stream = self._client.room_events(self._call.args.name, limit=self._call.args.limit, receipts=True)
                     break
                 except AiAgentChatError as error:
                     if not error.retryable:

@@ -61,7 +61,7 @@ async def room_messages(call: Call) -> ReadAnswer:
 async def room_events(call: Call) -> web.StreamResponse:
     """Stream what goes on in an agent's room."""
     query: LookQuery = call.query
-    looking = await call.gateway.service.look_on(_room_of(call), limit=query.limit)
+    looking = await call.gateway.service.look_on(_room_of(call), limit=query.limit, has_receipts=query.receipts)
     async with aclosing(looking) as sights, EventStream(call.request, call.gateway.closing) as stream:
 
         async def pump() -> None:

@@ -184,9 +184,10 @@ class RoomQuery(_Query):
 
 
 class LookQuery(_Query):
-    """How many messages of before there are at first."""
+    """How many messages of before there are at first. `receipts`: the operator has read what was handed out."""
 
     limit: Annotated[int, Field(ge=0, le=MOST_LIMIT)] = 20
+    receipts: bool = Field(False, description="Have the operator's read receipt follow.")
 
 
 class WhoAnswer(_Strict):
