@@ -324,6 +324,13 @@ class GatewayClient:
         """Take somebody out of all rooms; return a stream as `invite` does."""
         return self._stream("DELETE", f"/people/{quote(user_id, safe='')}")
 
+    def janitor(self, *, dry_run: bool = False) -> EventStream:
+        """Clear away passing sessions that have been over for long; return a stream: ("agent", …) each, ("done", {}).
+
+        Each has `agent`, `room_id`, `since_ms`, `is_listed`, `state` and `detail`; with `dry_run` they are only found.
+        """
+        return self._stream("POST", "/janitor", {"dry_run": dry_run})
+
     def health(self) -> dict[str, Json]:
         """Return `status`, `conditions` and `system`."""
         return self._call("GET", "/health")

@@ -210,6 +210,7 @@ OPTIONS: Final = (
     ),
     Option("sidebar", "AIAGENTCHAT_SIDEBAR", _one_of("quiet", "pictures", "off"), "how people see who is online"),
     Option("session_ttl_s", "AIAGENTCHAT_SESSION_TTL", _seconds, "seconds of silence that end a timed session"),
+    Option("ephemeral_ttl_s", "AIAGENTCHAT_EPHEMERAL_TTL", _seconds, "seconds until a passing session is cleared away"),
     Option("deadline_s", "AIAGENTCHAT_DEADLINE", _seconds, "seconds after which a command gives up"),
     Option("directory_ttl_s", "AIAGENTCHAT_DIRECTORY_TTL", _seconds, "seconds the daemon trusts its directory unread"),
     Option("loop_hops", "AIAGENTCHAT_LOOP_HOPS", _whole, "answers of agents to each other in a row that wake; 0: any"),
@@ -250,6 +251,7 @@ class Settings:
     space_policy: str = "open"
     sidebar: str = "quiet"
     session_ttl_s: float = 3600.0
+    ephemeral_ttl_s: float = 86400.0
     deadline_s: float = 30.0
     directory_ttl_s: float = 300.0
     loop_hops: int = 10

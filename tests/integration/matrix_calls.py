@@ -36,6 +36,7 @@ CALLS: dict[str, Call] = WRITES | {
     "register_appservice_user": lambda client, _: client.register_appservice_user("aiagentchat-a"),
     "put_device": lambda client, _: client.put_device(DEVICE, "name"),
     "set_displayname": lambda client, _: client.set_displayname(USER, "a"),
+    "forget_room": lambda client, room: client.forget_room(room),
     "get_profile": lambda client, _: client.get_profile(USER),
     "get_avatar": lambda client, _: client.get_avatar(USER),
     "set_avatar": lambda client, _: client.set_avatar(USER, "mxc://example.org/abc"),

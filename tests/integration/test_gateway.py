@@ -203,6 +203,7 @@ async def test_no_route_gives_an_agent_what_is_anothers(
         assert is_problem(await attempt("GET", path), 403, "forbidden")
     assert is_problem(await first.api.call("GET", f"/rooms/{first.name}/messages"), 403, "forbidden")
     mallory = "@mallory:example.org"
+    assert is_problem(await attempt("POST", "/janitor", {}), 403, "forbidden")
     assert is_problem(await attempt("GET", "/people"), 403, "forbidden")
     assert is_problem(await attempt("POST", "/people", {"user_id": mallory, "role": "approve"}), 403, "forbidden")
     assert is_problem(await first.api.call("DELETE", f"/people/{mallory}"), 403, "forbidden")

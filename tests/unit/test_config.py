@@ -41,6 +41,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "space_policy": ("strict", "open", "strict"),
     "sidebar": ("off", "pictures", "quiet"),
     "session_ttl_s": ("1", "2", "3"),
+    "ephemeral_ttl_s": ("1", "2", "3"),
     "deadline_s": ("1", "2", "3"),
     "directory_ttl_s": ("1", "2", "3"),
     "loop_hops": ("1", "2", "3"),

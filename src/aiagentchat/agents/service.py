@@ -16,6 +16,7 @@ from aiagentchat.agents.heartbeat import check_roster_has_room
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.hosted import Attached, Wish
 from aiagentchat.agents.inbox import Inbox
+from aiagentchat.agents.janitor import Janitor
 from aiagentchat.agents.mail import Draft, Mail, Stored
 from aiagentchat.agents.messages import mark_late
 from aiagentchat.agents.onlooker import Onlooker
@@ -34,7 +35,7 @@ _ANSWERS_REMEMBERED = 1000
 
 
 class AgentService:
-    """The operations. `people`: those on whom the rooms are, and what can be asked of them."""
+    """The operations. `people` and `janitor` are asked themselves for what they do."""
 
     def __init__(
         self,
@@ -44,10 +45,12 @@ class AgentService:
         files: Files,
         asides: Asides,
         people: People,
+        janitor: Janitor,
         onlooker: Onlooker,
         overview: Overview,
     ) -> None:
         self.people = people
+        self.janitor = janitor
         self._host = host
         self._mail = mail
         self._past = past

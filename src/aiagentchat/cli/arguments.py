@@ -1,4 +1,4 @@
-"""What arguments may be, and those of `service`, and of what the operator looks on with: `chat`, `history`, `top`.
+"""What arguments may be, and those of some commands: `service`, `janitor`, and what the operator looks on with.
 
 `cli.main` has all other commands.
 """
@@ -22,6 +22,20 @@ def add_service(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     service.add_argument("action", choices=("install", "status", "uninstall"), metavar="install|status|uninstall")
     service.add_argument("--no-echo", action="store_true", help="install: without the built-in agent 'echo'")
+
+
+def add_janitor(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command for what passing sessions leave behind."""
+    janitor = add(
+        "janitor",
+        "janitor:janitor",
+        "clear away the rooms of passing sessions that have been over for long",
+        "cchat janitor --dry-run",
+        more="The daemon does so by itself once an hour. An ephemeral agent that has been offline for\n"
+        "AIAGENTCHAT_EPHEMERAL_TTL (24 h), and in whose room nobody has written since, is taken off the list; its\n"
+        "room loses its alias and all members. Persistent agents, and those that are online, stay.",
+    )
+    janitor.add_argument("--dry-run", action="store_true", help="only show what would be cleared away")
 
 
 def add_looking_on(add: Callable[..., argparse.ArgumentParser]) -> None:

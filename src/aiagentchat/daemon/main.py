@@ -20,6 +20,7 @@ from aiagentchat.agents.files import Files
 from aiagentchat.agents.heartbeat import Heartbeat
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.intake import Intake
+from aiagentchat.agents.janitor import Janitor
 from aiagentchat.agents.loops import LoopLimits, Loops
 from aiagentchat.agents.mail import Mail
 from aiagentchat.agents.onlooker import Onlooker
@@ -76,6 +77,7 @@ class _Parts:
     gateway: Gateway
     probe: Probe
     operator: MatrixClient | None
+    janitor: Janitor
     service: ServiceManager
 
 
@@ -219,11 +221,12 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
             client.stats,
         )
         people = People(host, _deciding(settings, operator_id))
+        janitor = Janitor(host, ttl_s=settings.ephemeral_ttl_s)
         asides = Asides(host, past, people.approvers, onlooker)
         files = Files(past, settings.file_limit)
         gateway = Gateway(
             AgentService(
-                host, Mail(host, past, files, speaker, loops), past, files, asides, people, onlooker, overview
+                host, Mail(host, past, files, speaker, loops), past, files, asides, people, janitor, onlooker, overview
             ),
             Credentials(settings.paths),
             server_name=homeserver.server_name,
@@ -251,6 +254,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
             gateway,
             asking,
             operator,
+            janitor,
             ServiceManager(os.environ),
         )
 
@@ -314,6 +318,7 @@ async def _run_loops(
         if parts.sidebar is not None:
             group.create_task(parts.sidebar.run(), name="sidebar")
         group.create_task(parts.host.visits.run(), name="visits")
+        group.create_task(parts.janitor.run(), name="janitor")
         if parts.operator is not None:
             group.create_task(_look_after_rooms(parts.host, parts.operator), name="rooms")
         group.create_task(_keep_registered(parts, on_ready, on_waiting), name="registration")

@@ -6,6 +6,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import asdict
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -30,6 +31,7 @@ from aiagentchat.gateway.schemas import (
     EventsQuery,
     HealthAnswer,
     InviteBody,
+    JanitorBody,
     LookQuery,
     NoQuery,
     OverviewAnswer,
@@ -318,6 +320,22 @@ async def _tell_steps(call: Call, said: Mapping[str, object], steps: AsyncGenera
     return stream.response
 
 
+async def _janitor(call: Call) -> web.StreamResponse:
+    call.require_operator()
+    body: JanitorBody = call.body
+    async with EventStream(call.request, call.gateway.closing) as stream:
+
+        async def pump() -> None:
+            async with aclosing(call.gateway.service.janitor.clear_all(dry_run=body.dry_run)) as cleared:
+                async for each in cleared:
+                    said = asdict(each.remains) | {"state": each.state, "detail": each.detail}
+                    await stream.send("agent", json.dumps(said))
+            await stream.send("done", "{}")
+
+        await stream.run(pump())
+    return stream.response
+
+
 async def _health(call: Call) -> HealthAnswer:
     return await call.gateway.health()
 
@@ -401,6 +419,17 @@ ROUTES = (
         "What goes on in an agent's room as server-sent events; the operator's.",
         None,
         LookQuery,
+        waits=True,
+        media_type="text/event-stream",
+    ),
+    Route(
+        "POST",
+        "/janitor",
+        _janitor,
+        "Clear away passing sessions that have been over for long.",
+        None,
+        NoQuery,
+        JanitorBody,
         waits=True,
         media_type="text/event-stream",
     ),

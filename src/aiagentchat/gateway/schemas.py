@@ -140,6 +140,12 @@ class InviteBody(_Strict):
     role: Role | None = Field(None, description="Without: as it is, else talk.")
 
 
+class JanitorBody(_Strict):
+    """What is to be done about passing sessions that have been over for long."""
+
+    dry_run: bool = Field(False, description="Only say what there is.")
+
+
 class NoQuery(_Query):
     """This route takes no query."""
 

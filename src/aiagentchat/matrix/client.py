@@ -183,6 +183,10 @@ class MatrixClient(Wire):
         """Leave a room, or refuse an invite to it; leaving again is success."""
         await self._request("POST", (*_V3, "rooms", room_id, "leave"), body={}, writes_to=room_id)
 
+    async def forget_room(self, room_id: RoomId) -> None:
+        """Have a room that was left be on no list of the user's any more; a homeserver may then remove it."""
+        await self._request("POST", (*_V3, "rooms", room_id, "forget"), body={})
+
     async def joined_rooms(self) -> tuple[RoomId, ...]:
         """Return the rooms that the user acted as is a member of."""
         rooms = _list(await self._request("GET", (*_V3, "joined_rooms")), "joined_rooms")
