@@ -171,6 +171,30 @@ async def test_the_topic_says_what_the_agent_is_where_it_runs_and_how_it_is_reac
     assert await topic() == "mine"
 
 
+@IN_ONE_MODE
+async def test_a_home_that_has_moved_to_another_machine_says_so_in_topics_that_nobody_else_wrote(
+    synapse: Synapse, tmp_path: Path, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = synapse.settings(tmp_path)
+    async with running_daemon(synapse, settings) as daemon:
+        name, room_id, user_id = await attached(daemon.api, description="Reviews")
+        other, changed, _ = await attached(daemon.api)
+        await operator.client.put_state(changed, "m.room.topic", "", {"topic": "mine"})
+    before = await operator.client.get_state_event(room_id, "m.room.topic")
+    async with running_daemon(synapse, settings) as daemon:
+        await daemon.api.post("/agents", name=name)
+        same = await operator.client.get_state_event(room_id, "m.room.topic")
+        assert same["event_id"] == before["event_id"]
+    monkeypatch.setattr(socket, "gethostname", lambda: "another.example.org")
+    async with running_daemon(synapse, settings) as daemon:
+        for each in (name, other):
+            await daemon.api.post("/agents", name=each)
+        moved = await operator.client.get_state_event(room_id, "m.room.topic")
+        assert moved["content"]["topic"].startswith("Reviews. Persistent agent on another.example.org. ")
+        assert moved["sender"] == user_id
+        assert (await operator.client.get_state(changed, "m.room.topic"))["topic"] == "mine"
+
+
 async def test_other_people_are_invited_to_the_space_and_every_room_in_it_those_that_come_later_too(
     synapse: Synapse, http: Http, tmp_path: Path, start_daemon: StartDaemon
 ) -> None:

@@ -13,7 +13,7 @@ from aiagentchat.model import RoomId
 OWN, SPACE, BROADCAST = RoomId("!own"), RoomId("!space:example.org"), RoomId("!broadcast")
 CARD = "io.aiagentchat.agent"
 MESSAGES = {"m.room.message", "m.sticker", "m.poll.start", "org.matrix.msc3381.poll.start", "m.room.encrypted"}
-MESSAGES |= {"m.room.redaction"}
+MESSAGES |= {"m.poll.end", "org.matrix.msc3381.poll.end", "m.room.redaction"}
 OPTIONAL_ROOM = st.none() | st.text(min_size=1).map(RoomId)
 
 

@@ -58,7 +58,8 @@ relations = st.fixed_dictionaries(
 contents = st.fixed_dictionaries(
     {"body": foreign_text | JSON},
     optional={
-        "msgtype": st.sampled_from(["m.text", "m.notice", "m.image", "m.file", "m.location", "m.audio"]) | JSON,
+        "msgtype": st.sampled_from(["m.text", "m.notice", "m.emote", "m.image", "m.file", "m.location", "m.audio"])
+        | JSON,
         "geo_uri": foreign_text | JSON,
         "m.mentions": st.fixed_dictionaries({"user_ids": st.lists(foreign_text) | JSON}) | JSON,
         "filename": foreign_text | JSON,
@@ -118,6 +119,7 @@ def test_whatever_stands_in_an_event_it_is_a_message_that_can_be_passed_on_or_no
     [
         ({"msgtype": "m.text", "body": "hi"}, "m.room.message", "hi"),
         ({"msgtype": "m.notice", "body": "hi"}, "m.room.message", "hi"),
+        ({"msgtype": "m.emote", "body": "deletes it"}, "m.room.message", "* alice deletes it"),
         ({"msgtype": "m.image", "body": "cat.png"}, "m.room.message", "[image] cat.png"),
         ({"msgtype": "org.example.x", "body": "y"}, "m.room.message", "[org.example.x] y"),
         ({"body": "no type"}, "m.room.message", "[attachment] no type"),
@@ -160,6 +162,12 @@ def test_whatever_stands_in_an_event_it_is_a_message_that_can_be_passed_on_or_no
             "[poll] Lunch?\n1. Soup\n2. ?",
         ),
         ({"m.text": [{"body": "Lunch? 1. Soup"}]}, "m.poll.start", "[poll] Lunch? 1. Soup"),
+        ({"m.text": [{"body": "Soup won"}]}, "m.poll.end", "[poll ended] Soup won"),
+        (
+            {"org.matrix.msc1767.text": "Soup won", "org.matrix.msc3381.poll.end": {}},
+            "org.matrix.msc3381.poll.end",
+            "[poll ended] Soup won",
+        ),
     ],
 )
 def test_what_is_no_plain_text_says_so_in_front(content: dict[str, object], kind: str, body: str) -> None:

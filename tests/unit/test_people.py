@@ -197,9 +197,11 @@ class Gateway:
         return list(self._people)
 
 
-def call(monkeypatch: pytest.MonkeyPatch, gateway: Gateway, *, user_id: str = BOB, as_json: bool = False) -> Invocation:
+def call(
+    monkeypatch: pytest.MonkeyPatch, gateway: Gateway, *, user_id: str = BOB, as_json: bool = False, **fields: Any
+) -> Invocation:
     monkeypatch.setattr(Invocation, "client", lambda _: gateway)
-    args = Namespace(user_id=user_id, agent=[], role=None)
+    args = Namespace(**{"user_id": user_id, "agent": [], "role": None} | fields)
     return Invocation(args, load_settings({"AIAGENTCHAT_HOME": "/nowhere"}), Output(as_json=as_json))
 
 
@@ -221,6 +223,22 @@ def test_an_invite_says_what_was_done_and_each_reason_once(
     assert printed.out == f"{BOB}: talk (all rooms; invited to 1 room)\n"
     assert printed.err == "#b:x and 1 more: denied\\x1b[2J\n"
     assert failed.value.outcome.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "again"),
+    [
+        ({}, f"cchat invite {BOB}"),
+        ({"agent": ["a", "b"], "role": "watch"}, f"cchat invite {BOB} --agent a --agent b --role watch"),
+    ],
+)
+def test_what_failed_is_to_be_done_again_for_the_same_rooms_in_the_same_role(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], again: str
+) -> None:
+    gateway = Gateway(PERSON, room("#a:x", "invited"), room("#b:x", "failed", "denied"), DONE)
+    with pytest.raises(AiAgentChatError) as failed:
+        commands.invite(call(monkeypatch, gateway, **fields))
+    assert failed.value.hint == f"again, for these: {again}"
 
 
 def test_who_could_be_invited_nowhere_has_no_line(

@@ -66,11 +66,11 @@ class World:
         self.now_s = 0.0
         self.tags = Tags()
         self.sessions = Sessions(ttl_s=1e6, server_now_ms=lambda: 0, clock=lambda: self.now_s)
-        cards = {agent: SimpleNamespace(name=agent, room_id=f"!{agent}") for agent in agents}
-        directory = SimpleNamespace(own_cards=lambda: list(cards.values()), card=cards.get)
+        self.cards = {agent: SimpleNamespace(name=agent, room_id=f"!{agent}") for agent in agents}
+        directory = SimpleNamespace(own_cards=lambda: list(self.cards.values()), card=self.cards.get)
         operator = (ALICE, cast("MatrixClient", self.tags))
         self.sidebar = Sidebar(
-            cast("SpaceManager", SimpleNamespace(directory=directory)),
+            cast("SpaceManager", SimpleNamespace(directory=directory, space_id="!space")),
             self.sessions,
             operator,
             with_pictures=False,
@@ -189,3 +189,30 @@ async def test_a_stop_shows_a_few_as_offline_at_once() -> None:
         world.sessions.end_all()
         await world.sidebar.end()
     assert len(world.tags.low) == MOST_AT_STOP
+
+
+@pytest.mark.usefixtures("without_gaps")
+@pytest.mark.parametrize("gone", [A, B])
+async def test_a_stop_while_one_that_is_no_more_is_being_shown_so_shows_the_others_too(gone: AgentName) -> None:
+    world = World(A, B)
+    async with running(world):
+        for agent in (A, B):
+            world.sessions.renew(agent)
+        await world.after(0)
+        del world.cards[gone]
+        world.sessions.end(gone)
+        await world.after(0)
+        world.sessions.end_all()
+        await asyncio.gather(world.after(OFFLINE_AFTER_S), world.sidebar.end())
+    assert world.tags.low == {"!a", "!b"}
+
+
+@pytest.mark.usefixtures("without_gaps")
+async def test_one_that_was_shown_as_offline_before_it_was_gone_for_good_is_forgotten() -> None:
+    world = World(A, B)
+    world.tags.low = {"!a", "!b"}
+    async with running(world):
+        await world.after(0)
+        del world.cards[A]
+        await world.after(0)
+    assert list(world.sidebar._rooms) == [B]

@@ -46,7 +46,7 @@ def read_body(event: RoomEvent) -> str | None:
     """
     content = read_content(event)
     if event.type in POLL_TYPES:
-        return _poll(content)
+        return _poll_ended(content) if event.type.endswith(".end") else _poll(content)
     body = content.get("body")
     if not isinstance(body, str):
         return None
@@ -80,6 +80,11 @@ def _poll(content: dict[str, Any]) -> str | None:
         text = _extensible(content)
         return None if text is None else f"[poll] {text}"
     return "\n".join([f"[poll] {question}", *(f"{number}. {answer}" for number, answer in enumerate(answers, 1))])
+
+
+def _poll_ended(content: dict[str, Any]) -> str | None:
+    text = _extensible(content)
+    return None if text is None else f"[poll ended] {text}"
 
 
 def _extensible(block: object) -> str | None:

@@ -59,11 +59,13 @@ def parse_message(event: RoomEvent, sender_of: SenderOf, broadcast: RoomId | Non
     body = read_body(event) if event.type in MESSAGE_TYPES and event.state_key is None else None
     if body is None:
         return None
+    sender, chain = sender_of(event.sender), parse_content(Chain, content.get(CHAIN))
+    if content.get("msgtype") == "m.emote":  # else what somebody tells of themselves would read as an order
+        body = f"* {sender.name} {body}"
     relation, edited = content.get("m.relates_to"), replaced_by(event)
     relation = relation if isinstance(relation, dict) else {}
     is_thread = relation.get("rel_type") == "m.thread" and isinstance(relation.get("event_id"), str)
     hops = content.get(HOPS)
-    sender, chain = sender_of(event.sender), parse_content(Chain, content.get(CHAIN))
     is_html = content.get("format") == "org.matrix.custom.html" and isinstance(content.get("formatted_body"), str)
     return Message(
         event_id=event.event_id,

@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.inbox import Inbox
@@ -18,7 +19,7 @@ from aiagentchat.agents.onlooker import is_heard
 from aiagentchat.errors import AiAgentChatError
 from aiagentchat.matrix.events import RoomEvent
 from aiagentchat.matrix.sync import LatestMessages
-from aiagentchat.model import AgentName, DirectoryEntry, Message, RoomId, Sender
+from aiagentchat.model import AgentName, DirectoryEntry, EventId, Message, RoomId, Sender
 
 MINUTE_MS = 60_000
 _LOOK_S = 10.0
@@ -26,12 +27,14 @@ _LOOK_S = 10.0
 _PATIENCE_S = 2.0
 _BODY_CHARACTERS = 200
 _MOST_RECENT = 10_000
+_MOST_ROOMS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """The latest message of a room; of a long one the beginning."""
+    """The latest message of a room, with the text of its last edit; of a long one the beginning."""
 
+    event_id: EventId
     ts: int
     sender: Sender
     body: str
@@ -84,20 +87,37 @@ class Overview:
         self._looking: asyncio.Task[None] | None = None
         self._looked_at = float("-inf")
 
-    def note(self, event: RoomEvent, message: Message, owner: AgentName) -> None:
-        """Take note of a message that has arrived in an agent's room."""
-        if message.edits is not None or command_in(event, message) in ANSWERED_FOR_AGENTS:
+    def note(self, event: RoomEvent, message: Message | None, owner: AgentName) -> None:
+        """Take note of what has arrived in an agent's room, and of the message that it is, if any."""
+        if event.type == "m.room.redaction":
+            known = self._last.get(event.room_id)
+            if known is not None and known.event_id == event.content.get("redacts"):
+                del self._last[event.room_id]
+        if message is None or not self._note_last(event, message):
             return
-        self._note_last(message)
         self._recent.append((message.ts, message.room_id))
         self._forget_old()
         if message.sender.user_id != self._host.names.user(owner) and not self._host.inboxes_of(message.room_id):
             self._waiting[owner] += 1
+            _bound(self._waiting)
 
-    def _note_last(self, message: Message) -> None:
-        known = self._last.get(message.room_id)
-        if known is None or known.ts <= message.ts:
-            self._last[message.room_id] = Said(message.ts, message.sender, message.body[:_BODY_CHARACTERS])
+    def _note_last(self, event: RoomEvent, message: Message) -> bool:
+        """Keep what was said last, whichever way it comes; return whether it is a message of its own, and no edit."""
+        if command_in(event, message) in ANSWERED_FOR_AGENTS:
+            return False
+        known, event_id = self._last.get(message.room_id), message.edits or message.event_id
+        ts = message.ts
+        if known is None:
+            counts = True
+        elif message.edits is None:
+            counts = known.ts <= ts
+        else:
+            counts, ts = (known.event_id, known.sender.user_id) == (event_id, message.sender.user_id), known.ts
+        if counts:
+            self._last.pop(message.room_id, None)
+            self._last[message.room_id] = Said(event_id, ts, message.sender, message.body[:_BODY_CHARACTERS])
+            _bound(self._last)
+        return message.edits is None
 
     def _forget_old(self) -> None:
         oldest_ms = self._server_now_ms() - MINUTE_MS
@@ -112,6 +132,8 @@ class Overview:
         counts = Counter(room_id for _, room_id in self._recent)
         rooms = {entry.room_id for entry in view.entries}
         self._last = {room_id: said for room_id, said in self._last.items() if room_id in rooms}
+        for agent in self._waiting.keys() - {entry.name for entry in view.entries}:
+            del self._waiting[agent]
         inboxes = self._host.inboxes()
         agents = tuple(self._describe(entry, inboxes.get(AgentName(entry.name)), counts) for entry in view.entries)
         return Glance(agents, view.unavailable)
@@ -146,4 +168,10 @@ class Overview:
             for event in await latest.look():
                 message = parse_message(event, self._host.sender_of, None)
                 if message is not None:
-                    self._note_last(message)
+                    self._note_last(event, message)
+
+
+def _bound(kept: dict[Any, Any]) -> None:
+    """Forget what was noted first where it is too much: agents come and go, and nobody need look."""
+    if len(kept) > _MOST_ROOMS:
+        del kept[next(iter(kept))]

@@ -1,7 +1,8 @@
 """The people of a daemon's rooms: the operator brings them in, gives them a role, and takes them out again.
 
 Who they are stands in the Space's state (`space.people`), written before anything is done in the rooms: what fails
-there can be done again. Rooms of agents that come later are made for them by `space.layout`.
+there can be done again. In the rooms one thing at a time is done to somebody, by what the list says then: whatever was
+asked for before is overtaken. Rooms of agents that come later are made for them by `space.layout`.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
+from weakref import WeakValueDictionary
 
 from aiagentchat.agents.at_once import for_each
 from aiagentchat.agents.host import AgentHost
@@ -73,6 +75,7 @@ class _Told:
     def __init__(self) -> None:
         self.steps = asyncio.Queue[Step | None]()
         self.failed: set[Room] = set()
+        self.is_overtaken = False
 
     def tell(self, step: Step) -> None:
         if step.did == "failed":
@@ -94,6 +97,7 @@ class People:
         self._deciding = deciding
         self._rooms = Rooms(host)
         self._writing = asyncio.Lock()
+        self._turns: WeakValueDictionary[UserId, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def approvers(self, agent: AgentName) -> frozenset[UserId]:
@@ -190,22 +194,37 @@ class People:
 
         async def work() -> None:
             await self._bring(person, rooms, frozenset(common), told)
-            if enlisted.is_new and rooms and len(told.failed) == len(rooms):
+            if enlisted.is_new and rooms and len(told.failed) == len(rooms) and not told.is_overtaken:
                 await self._strike(person.user_id)
 
-        async for step in self._following(work, told, len(rooms)):
+        async for step in self._following(person.user_id, work, told, len(rooms)):
             yield step
 
+    def _as_listed(self, user_id: UserId) -> Person | None:
+        """Return somebody as they stand on the list now, also while the Space is not to be had."""
+        return next((person for person in self._manager.layout.people if person.user_id == user_id), None)
+
     async def _bring(self, person: Person, rooms: list[Room], common: frozenset[Room], told: _Told) -> None:
+        user_id = person.user_id
+
+        def role() -> Role:
+            now = self._as_listed(user_id)
+            if now is None:
+                told.is_overtaken = True
+                raise RefusedError("uninvited meanwhile")
+            return now.role
+
         async def level(room: Room) -> Step | None:
-            await self._rooms.set_level(room, person.user_id, person.role)
+            await self._rooms.set_level(room, user_id, role())
             return None
 
         async def invite(room: Room) -> Step:
-            return Step(room, "invited" if await self._rooms.invite(room, person.user_id) else "present")
+            role()
+            return Step(room, "invited" if await self._rooms.invite(room, user_id) else "present")
 
         await self._each(rooms, level, told)
-        if told.failed and person.role == "watch":  # who is in the Space could join a room in which they may write
+        now = self._as_listed(user_id) or person
+        if told.failed and now.role == "watch":  # who is in the Space could join a room in which they may write
             for room in common - told.failed:
                 told.tell(Step(room, "failed", "not invited, since there is a room in which they may write"))
         rooms = [room for room in rooms if room not in told.failed]
@@ -226,12 +245,16 @@ class People:
 
         await for_each(rooms, one)
 
-    async def _following(self, work: Callable[[], Awaitable[None]], told: _Told, of: int) -> AsyncGenerator[Step, None]:
-        """Yield the steps of some work, which is brought to its end though nobody follows it any more."""
+    async def _following(
+        self, user_id: UserId, work: Callable[[], Awaitable[None]], told: _Told, of: int
+    ) -> AsyncGenerator[Step, None]:
+        """Yield the steps of some work on somebody, which is brought to its end though nobody follows it any more."""
+        turn = self._turns.setdefault(user_id, asyncio.Lock())
 
         async def run() -> None:
             try:
-                await work()
+                async with turn:
+                    await work()
             finally:
                 told.steps.put_nowait(None)
 
@@ -272,6 +295,8 @@ class People:
         told, rooms = _Told(), [*self._rooms.common(), *await self._rooms.of_agents_ever()]
 
         async def kick(room: Room) -> Step:
+            if self._as_listed(user_id) is not None:
+                raise RefusedError("invited again meanwhile")
             is_there = await self._rooms.kick(room, user_id, _REASON)
             await self._rooms.set_level(room, user_id, None)
             return Step(room, "removed" if is_there else "absent")
@@ -281,7 +306,7 @@ class People:
             await self._each(rooms[1:], kick, told)
 
         was_there = was_listed
-        async for step in self._following(work, told, len(rooms)):
+        async for step in self._following(user_id, work, told, len(rooms)):
             was_there = was_there or step.did != "absent"
             yield step
         if not was_there:

@@ -18,8 +18,6 @@ from aiagentchat.space.layout import render_level
 
 log = logging.getLogger(__name__)
 
-"""Rooms in which something is done at a time."""
-
 
 @dataclass(frozen=True, slots=True)
 class Room:

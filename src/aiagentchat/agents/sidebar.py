@@ -112,7 +112,12 @@ class Sidebar:
         self._shown = {agent: not _is_ours(tags.get(room_id, {})) for agent, room_id in self._rooms.items()}
 
     def _note_rooms(self) -> None:
-        for card in self._manager.directory.own_cards():
+        cards = self._manager.directory.own_cards()
+        if self._manager.space_id is not None:  # else nobody has a card, and all may be there
+            for agent in self._rooms.keys() - {card.name for card in cards}:
+                if self._shown.get(agent) is False:  # it is no more, and shown so
+                    self._forget(agent)
+        for card in cards:
             if self._rooms.get(card.name) != card.room_id:
                 self._rooms[card.name] = RoomId(card.room_id)
                 self._shown.pop(card.name, None)
@@ -128,8 +133,15 @@ class Sidebar:
                 self._changes[agent] = _Change(agent, is_online, now if is_online else now + OFFLINE_AFTER_S)
         return min(self._changes.values(), key=lambda change: change.due, default=None)
 
+    def _forget(self, agent: AgentName) -> None:
+        self._rooms.pop(agent, None)
+        self._shown.pop(agent, None)
+        self._changes.pop(agent, None)
+
     async def _show(self, agent: AgentName, *, online: bool) -> None:
-        room_id = self._rooms[agent]
+        room_id = self._rooms.get(agent)
+        if room_id is None:  # it was shown as it is meanwhile, for good
+            return
         try:
             if self._operator is not None:
                 await self._tag(*self._operator, room_id, online=online)
@@ -142,7 +154,7 @@ class Sidebar:
         self._changes.pop(agent, None)
         self._shown[agent] = online
         if not online and self._manager.directory.card(agent) is None:  # it is no more
-            del self._rooms[agent], self._shown[agent]
+            self._forget(agent)
 
     async def _tag(self, user_id: UserId, client: MatrixClient, room_id: RoomId, *, online: bool) -> None:
         """Have the operator's tag be there or not. What they have set themselves stays."""

@@ -34,7 +34,9 @@ def invite(call: Invocation) -> None:
         call.out.result(person | {"rooms": rooms}, text)
     if person["warning"]:
         call.out.note(one_line(person["warning"]))
-    _tell_failures(call, rooms, f"{user_id} was not brought into", f"cchat invite {user_id}")
+    again = [f"cchat invite {user_id}", *(f"--agent {agent}" for agent in args.agent)]
+    again += [] if args.role is None else [f"--role {args.role}"]  # else it would widen what was asked for
+    _tell_failures(call, rooms, f"{user_id} was not brought into", " ".join(again))
 
 
 def uninvite(call: Invocation) -> None:

@@ -177,8 +177,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
 
         def look_on(event: RoomEvent, message: Message | None, owner: AgentName) -> None:
             onlooker.tell(event.room_id, event)
-            if message is not None:
-                overview.note(event, message, owner)
+            overview.note(event, message, owner)
 
         intake = Intake(host, on_person=loops.note_person, on_command=Commands(host).take, on_event=look_on)
         transport: Transport

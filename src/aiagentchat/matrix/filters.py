@@ -4,8 +4,9 @@ import json
 
 from aiagentchat.model import RoomId
 
-POLL_TYPES = ("m.poll.start", "org.matrix.msc3381.poll.start")
-"""A poll's event, stable and as clients send it."""
+_POLL_ENDS = ("m.poll.end", "org.matrix.msc3381.poll.end")
+POLL_TYPES = ("m.poll.start", "org.matrix.msc3381.poll.start", *_POLL_ENDS)
+"""A poll's events, its start and its end, stable and as clients send them."""
 MESSAGE_TYPES = ("m.room.message", "m.sticker", *POLL_TYPES)
 """Event types that are messages to an agent."""
 MESSAGES_ALONE = json.dumps({"types": list(MESSAGE_TYPES)}, separators=(",", ":"))

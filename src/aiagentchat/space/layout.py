@@ -23,6 +23,7 @@ class RoomSpec:
 
     `invite`: who is invited once; who left is not invited again. `awaits_space`: who may join, and sees what, depends
     on the Space, which is not known yet; in a room that is there it stays as it is. `picture`: its `mxc://` address.
+    `topic_end`: one of the creator's that ends so is ours, and written anew; "": none is.
     """
 
     alias: RoomAlias
@@ -37,6 +38,7 @@ class RoomSpec:
     invite: tuple[UserId, ...] = field(default=())
     awaits_space: bool = False
     picture: str = ""
+    topic_end: str = ""
 
 
 def is_creator_listed(room_version: str) -> bool:
@@ -134,18 +136,27 @@ def space_spec(alias: RoomAlias, creator: UserId, layout: Layout) -> RoomSpec:
 def render_topic(agent: AgentName, kind: AgentKind, description: str, host: str) -> str:
     """Return what an agent's room says of it, and nothing that changes as it comes and goes: a new topic is news."""
     about = " ".join(description.split()).rstrip(".")
-    return (
-        f"{about}. " * bool(about) + f"{kind.capitalize()} agent on {host}. "
-        f"Write to it here, or with 'cchat send --to {agent}'. 'cchat leave {agent}' stops it."
-    )
+    return f"{about}. " * bool(about) + f"{kind.capitalize()} agent on {host}. " + _topic_end(agent)
+
+
+def _topic_end(agent: AgentName) -> str:
+    return f"Write to it here, or with 'cchat send --to {agent}'. 'cchat leave {agent}' stops it."
 
 
 def agent_room_spec(
-    agent: AgentName, names: Names, layout: Layout, space: RoomId | None, *, topic: str = "", picture: str = ""
+    agent: AgentName,
+    names: Names,
+    layout: Layout,
+    space: RoomId | None,
+    *,
+    topic: str = "",
+    renews_topic: bool = False,
+    picture: str = "",
 ) -> RoomSpec:
     """An agent's room: the agent made it; who else is in it was invited, or came from the Space.
 
-    `space` None: it is not to be had, and nobody can come from there. `topic`, `picture`: of a room that is made now.
+    `space` None: it is not to be had, and nobody can come from there. `topic`, `picture`: of a room that is made now;
+    with `renews_topic` that of one that is there too.
     """
     is_open = layout.open_rooms and space is not None
     return RoomSpec(
@@ -153,6 +164,7 @@ def agent_room_spec(
         creator=names.user(agent),
         name=agent,
         topic=topic,
+        topic_end=_topic_end(agent) if renews_topic else "",
         power_levels=_power_levels((layout.operator,), layout.watching(agent), 0, {}),
         join_rules=_restricted_to(space) if is_open else {"join_rule": "invite"},
         history_visibility="joined" if is_open else "shared",

@@ -309,9 +309,10 @@ class SpaceManager:
             else:
                 kind, description = card.kind, card.description if description is None else description
             topic = render_topic(agent, kind, description or "", self.settings.host)
+            shown: dict[str, Any] = {"topic": topic, "renews_topic": card is not None, "picture": picture}
             while True:
                 layout = self.layout
-                spec = agent_room_spec(agent, self.names, layout, self.space_id, topic=topic, picture=picture)
+                spec = agent_room_spec(agent, self.names, layout, self.space_id, **shown)
                 room = await self._ensure(client, spec)
                 if spec.parent is None:
                     self._parentless.add(room.room_id)

@@ -173,7 +173,8 @@ async def _is_named(client: MatrixClient, alias: RoomAlias, room_id: RoomId) -> 
 async def converge_room(client: MatrixClient, spec: RoomSpec, room_id: RoomId, server_name: str) -> _State:
     """Compare the room with its spec, mend what the spec fixes, and return the state as it was found.
 
-    Name, topic and picture are a person's to change and are left alone. A room without power levels is still being
+    Name, topic and picture are a person's to change and are left alone; a topic that is still ours may have to say
+    something else by now, such as another host. A room without power levels is still being
     made, or was left half-made: it is given time to be finished before it is mended.
 
     Raises:
@@ -205,6 +206,10 @@ async def converge_room(client: MatrixClient, spec: RoomSpec, room_id: RoomId, s
     if spec.picture:
         shown["m.room.avatar"] = render_picture({"online": spec.picture})
     wanted |= {(kind, ""): content for kind, content in shown.items() if (kind, "") not in state}
+    topic = state.get(("m.room.topic", ""))
+    is_creators = topic is not None and topic.sender == spec.creator
+    if spec.topic_end and is_creators and str(_content(state, "m.room.topic").get("topic")).endswith(spec.topic_end):
+        wanted["m.room.topic", ""] = shown["m.room.topic"]
     for (kind, key), content in wanted.items():
         if not _contains(_content(state, kind, key), content):
             log.info("mending %s", kind, extra={"room_id": room_id})
