@@ -77,7 +77,7 @@ def test_a_line_that_is_being_written_stays_whole_below_what_comes_meanwhile(age
         agent.tell("first", "second", "x" * 3 * COLUMNS)
         screen.wait_for("second")
         wait_until(lambda: sum("xxxxx" in line for line in screen.lines) >= 3)
-        assert "> half a th" in screen.lines[-2]
+        wait_until(lambda: "> half a th" in screen.lines[-2])
         screen.type("ought")
         screen.resize(60, 20)
         screen.wait_for("> half a thought")
