@@ -15,7 +15,7 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomAlias, RoomId
 from aiagentchat.space.content import CARD
 from aiagentchat.space.manager import SpaceManager
-from tests.integration.correspondents import Hosted, attach, say, until
+from tests.integration.correspondents import Hosted, attach, person, say, until
 from tests.integration.systems import IN_ONE_MODE, RunningDaemon, Synapse, fresh_name, running_daemon
 
 Json = dict[str, Any]
@@ -138,12 +138,20 @@ async def test_who_comes_back_meanwhile_stays_or_has_a_new_room(first: RunningDa
 
 
 @IN_ONE_MODE
-@pytest.mark.parametrize("broken", ["put_state", "kick", "delete_room_alias"])
+@pytest.mark.parametrize("broken", ["put_state", "leave_room", "delete_room_alias"])
 async def test_what_fails_in_between_is_done_the_next_time(
-    first: RunningDaemon, alice: MatrixClient, monkeypatch: pytest.MonkeyPatch, broken: str
+    first: RunningDaemon,
+    alice: MatrixClient,
+    http: aiohttp.ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str,
 ) -> None:
     agent, writer = await attach(first, kind="ephemeral"), await attach(first)
     await writer.send("hello", to=agent.name)
+    bob = await person(first.synapse, http, tmp_path, "bob")
+    await alice.invite(agent.room_id, (await bob.whoami())[0])
+    await bob.join_room(agent.room_id)
 
     async def fail(*_: object, **__: object) -> None:
         raise HomeserverUnavailableError("not now")
@@ -155,6 +163,7 @@ async def test_what_fails_in_between_is_done_the_next_time(
         await asyncio.sleep(TTL_S + 0.5)
         assert (await clear(daemon, agent))[agent.name]["state"] == "cleared"
         assert not await is_there(alice, agent)
+        assert await bob.joined_rooms() == ()
 
 
 @IN_ONE_MODE

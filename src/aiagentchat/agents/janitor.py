@@ -222,24 +222,32 @@ class Janitor:
     async def _empty(self, agent: AgentName, room_id: RoomId) -> None:
         """Take everybody out of an agent's room, then its alias away: until then the room is found by it."""
         client, user, alias = self._manager.client_of(agent), self._names.user(agent), self._names.alias(agent)
-        operator = self._manager.layout.operator
         if self._manager.operator is not None:
             with suppress(MatrixError):  # they were not in it
-                await self._manager.operator.leave_room(room_id)
-                await self._manager.operator.forget_room(room_id)
-        state = parse_events(await client.get_full_state(room_id), room_id).events
-        for event in state:
+                await _leave(self._manager.operator, room_id)
+        for event in parse_events(await client.get_full_state(room_id), room_id).events:
+            member = UserId(event.state_key or "")
             is_there = event.type == "m.room.member" and event.content.get("membership") in ("join", "invite", "knock")
-            if is_there and event.state_key not in (user, operator if self._manager.operator is not None else None):
-                with suppress(MatrixForbiddenError):  # left meanwhile
-                    await client.kick(room_id, UserId(event.state_key or ""), _REASON)
+            if not is_there or member == user:
+                continue
+            visitor = self._names.agent_of(member)
+            with suppress(MatrixError):  # left meanwhile
+                if visitor is None:
+                    await client.kick(room_id, member, _REASON)
+                else:
+                    await _leave(self._manager.client_of(visitor), room_id)
         with suppress(MatrixNotFoundError):
             if await client.resolve_room_alias(alias) == room_id:
                 await client.delete_room_alias(alias)
 
     async def _leave_all(self, client: MatrixClient) -> None:
-        """Have an agent be nowhere: its own room last, so that until then it can do the rest."""
+        """Have an agent be nowhere."""
         for room_id in await client.joined_rooms():
-            await client.leave_room(room_id)
-            with suppress(MatrixError):  # an older homeserver keeps it a little longer
-                await client.forget_room(room_id)
+            await _leave(client, room_id)
+
+
+async def _leave(client: MatrixClient, room_id: RoomId) -> None:
+    """Leave a room for good: when all have, a homeserver may remove it."""
+    await client.leave_room(room_id)
+    with suppress(MatrixError):  # an older one keeps it a little longer
+        await client.forget_room(room_id)

@@ -84,9 +84,7 @@ def render_homeserver_yaml(config: EmbeddedConfig, directory: Path, public_url: 
             "trusted_key_servers": [],
             "suppress_key_server_warning": True,
             "url_preview_enabled": False,
-            # What the janitor clears away nobody has a use for; a room that a person left is theirs no more either.
-            "forget_rooms_on_leave": True,
-            "forgotten_room_retention_period": "1d",
+            "forgotten_room_retention_period": "1d",  # such as what the janitor has cleared away
             "presence": {"enabled": True},
             "encryption_enabled_by_default_for_room_type": "off",
             # An older Synapse lets the daemon act through an agent's device only with this; a newer one does anyhow.
