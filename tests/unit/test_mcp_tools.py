@@ -1,5 +1,9 @@
 """What an MCP client is offered, and what its tools say. In `tests/integration/test_mcp.py` the SDK's client asks."""
 
+import io
+import json
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -7,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from aiagentchat.adapters.files import FileStore
+from aiagentchat.adapters.mcp import _Wire
 from aiagentchat.adapters.mcp_tools import ANSWER_LIMIT, TOOLS, Toolbox, schema_of
 from aiagentchat.errors import AgentNotFoundError
 
@@ -148,3 +153,35 @@ def test_what_cannot_be_done_is_said_to_the_model(tool: str, arguments: Json, sa
     outcome = toolbox(Gateway()).call(tool, arguments)
     assert outcome.is_error
     assert outcome.text.startswith(said)
+
+
+@pytest.mark.parametrize(("answer", "counts"), [("result", True), ("error", False)])
+def test_what_is_shown_is_known_before_it_is_written_and_acknowledged_after_it_was(answer: str, counts: bool) -> None:
+    """Unbuffered, the client has it, and may answer it, before it is flushed."""
+    done: list[str] = []
+    acknowledged = threading.Event()
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            done.append("written")
+            return super().write(text)
+
+        def flush(self) -> None:
+            done.append("flushed")
+
+    def acknowledge() -> None:
+        done.append("acknowledged")
+        acknowledged.set()
+
+    def shown() -> Callable[[], None]:
+        done.append("shown")
+        return acknowledge
+
+    wire = _Wire(Stream())
+    wire.note(1, shown)
+    wire.write('{"id": 2, "result": {}}\n')
+    wire.write(json.dumps({"id": 1, answer: {}}) + "\n")
+    wire.flush()
+    assert acknowledged.wait(5 if counts else 0.1) is counts
+    shown_first = ["written", "shown", "written", "flushed", "acknowledged"]
+    assert done == (shown_first if counts else ["written", "written", "flushed"])

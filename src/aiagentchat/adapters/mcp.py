@@ -207,25 +207,22 @@ class _Wire:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._written: list[str] = []
+        self._acknowledging: list[Callable[[], None]] = []
         self._noted: dict[str | int | None, Callable[[], Callable[[], None]]] = {}
 
     def note(self, request_id: str | int | None, shown: Callable[[], Callable[[], None]]) -> None:
-        """Call this as the answer to a request is flushed, and what it returns in a thread once it was."""
+        """Call this before the answer to a request is written, and what it returns in a thread once it was flushed."""
         self._noted[request_id] = shown
 
     def write(self, text: str) -> int:
-        self._written.append(text)
+        answer = json.loads(text) if self._noted else {}
+        shown = self._noted.pop(answer.get("id"), None) if "id" in answer else None
+        if shown is not None and "result" in answer:
+            self._acknowledging.append(shown())  # first: unbuffered, the client has it before it is flushed
         return self._stream.write(text)
 
     def flush(self) -> None:
-        written, self._written = self._written, []
-        acknowledging: list[Callable[[], None]] = []
-        for text in written if self._noted else ():
-            answer = json.loads(text)
-            shown = self._noted.pop(answer.get("id"), None) if "id" in answer else None
-            if shown is not None and "result" in answer:
-                acknowledging.append(shown())
+        acknowledging, self._acknowledging = self._acknowledging, []
         self._stream.flush()
         for acknowledge in acknowledging:
             threading.Thread(target=acknowledge, name="acknowledge").start()
