@@ -175,7 +175,7 @@ class Janitor:
         Found among the operator's rooms; without the operator nobody can list them.
         """
         operator, manager = self._manager.operator, self._manager
-        if operator is None:
+        if operator is None or not self._names.has_own_daemon:  # accounts of people's have rooms of their own as well
             return []
         others = {manager.space_id, manager.broadcast_id, *self._host.in_use.values(), *self._of_others}
         others |= {RoomId(card.room_id) for card in manager.directory.own_cards()}
@@ -205,7 +205,7 @@ class Janitor:
                 await self._manager.unregister(agent)
                 if remains.room_id is not None:
                     await self._empty(agent, remains.room_id)
-                await self._leave_all(self._manager.client_of(agent))
+                await self._leave_all(agent, remains.room_id)
             except AiAgentChatError as error:
                 log.warning("%s was not cleared away: %s", agent, error.message)
                 return Cleared(remains, "failed", error.message)
@@ -240,10 +240,13 @@ class Janitor:
             if await client.resolve_room_alias(alias) == room_id:
                 await client.delete_room_alias(alias)
 
-    async def _leave_all(self, client: MatrixClient) -> None:
-        """Have an agent be nowhere."""
-        for room_id in await client.joined_rooms():
-            await _leave(client, room_id)
+    async def _leave_all(self, agent: AgentName, room_id: RoomId | None) -> None:
+        """Have an agent be nowhere; an ordinary account stays in rooms that are none of ours."""
+        client, manager = self._manager.client_of(agent), self._manager
+        ours = {room_id, manager.space_id, manager.broadcast_id}
+        for joined in await client.joined_rooms():
+            if self._names.has_own_daemon or joined in ours or manager.directory.agent_of_room(joined) is not None:
+                await _leave(client, joined)
 
 
 async def _leave(client: MatrixClient, room_id: RoomId) -> None:
