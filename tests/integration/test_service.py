@@ -100,7 +100,7 @@ def test_a_daemon_that_says_no_more_that_it_goes_on_is_started_anew(service: Ser
     override.write_text("[Service]\nWatchdogSec=3\n")
     service.cchat("service", "install", "--no-echo")
     before = service.pid()
-    time.sleep(5.0)
+    time.sleep(5.0)  # longer than it may say nothing
     assert service.pid() == before, "it says so in time"
     os.kill(before, 19)  # SIGSTOP: nothing of it goes on
     wait_until(lambda: service.pid() not in (0, before))

@@ -26,7 +26,7 @@ def read_back(text: str) -> str:
 @given(st.lists(WORDS, min_size=1), WORDS)
 def test_every_word_of_the_command_stands_as_it_is_whatever_is_in_it(command: list[str], home: str) -> None:
     unit = configparser.RawConfigParser(strict=False)
-    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.optionxform = str  # type: ignore[assignment, method-assign] # names keep their case; typeshed has a method there
     unit.read_string(render_unit(command, {"AIAGENTCHAT_HOME": home}))
     service = unit["Service"]
     assert shlex.split(read_back(service["ExecStart"])) == command

@@ -1,7 +1,7 @@
 """`Janitor`: clears away what is left of ephemeral agents that have been gone for long.
 
 Of this daemon's own agents alone, as each of them: what is another daemon's, a persistent agent's or a person's it has
-no way to touch. Every step is idempotent, and what a crash leaves half done is found again.
+no way to touch. Every step is idempotent; what a crash leaves half done is found again by the alias, which goes last.
 """
 
 import asyncio
@@ -157,9 +157,7 @@ class Janitor:
         """Return it with the time of the latest of what there is: card, message, and when this daemon last saw it."""
         latest = await self._latest_message(self._manager.client_of(agent), room_id)
         seen_ms = self._host.sessions.last_seen_ms(agent) or 0
-        if latest is None:
-            return Remains(agent, None, max(ts, seen_ms), is_listed)
-        return Remains(agent, room_id, max(ts, seen_ms, latest), is_listed)
+        return Remains(agent, None if latest is None else room_id, max(ts, seen_ms, latest or 0), is_listed)
 
     async def _latest_message(self, client: MatrixClient, room_id: RoomId) -> int | None:
         """Return the time of a room's latest message, 0 where it has none; None: the user is in no such room."""
