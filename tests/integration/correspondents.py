@@ -140,13 +140,14 @@ async def messages_of(stream: AsyncIterator[tuple[str, Any]], count: int) -> lis
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Return once the condition holds; asked again and again, for a bounded time.
 
-    Between two questions, three times what one took is left to what is waited for: they share processors.
+    Between two questions, three times what one took is left to what is waited for, as they share processors; less
+    where the answer itself waited.
     """
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(WAIT_S):
         asked_at = loop.time()
         while not await condition():
-            await asyncio.sleep(max(0.05, 3 * (loop.time() - asked_at)))
+            await asyncio.sleep(min(max(0.05, 3 * (loop.time() - asked_at)), 1))
             asked_at = loop.time()
 
 

@@ -47,14 +47,15 @@ _OURS = re.compile(r"AIAGENTCHAT_|SPACE_ALIAS$|SERVER_NAME$|MATRIX_ROOM_ID$|COV_
 def wait_until(holds: Callable[[], T], *, timeout_s: float = PROCESS_S) -> T:
     """Ask until the answer is truthy, and return it.
 
-    Between two questions, three times what one took is left to what is waited for: they share processors.
+    Between two questions, three times what one took is left to what is waited for, as they share processors; less
+    where the answer itself waited.
     """
     asked_at = time.monotonic()
     deadline = asked_at + timeout_s
     while not (answer := holds()):
         answered_at = time.monotonic()
         assert answered_at < deadline, f"not so within {timeout_s:g} s: {answer!r}"
-        time.sleep(max(0.03, 3 * (answered_at - asked_at)))
+        time.sleep(min(max(0.03, 3 * (answered_at - asked_at)), 1))
         asked_at = time.monotonic()
     return answer
 

@@ -117,6 +117,7 @@ def test_no_text_of_others_reaches_the_terminal_as_it_is(agent: Agent) -> None:
 def test_a_paste_that_is_no_text_is_refused_and_does_not_reach_the_terminal_as_it_is(agent: Agent) -> None:
     with chatting(agent) as screen:
         screen.type(f"\x1b[200~red \x1b[31;45m {FORGED}\x1b[201~")  # as a terminal pastes
+        screen.wait_for("red \ufffd[31;45m")  # it is drawn before it is looked at
         screen.type("\r")
         screen.wait_for("not sent: red \\x1b[31;45m")
         screen.wait_for("which is no text; nothing was sent")

@@ -81,7 +81,9 @@ class _Talk:
 
         for work in (lambda: self._listen(stream, tell), lambda: self._send(tell)):
             threading.Thread(target=work, daemon=True).start()
-        session = _session(self._conversation, self._note_typing)
+        from aiagentchat.cli.prompt import prompt_session  # noqa: PLC0415 - most calls of cchat do not need its library
+
+        session = prompt_session(self._conversation.prompt, self._conversation.status, self._note_typing)
         showing = asyncio.create_task(self._show(session))
         for number in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, _leave, session, EOFError())
@@ -208,24 +210,6 @@ def _not_stored(message: _Outgoing, error: AiAgentChatError) -> list[str]:
     perhaps = "perhaps " if error.retryable else ""
     said = [f"cchat: {perhaps}not sent: {message.text}", error.message, *hints]
     return [visible("\n  ".join(said))]
-
-
-def _session(conversation: Conversation, on_change: Callable[[str], None]) -> "PromptSession[str]":
-    """Return what reads lines, with the conversation's state below them."""
-    from prompt_toolkit import PromptSession  # noqa: PLC0415 - most calls of cchat do not need it
-    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent  # noqa: PLC0415 - likewise
-
-    keys = KeyBindings()
-
-    @keys.add("escape", "enter")
-    def _(event: KeyPressEvent) -> None:
-        event.current_buffer.insert_text("\n")
-
-    session: PromptSession[str] = PromptSession(
-        message=conversation.prompt, bottom_toolbar=conversation.status, key_bindings=keys, erase_when_done=True
-    )
-    session.default_buffer.on_text_changed += lambda buffer: on_change(buffer.text)
-    return session
 
 
 def _leave(session: "PromptSession[str]", why: BaseException) -> None:

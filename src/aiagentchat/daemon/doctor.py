@@ -198,14 +198,14 @@ class _Doctor:
 
     async def _ask_for_ping(self) -> Reply:
         """Ask again for a moment: Synapse first tries connections of its pool, to whoever listened there before."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _STALE_S
         path = ("client", "v1", "appservice", self._setup.registration.id, "ping")
-        while True:
-            reply = await self._patient.ask("POST", path, body={})
-            if reply.errcode != "M_CONNECTION_FAILED" or loop.time() > until:
-                return reply
+        reply = await self._patient.ask("POST", path, body={})
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _STALE_S  # from here on: a busy homeserver may have taken as long for the first answer
+        while reply.errcode == "M_CONNECTION_FAILED" and loop.time() < until:
             await asyncio.sleep(_STALE_POLL_S)
+            reply = await self._patient.ask("POST", path, body={})
+        return reply
 
     async def _alias(self) -> Check:
         """Ask for an alias of others only: for one of ours that is new, Synapse would ask us, and wait."""

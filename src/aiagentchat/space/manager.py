@@ -465,9 +465,7 @@ class SpaceManager:
                 self.on_lost(error.message)
             return DirectoryView((), unavailable=self.unavailable)
         except AiAgentChatError as error:
-            self.unavailable = error.message
             return DirectoryView((), unavailable=error.message)
-        self.unavailable = ""
         await self.others.check_claims()
         alive = await self.others.alive(self.directory.daemons()) | {self.names.daemon_of(agent) for agent in own}
         return self.directory.view(alive, own)
