@@ -386,7 +386,7 @@ class GatewayClient:
             host, port = None, None
         if not host or url.scheme != "http":
             raise InvalidRequestError(
-                f"{self._address!r} is no gateway", hint="AIAGENTCHAT_URL is like http://127.0.0.1:7480"
+                f"{self._address!r} is no gateway", hint="AIAGENTCHAT_URL is like http://127.0.0.1:7480 or unix:/PATH"
             )
         return http.client.HTTPConnection(host, port, timeout=timeout_s)
 
@@ -473,7 +473,7 @@ def connect(settings: Settings, *, acting_as: str = "", label: str = "cchat") ->
             hint="start one with 'cchat up', or set AIAGENTCHAT_TOKEN",
         )
     return GatewayClient(
-        settings.url or settings.paths.socket,
+        settings.gateway,
         token,
         acting_as=acting_as,
         label=f"{label} (pid {os.getpid()})",

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from aiagentchat.errors import InvalidRequestError
 
-_SOCKET_PATH_LIMIT = 100
+SOCKET_PATH_LIMIT = 100
 """Longest path of a unix socket that every platform takes, in bytes (macOS: 104 with the final NUL)."""
 
 
@@ -37,7 +37,7 @@ class Paths:
     def socket(self) -> Path:
         """The gateway's socket; in a private temporary directory where the home's own path is too long for one."""
         path = self.data_dir / "cchat.sock"
-        if len(os.fsencode(path)) <= _SOCKET_PATH_LIMIT:
+        if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
             return path
         digest = sha256(os.fsencode(path)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"aiagentchat-{os.getuid()}" / f"{digest}.sock"
@@ -144,6 +144,15 @@ def _public_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _ip_address(text: str) -> str:
+    import ipaddress  # noqa: PLC0415 - few calls of cchat need it
+
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError("must be an IP address of this machine, like 127.0.0.1; 0.0.0.0 is all of them") from None
+
+
 def _alias(text: str) -> str:
     if not re.fullmatch(r"#[^:\s\x00]+:.+", text) or len(text.encode()) > 255:
         raise ValueError("must be a room alias, like #team:example.org")
@@ -191,6 +200,9 @@ class Option:
     env_only: bool = False
 
 
+UNIX: Final = "unix:"
+"""Begins a `listen` or `url` that is a socket of the file system."""
+
 OPTIONS: Final = (
     Option("server_name", "SERVER_NAME", _server_name, "server name of the embedded homeserver"),
     Option("space_alias", "SPACE_ALIAS", _alias, "alias of the Space that holds all agents"),
@@ -216,8 +228,9 @@ OPTIONS: Final = (
     Option("loop_hops", "AIAGENTCHAT_LOOP_HOPS", _whole, "answers of agents to each other in a row that wake; 0: any"),
     Option("loop_rate", "AIAGENTCHAT_LOOP_RATE", _whole, "messages from an agent to another an hour that wake; 0: any"),
     Option("file_limit", "AIAGENTCHAT_FILE_LIMIT", _bytes, "most bytes of a file that comes with a message"),
-    Option("listen", "AIAGENTCHAT_LISTEN", _identity, "HOST:PORT on which the gateway also listens; loopback only"),
-    Option("url", "AIAGENTCHAT_URL", _identity, "gateway that cchat talks to, instead of the unix socket"),
+    Option("listen", "AIAGENTCHAT_LISTEN", _identity, "where the gateway also listens: loopback HOST:PORT, unix:PATH"),
+    Option("events_host", "AIAGENTCHAT_EVENTS_HOST", _ip_address, "address on which the homeserver's events are taken"),
+    Option("url", "AIAGENTCHAT_URL", _identity, "gateway that cchat talks to, instead of the home's socket"),
     Option("log_level", "AIAGENTCHAT_LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "what daemon.log holds"),
     Option("agent", "AIAGENTCHAT_AGENT", _identity, "agent that cchat speaks as", env_only=True),
     Option("token", "AIAGENTCHAT_TOKEN", _identity, "an agent's gateway credential", secret=True, env_only=True),
@@ -258,11 +271,19 @@ class Settings:
     loop_rate: int = 120
     file_limit: int = 20_000_000
     listen: str = ""
+    events_host: str = "127.0.0.1"
     url: str = ""
     log_level: str = "info"
     agent: str = ""
     token: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def gateway(self) -> Path | str:
+        """Where `cchat` finds the gateway: a socket, or an address."""
+        if self.url.startswith(UNIX):
+            return Path(self.url.removeprefix(UNIX))
+        return self.url or self.paths.socket
 
 
 def find_paths(env: Mapping[str, str]) -> Paths:

@@ -12,6 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from aiagentchat.client import GatewayError, connect
+from aiagentchat.config import load_settings
 from aiagentchat.errors import AlreadyRunningError, InvalidRequestError
 from aiagentchat.gateway.routes import ROUTES
 from tests.integration.conftest import StartDaemon
@@ -296,8 +298,12 @@ async def test_over_tcp_the_same_holds_and_the_host_is_loopback_with_the_port(
     assert is_problem(await raw(port, "GET", "/who", {}), 401, "unauthenticated")
 
 
+NOT_LOOPBACK = ("0.0.0.0:0", "[::]:0", "192.0.2.1:7480", "example.org:80", "7480", "127.0.0.1:x")
+NO_SOCKET = ("unix:", "unix:relative.sock", "unix:/not/there/gateway.sock", "unix:/" + "h" * 120)
+
+
 @APPSERVICE_ALONE
-@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.1:7480", "example.org:80", "7480", "127.0.0.1:x"])
+@pytest.mark.parametrize("listen", [*NOT_LOOPBACK, *NO_SOCKET])
 async def test_a_daemon_that_is_told_to_listen_beyond_loopback_does_not_start(
     synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path, listen: str
 ) -> None:
@@ -305,6 +311,29 @@ async def test_a_daemon_that_is_told_to_listen_beyond_loopback_does_not_start(
     with pytest.raises(InvalidRequestError, match="listen"):
         await start_daemon(synapse, settings)
     assert not settings.paths.socket.exists()
+
+
+@APPSERVICE_ALONE
+async def test_a_second_socket_is_for_other_users_too_and_takes_no_more_than_the_first(
+    synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    second = shared / "gateway.sock"
+    settings = synapse.settings(tmp_path / "home", AIAGENTCHAT_LISTEN=f"unix:{second}")
+    daemon = await start_daemon(synapse, settings)
+    assert stat.S_IMODE(second.stat().st_mode) == 0o666
+    assert stat.S_IMODE(daemon.api.socket.stat().st_mode) == 0o600
+    agent = (await daemon.api.post("/agents", name="box"))["token"]
+    client = connect(load_settings({"AIAGENTCHAT_URL": f"unix:{second}", "AIAGENTCHAT_TOKEN": agent}))
+    assert "box" in [each["name"] for each in (await asyncio.to_thread(client.who))["agents"]]
+    with pytest.raises(GatewayError, match="operator"):
+        await asyncio.to_thread(client.people)
+    assert is_problem(await raw(second, "GET", "/who", {}), 401, "unauthenticated")
+    for headers in FOREIGN:
+        assert is_problem(await raw(second, "GET", "/who", daemon.api.headers() | headers), 403, "forbidden")
+    await daemon.stop()
+    assert list(shared.iterdir()) == []
 
 
 @APPSERVICE_ALONE

@@ -48,6 +48,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "loop_rate": ("1", "2", "3"),
     "file_limit": ("1", "2", "3"),
     "listen": ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"),
+    "events_host": ("127.0.0.2", "0.0.0.0", "::1"),
     "url": ("http://flag.test", "http://env.test", "http://file.test"),
     "log_level": ("debug", "warning", "error"),
     "agent": ("flag", "env", "file"),

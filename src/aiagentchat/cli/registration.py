@@ -114,10 +114,13 @@ def _show(call: Invocation, held: Registration, path: Path, *, is_new: bool) -> 
         "url": held.url,
         "environment": environment,
     }
-    call.out.result(said, "\n".join(_instructions(held, path, environment, is_new=is_new)))
+    lines = _instructions(held, path, environment, settings.events_host, is_new=is_new)
+    call.out.result(said, "\n".join(lines))
 
 
-def _instructions(held: Registration, path: Path, environment: dict[str, str], *, is_new: bool) -> list[str]:
+def _instructions(
+    held: Registration, path: Path, environment: dict[str, str], events_host: str, *, is_new: bool
+) -> list[str]:
     exports = [f"     export {name}={shlex.quote(value)}" for name, value in environment.items()]
     return [
         f"{'wrote' if is_new else 'nothing was changed: there is'} {path}, the registration {held.id} for "
@@ -140,8 +143,9 @@ def _instructions(held: Registration, path: Path, environment: dict[str, str], *
         *_of_further_daemon(held, environment["SERVER_NAME"]),
         "4. 'cchat doctor' proves that all of it fits; then 'cchat daemon'.",
         "",
-        f"The homeserver will send events to {held.url}. The daemon listens on that port of 127.0.0.1 alone: to",
-        "a homeserver on another machine forward it, and each daemon needs a port of its own (--url).",
+        f"The homeserver will send events to {held.url}. The daemon listens on that port of {events_host}:",
+        "to a homeserver on another machine forward it, to one in a container set AIAGENTCHAT_EVENTS_HOST. Each daemon",
+        "needs a port of its own (--url).",
     ]
 
 

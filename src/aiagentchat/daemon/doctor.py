@@ -129,7 +129,7 @@ def _read_setup(settings: Settings) -> tuple[Setup | None, Check]:
         _ = registration.port
     except InvalidRequestError as error:
         return None, Check("registration", "failed", error.message, error.hint)
-    setup = Setup(registration, path, settings.server_name)
+    setup = Setup(registration, path, settings.server_name, settings.events_host)
     return setup, verdicts.judge_file(registration, path, path.stat().st_mode)
 
 
@@ -187,7 +187,8 @@ class _Doctor:
     async def _ping(self) -> Check:
         registration = self._setup.registration
         try:
-            async with _listening(None if self._daemon_runs else AppserviceReceiver(registration)):
+            receiver = None if self._daemon_runs else AppserviceReceiver(registration, self._setup.events_host)
+            async with _listening(receiver):
                 reply = await self._ask_for_ping()
         except OSError as error:
             detail = f"port {registration.port}, where the daemon is to listen, cannot be used: {error.strerror}"

@@ -185,7 +185,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
             transport = PollTransport(host, access.operator, patience_s=request_s)
         else:
             witness = AgentsInTurn(host, client.server_now_ms) if operator is None else Witness(operator)
-            transport = PushTransport(registration, client, host, intake, witness)
+            transport = PushTransport(registration, client, host, intake, witness, events_host=settings.events_host)
         probe_s = min(_PROBE_DEADLINE_S, request_s / 2)
         probe = client.with_token("").with_deadline(probe_s)
 

@@ -129,19 +129,27 @@ class PushTransport:
 
     Args:
         witness: of the operator's account, or, where nobody is logged in, of the agents'. intake: what arrived.
+            events_host: the address of this machine to listen on.
     """
 
     mode, unit = "appservice", "transactions"
 
     def __init__(
-        self, registration: Registration, client: MatrixClient, host: AgentHost, intake: Intake, witness: Witness
+        self,
+        registration: Registration,
+        client: MatrixClient,
+        host: AgentHost,
+        intake: Intake,
+        witness: Witness,
+        *,
+        events_host: str,
     ) -> None:
         self._registration = registration
         self._client = client
         self._host = host
         self._intake = intake
         self._witness = witness
-        self._receiver = AppserviceReceiver(registration)
+        self._receiver = AppserviceReceiver(registration, events_host)
         self._ping_failure = "the homeserver has not pinged the daemon yet"
         self._stalled_at: int | None = None
         self._gap_seen = asyncio.Event()

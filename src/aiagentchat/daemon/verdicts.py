@@ -26,11 +26,15 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a daemon would run with: its registration, the file it is in, and the settings it has to agree with."""
+    """What a daemon would run with: its registration, the file it is in, and the settings it has to agree with.
+
+    `events_host`: the address on which it would listen for events.
+    """
 
     registration: Registration
     path: Path
     server_name: str
+    events_host: str = "127.0.0.1"
 
     @property
     def same_file(self) -> str:
@@ -96,7 +100,8 @@ def judge_ping(reply: Reply, setup: Setup, *, listener: str) -> Check:
         detail = f"the homeserver does not reach {listener}: {reply.text('error') or reply.errcode}"
         remedy = (
             f"the registration says {url}: the homeserver must have that url too, and reach it from where it runs. The "
-            "daemon listens on 127.0.0.1 alone; from another machine or container forward the port"
+            f"daemon listens on {setup.events_host}; from another machine forward the port, from a container set "
+            "AIAGENTCHAT_EVENTS_HOST"
         )
     elif reply.errcode == "M_URL_NOT_SET":
         detail = "the homeserver's registration has no url: it sends no events"

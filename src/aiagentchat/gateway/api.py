@@ -17,7 +17,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from aiagentchat.agents.service import AgentService
-from aiagentchat.config import ensure_private_dir
+from aiagentchat.config import SOCKET_PATH_LIMIT, UNIX, ensure_private_dir
 from aiagentchat.errors import (
     AiAgentChatError,
     DeadlineExceededError,
@@ -75,14 +75,16 @@ class Gateway:
         self.closing = asyncio.Event()
         self.openapi = render_openapi(ROUTES)
         self._hosts = set(_HOSTS_OF_SOCKET)
-        self._socket: Path | None = None
+        self._sockets: list[Path] = []
         app = web.Application(middlewares=[self._problems], client_max_size=BODY_LIMIT_BYTES)
         for route in ROUTES:
             app.router.add_route(route.method, route.path, self._handler(route))
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
 
     async def start(self, socket: Path, listen: str = "") -> str:
-        """Listen on the socket (mode 0600), and on `HOST:PORT` where given; return the TCP address, or "".
+        """Listen on the socket (mode 0600), and where `listen` says, if anywhere; return that TCP address, or "".
+
+        A second socket is for other users too: it has mode 0666, and its directory decides who comes to it.
 
         Raises:
             InvalidRequestError: `listen` is no loopback address. OSError: it is taken.
@@ -91,7 +93,10 @@ class Gateway:
         ensure_private_dir(socket.parent)
         await self._runner.setup()
         try:
-            await self._listen_on_socket(socket)
+            await self._listen_on_socket(socket, 0o600)
+            if isinstance(address, Path):
+                await self._listen_on_socket(address, 0o666)
+                return listen
             return "" if address is None else await self._listen_on_tcp(*address)
         except BaseException:
             await self.stop()
@@ -105,7 +110,7 @@ class Gateway:
         self._hosts |= {f"{name}:{bound}" for name in ("localhost", "127.0.0.1", "[::1]")}
         return f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
 
-    async def _listen_on_socket(self, socket: Path) -> None:
+    async def _listen_on_socket(self, socket: Path, mode: int) -> None:
         # Bound under another name and moved into place: it is never there with other rights, nor refused while an
         # old one is replaced. That name is no longer than the socket's own, since paths of sockets are limited.
         temporary = socket.with_name(f".{os.getpid()}")
@@ -115,15 +120,16 @@ class Gateway:
             await web.UnixSite(self._runner, str(temporary)).start()
         finally:
             os.umask(before)
+        temporary.chmod(mode)
         temporary.rename(socket)
-        self._socket = socket
+        self._sockets.append(socket)
 
     async def stop(self) -> None:
         """End the streams and stop listening."""
         self.closing.set()
         await self._runner.cleanup()
-        if self._socket is not None:
-            self._socket.unlink(missing_ok=True)
+        for socket in self._sockets:
+            socket.unlink(missing_ok=True)
 
     def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -205,12 +211,20 @@ class Gateway:
             return _problem(internal_error())
 
 
-def parse_listen(listen: str) -> tuple[str, int]:
-    """Return host and port of `HOST:PORT`.
+def parse_listen(listen: str) -> tuple[str, int] | Path:
+    """Return host and port of `HOST:PORT`, or the path of `unix:PATH`.
 
     Raises:
         InvalidRequestError: it is something else, or not a loopback address.
     """
+    if listen.startswith(UNIX):
+        path = Path(listen.removeprefix(UNIX))
+        if not path.is_absolute() or not path.parent.is_dir() or len(str(path).encode()) > SOCKET_PATH_LIMIT:
+            raise InvalidRequestError(
+                f"listen = {listen!r} is no socket in a directory that is there, or its path is too long",
+                hint="for example unix:/run/aiagentchat/gateway.sock",
+            )
+        return path
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     if not (port.isascii() and port.isdigit() and int(port) <= 65535):

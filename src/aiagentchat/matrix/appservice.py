@@ -25,17 +25,22 @@ _QUEUED_TRANSACTIONS = 8
 
 
 class AppserviceReceiver:
-    """Listens where the registration says, verifies `hs_token`, and yields each transaction's events as a batch."""
+    """Listens where the registration says, verifies `hs_token`, and yields each transaction's events as a batch.
 
-    def __init__(self, registration: Registration) -> None:
+    Args:
+        host: the address of this machine to listen on, at the registration's port.
+    """
+
+    def __init__(self, registration: Registration, host: str = "127.0.0.1") -> None:
         self._registration = registration
+        self._host = host
         self._queue: asyncio.Queue[tuple[EventBatch, asyncio.Future[bool]]] = asyncio.Queue(_QUEUED_TRANSACTIONS)
         self._untaken: set[asyncio.Future[bool]] = set()
         self._runner: web.AppRunner | None = None
         self._latest: int | None = None
         self.transactions = 0
 
-    async def start(self, host: str = "127.0.0.1") -> None:
+    async def start(self) -> None:
         """Listen. Raises `OSError` when the port is taken."""
         app = web.Application(client_max_size=_TRANSACTION_LIMIT_BYTES)
         base = "/_matrix/app/v1"
@@ -45,7 +50,7 @@ class AppserviceReceiver:
         app.router.add_get(base + "/rooms/{alias}", self._query)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, self._registration.port).start()
+        await web.TCPSite(self._runner, self._host, self._registration.port).start()
 
     async def stop(self) -> None:
         """Stop listening. What was not taken in is refused, and sent again by the homeserver."""
