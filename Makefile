@@ -30,7 +30,7 @@ TIERS := tests/chaos tests/integration tests/unit
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv up demo screenshots test coverage unit integration chaos soak bench lint type wheel lock ci clean
+.PHONY: help venv up demo screenshots test coverage unit integration chaos soak container bench lint type wheel lock ci clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -89,16 +89,21 @@ chaos: $(INSTALLED) ## the full run under faults, seeded; writes docs/reliabilit
 soak: $(INSTALLED) ## 30 minutes of mixed load in both modes: what the daemon uses is flat; writes docs/reliability.md
 	$(BIN)/python -m tests.chaos.soak $(ARGS)
 
+container: $(INSTALLED) ## build the images and run deploy/compose.yaml with its restrictions (needs root and podman)
+	$(BIN)/python scripts/container.py $(ARGS)
+
 bench: $(INSTALLED) ## measure; each file of bench/ prints its table
 	@ls bench/bench_*.py >/dev/null
 	@for file in bench/bench_*.py; do echo "$$file"; PYTHONPATH=. $(BIN)/python "$$file" $(ARGS) || exit; done
 
 # ── check ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-lint: $(INSTALLED) ## ruff (rules and format) and the import contracts
+lint: $(INSTALLED) ## ruff (rules and format), the import contracts, and what is said of containers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/hadolint deploy/Dockerfile
+	$(BIN)/compose-lint check deploy/compose.yaml
 
 type: $(INSTALLED) ## mypy --strict on source, tests and scripts
 	$(BIN)/mypy

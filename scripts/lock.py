@@ -1,8 +1,9 @@
 """Locks the dependencies with hashes: `make lock`. Arguments go to pip-compile, such as `--upgrade`.
 
 `requirements/runtime.txt` holds what a user of the embedded homeserver installs, `requirements/dev.txt` that and the
-tools. Pins stay unless pyproject.toml or an argument asks for another. No file may say where it was made or from where
-it was downloaded: it is to work with whatever package index the reader has configured.
+tools. `daemon.txt`, `synapse.txt` and `build.txt` are for the images of `deploy/Dockerfile`. Pins stay unless
+pyproject.toml or an argument asks for another. No file may say where it was made or from where it was downloaded: it is
+to work with whatever package index the reader has configured.
 """
 
 import os
@@ -23,14 +24,27 @@ OPTIONS = (
     "--no-emit-trusted-host",
     "--no-emit-options",
 )
+PROJECT = "pyproject.toml"
+CONSTRAINT = "--constraint=requirements/runtime.txt"
 LOCKS = {
-    "requirements/runtime.txt": ("--extra=server",),
+    "requirements/runtime.txt": ("--extra=server", PROJECT),
+    "requirements/daemon.txt": (CONSTRAINT, PROJECT),
+    "requirements/synapse.txt": (CONSTRAINT, "requirements/synapse.in"),
     "requirements/dev.txt": (
         "--extra=acp",
         "--extra=mcp",
         "--extra=server",
         "--extra=dev",
-        "--constraint=requirements/runtime.txt",
+        CONSTRAINT,
+        "--constraint=requirements/synapse.txt",
+        PROJECT,
+        "requirements/synapse.in",
+    ),
+    "requirements/build.txt": (
+        "--only-build-deps",
+        "--build-deps-for=wheel",
+        "--constraint=requirements/dev.txt",
+        PROJECT,
     ),
 }
 ADDRESS = re.compile(r"://|^-|(?<![\w.])/\w", re.MULTILINE)
@@ -39,7 +53,7 @@ ADDRESS = re.compile(r"://|^-|(?<![\w.])/\w", re.MULTILINE)
 def compile_lock(target: str, selection: tuple[str, ...], arguments: list[str]) -> None:
     command = [sys.executable, "-m", "piptools", "compile", *OPTIONS, *selection, f"--output-file={target}", *arguments]
     environment = os.environ | {"CUSTOM_COMPILE_COMMAND": "make lock"}
-    subprocess.run([*command, "pyproject.toml"], cwd=ROOT, env=environment, check=True)
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
 
 
 def check_lock(target: str) -> None:
