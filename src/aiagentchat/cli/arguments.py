@@ -1,4 +1,4 @@
-"""What arguments may be, and those of some commands: `service`, `janitor`, and what the operator looks on with.
+"""What arguments may be, and those of some commands: what keeps a system in order, and what the operator looks on with.
 
 `cli.main` has all other commands.
 """
@@ -36,6 +36,31 @@ def add_janitor(add: Callable[..., argparse.ArgumentParser]) -> None:
         "room loses its alias and all members. Persistent agents, and those that are online, stay.",
     )
     janitor.add_argument("--dry-run", action="store_true", help="only show what would be cleared away")
+
+
+def add_backup(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands for a home in one archive."""
+    backup = add(
+        "backup",
+        "backup:back_up",
+        "write what of this home must not be lost to a file",
+        "cchat backup aiagentchat.tar.gz",
+        more="Credentials, accounts, settings, and with 'cchat up' the homeserver's database, key and media: the\n"
+        "state of one moment, whether anything runs or not. It has all secrets and messages; mode 0600.",
+    )
+    backup.add_argument("file", metavar="FILE", help="a gzipped tar archive")
+    backup.add_argument("--replace", action="store_true", help="also where there is a FILE")
+    restore = add(
+        "restore",
+        "backup:restore",
+        "put what a backup holds into this home",
+        "AIAGENTCHAT_HOME=~/restored cchat restore aiagentchat.tar.gz",
+        more="The home has to be empty, and nothing may run in it. It is restored as a whole, or not at all.",
+    )
+    restore.add_argument("file", metavar="FILE", help="what 'cchat backup' wrote")
+    restore.add_argument(
+        "--move-aside", action="store_true", help="keep what is in the home in a directory there, before-restore-…"
+    )
 
 
 def add_looking_on(add: Callable[..., argparse.ArgumentParser]) -> None:

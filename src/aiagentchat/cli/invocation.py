@@ -12,7 +12,7 @@ from aiagentchat.adapters.files import FileStore
 from aiagentchat.cli.output import Output
 from aiagentchat.client import GatewayClient, connect
 from aiagentchat.config import Settings
-from aiagentchat.errors import FileTooLargeError, InvalidRequestError
+from aiagentchat.errors import FileTooLargeError, InvalidRequestError, RefusedError
 from aiagentchat.model import BYTES, MIME_TYPE, AgentName, Attachment, parse_agent_name
 
 
@@ -35,6 +35,16 @@ class Invocation:
         """The agent that somebody named, with `--as` or in the settings. Raises `InvalidNameError`."""
         name = self.acting_as or self.settings.agent
         return parse_agent_name(name) if name else None
+
+    def refuse_agents(self, what: str) -> None:
+        """Raise where the call is made as an agent, or with an agent's credential; `what`: that is the operator's."""
+        if self.acting_as:
+            raise InvalidRequestError(f"{self.args.command} speaks for nobody: leave --as out")
+        if self.settings.token:
+            raise RefusedError(
+                f"an agent's credential is set, and {what} is the operator's business",
+                hint="unset AIAGENTCHAT_TOKEN to do it all the same",
+            )
 
     def client(self) -> GatewayClient:
         """Return a client that speaks as this call is to."""

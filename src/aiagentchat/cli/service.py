@@ -164,13 +164,7 @@ def status(call: Invocation) -> None:
 
 
 def _checked(call: Invocation) -> Output:
-    if call.acting_as:
-        raise InvalidRequestError("service speaks for nobody: leave --as out")
-    if call.settings.token:
-        raise RefusedError(
-            "an agent's credential is set, and the service is the operator's business",
-            hint="unset AIAGENTCHAT_TOKEN to do it all the same",
-        )
+    call.refuse_agents("the service")
     if shutil.which("systemctl") is None:
         raise NotFoundError(
             "there is no systemctl here: the service is one of systemd",

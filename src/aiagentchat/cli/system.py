@@ -27,7 +27,7 @@ from aiagentchat.daemon.accounts import AccountStore
 from aiagentchat.daemon.lock import DaemonLock, running_pid
 from aiagentchat.daemon.main import run_daemon
 from aiagentchat.daemon.target import Homeserver, find_homeserver, find_homeserver_of_accounts
-from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidRequestError, RefusedError
+from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidRequestError
 from aiagentchat.homeserver import RunningHomeserver, ensure_running
 from aiagentchat.homeserver.element import ElementServer
 from aiagentchat.homeserver.element_archive import ensure_element
@@ -373,13 +373,7 @@ def _log_to_file(settings: Settings) -> None:
 
 def down(call: Invocation) -> None:
     """Stop this home's daemon and its homeserver, whoever started them."""
-    if call.acting_as:
-        raise InvalidRequestError("down speaks for nobody: leave --as out")
-    if call.settings.token:
-        raise RefusedError(
-            "an agent's credential is set, and stopping everything is the operator's business",
-            hint="unset AIAGENTCHAT_TOKEN to do it all the same",
-        )
+    call.refuse_agents("stopping everything")
     paths = call.settings.paths
     pid = running_pid(paths.daemon_lock)
     if pid is not None:

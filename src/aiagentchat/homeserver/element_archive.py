@@ -5,9 +5,7 @@ within it and below the limits here. Called by `cchat up --element`, which holds
 """
 
 import asyncio
-import gzip
 import hashlib
-import io
 import os
 import re
 import shutil
@@ -18,13 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedRandom, BufferedReader
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 import aiohttp
 
 from aiagentchat.config import ensure_private_dir
 from aiagentchat.errors import AiAgentChatError, InvalidRequestError
+from aiagentchat.tarball import BoundedGzip, check_member
 
 LOCK_FILE = Path(__file__).with_name("element.lock")
 RELEASES = "https://github.com/element-hq/element-web/releases/download"
@@ -35,7 +34,6 @@ _MAX_ARCHIVE = 128 * _MIB
 _MAX_UNPACKED = 512 * _MIB
 _MAX_MEMBERS = 10_000
 _MAX_UNZIPPED = _MAX_UNPACKED + _MAX_MEMBERS * 1024  # with a header and the padding of each
-_MAX_HEADER = _MIB
 _SAID_EVERY = 8 * _MIB
 _CONNECT_S, _READ_S = 30.0, 60.0
 _SUM = re.compile(r"[0-9a-f]{64}")
@@ -167,7 +165,11 @@ def unpack(file: BinaryIO, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpacking-") as temporary:
         root = Path(temporary) / "root"
         root.mkdir(mode=0o700)
-        with _as_refusal(), _Bounded(fileobj=file) as unzipped, tarfile.open(fileobj=unzipped, mode="r:") as archive:
+        with (
+            _as_refusal(),
+            BoundedGzip(file, _MAX_UNZIPPED) as unzipped,
+            tarfile.open(fileobj=unzipped, mode="r:") as archive,
+        ):
             for member in _checked(archive):
                 archive.extract(member, root, filter="data")
         inside = [root, *(path for path in root.iterdir() if path.is_dir())]
@@ -186,38 +188,6 @@ def _checked(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if count > _MAX_MEMBERS or size > _MAX_UNPACKED:
             raise _refusal(f"it has more than {_MAX_MEMBERS} files or {_MAX_UNPACKED // _MIB} MiB")
         yield member
-
-
-def check_member(member: tarfile.TarInfo) -> None:
-    """Refuse whatever is no plain file or directory within the archive.
-
-    Raises:
-        InvalidRequestError: what is wrong with it.
-    """
-    name = PurePosixPath(member.name)
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or member.issparse():
-        raise _refusal(f"{member.name!r} is a link, a device or the like")
-    if name.is_absolute() or ".." in name.parts or "\\" in member.name or "\0" in member.name:
-        raise _refusal(f"{member.name!r} leads out of it")
-
-
-class _Bounded(gzip.GzipFile):
-    """The unzipped archive: no more of it than the limits allow, and no header of `tarfile`'s that fills the memory."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        if size is None or not 0 <= size <= _MAX_HEADER:
-            raise _refusal("a header of it is too long")
-        self._check(self.tell() + size)
-        return super().read(size)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._check(offset)
-        return super().seek(offset, whence)
-
-    @staticmethod
-    def _check(position: int) -> None:
-        if position > _MAX_UNZIPPED:
-            raise _refusal(f"it has more than {_MAX_UNPACKED // _MIB} MiB")
 
 
 @contextmanager
