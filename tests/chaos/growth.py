@@ -63,7 +63,7 @@ class Growth:
 
 def parse_metrics(text: str) -> dict[str, float]:
     """Return the figures of Prometheus' text format."""
-    pairs = (line.split() for line in text.splitlines() if not line.startswith("#"))
+    pairs = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     return {name: float(value) for name, value in pairs}
 
 

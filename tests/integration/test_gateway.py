@@ -446,7 +446,7 @@ async def test_health_and_metrics_tell_how_the_daemon_is(daemon: RunningDaemon, 
     assert (health["status"], [each for each in health["conditions"] if not each["ok"]]) == ("ok", [])
     assert set(health["system"]["agents"]) >= {agent.name for agent in pair}
     lines = (await daemon.api.get("/metrics")).splitlines()
-    figures = dict(line.split() for line in lines if not line.startswith("#"))
+    figures = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert float(figures["aiagentchat_agents_online"]) >= 2
     assert float(figures["aiagentchat_homeserver_requests_total"]) > 0
     assert float(figures["aiagentchat_tasks"]) > 0

@@ -1,12 +1,26 @@
 """What an operator does besides: a backup while all runs, and another home restored from it."""
 
 import stat
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.integration.processes import Agent, System
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.integration.processes import Agent, System, wait_until
 from tests.integration.systems import IN_ONE_MODE
 
 pytestmark = IN_ONE_MODE
+MARKED = "a body that no log and no metric is to have"
+
+
+@pytest.fixture(scope="module")
+def system(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    system = System(tmp_path_factory.mktemp("system"), AIAGENTCHAT_LISTEN="127.0.0.1:0")
+    system.up()
+    yield system
+    system.down()
 
 
 def test_a_home_is_restored_as_it_was_when_it_was_backed_up_while_it_ran(
@@ -39,6 +53,46 @@ def test_a_home_is_restored_as_it_was_when_it_was_backed_up_while_it_ran(
         restored.down()
     assert "is not empty" in restored.cchat("restore", str(archive), code=5).err
     assert agent.unread() == ["unread", "later"]
+
+
+def figures(system: System) -> dict[tuple[str, str], float]:
+    """Return the metrics as Prometheus reads them: by name and the value of their label."""
+    credential = system.paths.operator_credential.read_text().strip()
+    path = f"http://{system.status()['listening']}/metrics"
+    request = urllib.request.Request(path, headers={"Authorization": f"Bearer {credential}"})
+    with urllib.request.urlopen(request) as response:
+        text = response.read().decode()
+    return {
+        (sample.name, next(iter(sample.labels.values()), "")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if "le" not in sample.labels
+    }
+
+
+def test_the_metrics_move_with_what_is_sent_read_and_answered(system: System, writer: Agent) -> None:
+    agent = system.join()
+    before = figures(system)
+    system.cchat("send", "--to", agent.name, MARKED)
+    event_id = system.send(MARKED, to=agent.name, of=writer.name)
+    assert agent.take() == [MARKED, MARKED]
+    system.client(agent.name).send("answer", reply_to=event_id)
+    wait_until(lambda: system.client(writer.name).read(peek=True))
+    after = figures(system)
+
+    def grew(name: str, label: str = "") -> float:
+        return after[f"aiagentchat_{name}", label] - before.get((f"aiagentchat_{name}", label), 0)
+
+    assert grew("messages_stored_total", "person") == 1
+    assert grew("messages_stored_total", "agent") == 2
+    assert grew("messages_answering_total", "agent") == 1
+    assert grew("messages_handed_out_total") == grew("messages_acknowledged_total") == 2
+    assert grew("send_seconds_count") == grew("gateway_request_seconds_count", "POST /send") == 3
+    assert 0 < grew("send_seconds_sum") <= grew("gateway_request_seconds_sum", "POST /send")
+    assert grew("inbox_unread") == 1
+    assert after["aiagentchat_transactions_idle_seconds", ""] < after["aiagentchat_uptime_seconds", ""]
+    conditions = {label: value for (name, label), value in after.items() if name == "aiagentchat_condition"}
+    assert conditions == {condition["name"]: 1.0 for condition in system.status()["conditions"]}
 
 
 def test_a_backup_is_the_operators_alone(system: System, writer: Agent, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class Room:
 
 
 def inbox_of(own: Room, broadcast: Room | None) -> Inbox:
-    inbox = Inbox(cast("Any", own), on_acknowledged=lambda: None)
+    inbox = Inbox(cast("Any", own), on_acknowledged=lambda count: None)
     if broadcast is not None:
         inbox.add_broadcast(cast("Any", broadcast))
     return inbox

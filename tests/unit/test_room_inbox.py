@@ -360,7 +360,7 @@ def test_a_push_of_what_is_behind_the_cursor_hands_nothing_out() -> None:
 async def test_what_was_handed_out_before_a_restart_is_acknowledged_though_the_window_ends_before_it() -> None:
     room = FakeRoom()
     event_ids = frozenset(EventId(str(room.add(f"${number}")["event_id"])) for number in range(2 * UNREAD_WINDOW))
-    inbox = Inbox(inbox_on(room), on_acknowledged=lambda: None)
+    inbox = Inbox(inbox_on(room), on_acknowledged=lambda count: None)
     inbox.add_broadcast(inbox_on(FakeRoom(), is_own_room=False))
     assert await inbox.acknowledge(event_ids) == event_ids
     assert await inbox.unread() == []

@@ -20,6 +20,7 @@ from aiagentchat.agents.hosted import AS_IT_IS, Attached, HostedAgent, Pending, 
 from aiagentchat.agents.inbox import Inbox
 from aiagentchat.agents.room_inbox import Reader, RoomInbox
 from aiagentchat.agents.sessions import Sessions
+from aiagentchat.agents.tally import Tally
 from aiagentchat.agents.visits import Visits
 from aiagentchat.errors import (
     AiAgentChatError,
@@ -54,6 +55,7 @@ class AgentHost:
         self.sender_of = manager.directory.sender_of
         self.answers = Answers()
         self.visits = Visits()
+        self.tally = Tally()
         self.encrypted: set[RoomId] = set()
         self.pending: dict[AgentName, Pending] = {}
         self.pending_changed = asyncio.Event()
@@ -392,7 +394,8 @@ class AgentHost:
         """Return an event that is set once an agent of this daemon has acknowledged something from now on."""
         return self._acknowledged.setdefault(name, asyncio.Event())
 
-    def _tell_acknowledged(self, name: AgentName) -> None:
+    def _tell_acknowledged(self, name: AgentName, count: int) -> None:
+        self.tally.acknowledged += count
         waited_for = self._acknowledged.pop(name, None)
         if waited_for is not None:
             waited_for.set()

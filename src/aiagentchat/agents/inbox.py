@@ -25,10 +25,10 @@ _FAILED_S = 5.0
 class Inbox:
     """Both rooms of an agent as one: waits, merges by time, and acknowledges. One task at a time reads or writes.
 
-    `on_acknowledged` is called after a cursor was written.
+    `on_acknowledged` is told after a cursor was written how many messages were unread before.
     """
 
-    def __init__(self, own: RoomInbox, *, on_acknowledged: Callable[[], None]) -> None:
+    def __init__(self, own: RoomInbox, *, on_acknowledged: Callable[[int], None]) -> None:
         self._rooms = [own]
         self._on_acknowledged = on_acknowledged
         self._busy = asyncio.Lock()
@@ -264,8 +264,9 @@ class Inbox:
             self._require_all_rooms(failure)
         for room, plan in plans:
             if plan is not None:
+                count = sum(message.event_id in event_ids for message in room.unread())
                 await room.carry_out(plan)
-                self._on_acknowledged()
+                self._on_acknowledged(count)
         if read:
             self._last = max(read, key=lambda message: message.ts).event_id
         return known

@@ -6,6 +6,7 @@ Each event is taken once, by its event id. Events of rooms that are neither ours
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,9 @@ class Landmark:
 
 
 class Intake:
-    """What arrives, sorted. `landmarks`: the latest event of the Space, the broadcast room, and agents' rooms.
+    """What arrives, sorted. `taken_at`: when something did last, by the local monotonic clock.
+
+    `landmarks`: the latest event of the Space, the broadcast room, and agents' rooms.
 
     `on_person` is told of the room of each message of a person, whose that is (None: everybody's), and its time;
     `on_command` of what a person asks of the system in the room of an agent of this daemon; `on_event` of each event of
@@ -60,6 +63,7 @@ class Intake:
         self._seen: dict[EventId, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.skipped_events = 0
+        self.taken_at: float | None = None
         self.landmarks: dict[str, Landmark] = {}
 
     def has_taken(self, event_id: EventId) -> bool:
@@ -69,6 +73,7 @@ class Intake:
     async def take(self, batch: EventBatch) -> None:
         """Sort a batch of events."""
         self.skipped_events += batch.skipped
+        self.taken_at = time.monotonic()
         self._doubt(batch)
         for event in batch.events:
             if event.event_id in self._seen:
@@ -126,6 +131,7 @@ class Intake:
         self, message: Message, owner: AgentName | None, inboxes: Iterable[Inbox], command: Command | None
     ) -> None:
         self._host.answers.note(message)
+        self._host.tally.note(message)
         if command is not None and owner is not None and self._host.is_known(owner):
             self._on_command(owner, command, message)
         elif message.sender.kind == "person":

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -98,8 +99,9 @@ class Mail:
             AgentNotFoundError: no such agent. RefusedError: the operator's device is logged out.
             RoomEncryptedError: the room is encrypted. HomeserverUnavailableError: not stored, as far as is known.
         """
+        began = time.monotonic()
         try:
-            return await self._send(speaker, draft)
+            stored = await self._send(speaker, draft)
         except MatrixUnauthorizedError as error:
             if speaker.agent is not None:
                 raise
@@ -107,6 +109,8 @@ class Mail:
                 f"the operator's device is not, or no longer, logged in: {error.error}",
                 hint="stop the daemon and start it with 'cchat up', which logs it in again",
             ) from None
+        self._host.tally.sending.observe(time.monotonic() - began)
+        return stored
 
     async def _send(self, speaker: Speaker, draft: Draft) -> Stored:
         if draft.file is None:

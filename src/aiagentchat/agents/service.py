@@ -127,6 +127,7 @@ class AgentService:
                 messages = await self._finish(agent, await self._wait_unread(agent, inbox, limit, wait_s))
         finally:
             if messages:
+                self._host.tally.handed_out += len(messages)
                 self._readers.hand_out(agent, claim)
             else:
                 self._readers.release(agent, claim)
@@ -182,6 +183,7 @@ class AgentService:
         while True:
             async with aclosing(inbox.follow()) as messages:
                 async for each in messages:
+                    self._host.tally.handed_out += isinstance(each, Message)
                     yield (await self._finish(agent, [each]))[0] if isinstance(each, Message) else each
             if not inbox.is_replaced:
                 return

@@ -1,9 +1,8 @@
-"""How the daemon is: named conditions with a remedy each, and the same in figures for Prometheus.
+"""How the daemon is: named conditions with a remedy each. `daemon.metrics` has the figures.
 
 Conditions are computed when asked for, from what the parts know; nothing is kept here but what nobody else owns.
 """
 
-import asyncio
 import os
 import time
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from typing import Literal
 
 from aiagentchat.agents.heartbeat import Heartbeat
 from aiagentchat.agents.host import AgentHost
-from aiagentchat.agents.intake import Intake
 from aiagentchat.config import Settings
+from aiagentchat.daemon.metrics import Metrics
 from aiagentchat.daemon.transports import Transport
-from aiagentchat.daemon.usage import read_usage
 from aiagentchat.daemon.watch import Watch
 from aiagentchat.errors import AiAgentChatError, MatrixUnauthorizedError
 from aiagentchat.gateway.schemas import Condition, HealthAnswer
@@ -51,7 +49,6 @@ class Health:
         self,
         settings: Settings,
         info: SystemInfo,
-        intake: Intake,
         host: AgentHost,
         heartbeat: Heartbeat,
         transport: Transport,
@@ -59,17 +56,18 @@ class Health:
         probe: MatrixClient,
         operator_probe: MatrixClient | None,
         stats: ClientStats,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._info = info
         self._host = host
         self._heartbeat = heartbeat
-        self._intake = intake
         self._transport = transport
         self._watch = watch
         self._probe = probe
         self._operator_probe = operator_probe
         self._stats = stats
+        self.metrics = metrics
         self._probed: tuple[float, str, str] | None = None
         self._started_at = time.monotonic()
         self.boot_failures: dict[str, str] = {}
@@ -243,40 +241,6 @@ class Health:
         remedy = "" if not missing else "docs/compatibility.md says what each is needed for; try a newer release of it"
         return Condition(name="endpoints", ok=not missing, detail=detail, remedy=remedy)
 
-    def metrics(self) -> str:
-        """Return the figures in Prometheus' text format. Those that this system does not tell are left out."""
-        stats, usage = self._stats, read_usage()
-        figures: dict[str, tuple[str, str, float | None]] = {
-            "aiagentchat_homeserver_requests_total": (
-                "counter",
-                "Requests to the homeserver, retries included.",
-                stats.requests,
-            ),
-            "aiagentchat_homeserver_retries_total": ("counter", "Requests that were repeated.", stats.retries),
-            "aiagentchat_transactions_total": (
-                "counter",
-                "Transactions, or syncs with news, taken in.",
-                self._transport.batches_taken,
-            ),
-            "aiagentchat_events_skipped_total": (
-                "counter",
-                "Entries that were no events.",
-                self._intake.skipped_events,
-            ),
-            "aiagentchat_agents_online": ("gauge", "Agents that have a session.", len(self._host.sessions.online())),
-            "aiagentchat_agents_pending": ("gauge", "Agents not listed in the Space yet.", len(self._host.pending)),
-            "aiagentchat_uptime_seconds": (
-                "gauge",
-                "Seconds since the daemon started.",
-                time.monotonic() - self._started_at,
-            ),
-            "aiagentchat_tasks": ("gauge", "Tasks of the daemon's event loop.", len(asyncio.all_tasks())),
-            "process_resident_memory_bytes": ("gauge", "Resident memory size in bytes.", usage.resident_bytes),
-            "process_open_fds": ("gauge", "Number of open file descriptors.", usage.open_files),
-            "process_threads": ("gauge", "Number of threads.", usage.threads),
-        }
-        lines = []
-        for name, (kind, text, value) in figures.items():
-            if value is not None:
-                lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {value:.15g}"]
-        return "\n".join(lines) + "\n"
+    async def render_metrics(self) -> str:
+        """Return the same in figures, and others; see `Metrics`."""
+        return self.metrics.render((await self.report()).conditions)

@@ -34,6 +34,7 @@ from aiagentchat.config import Paths, Settings
 from aiagentchat.daemon.accounts import AccountClients, AccountStore
 from aiagentchat.daemon.endpoints import missing_endpoints
 from aiagentchat.daemon.health import Health, SystemInfo
+from aiagentchat.daemon.metrics import Metrics
 from aiagentchat.daemon.retries import retries
 from aiagentchat.daemon.service_manager import ServiceManager
 from aiagentchat.daemon.target import Homeserver
@@ -210,7 +211,6 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
                 transport.mode,
                 homeserver.element_url,
             ),
-            intake,
             host,
             heartbeat,
             transport,
@@ -218,6 +218,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
             probe,
             None if operator is None else operator.with_deadline(probe_s),
             client.stats,
+            Metrics(host, intake, transport, client.stats),
         )
         people = People(host, _deciding(settings, operator_id))
         janitor = Janitor(host, ttl_s=settings.ephemeral_ttl_s)
@@ -231,7 +232,8 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
             server_name=homeserver.server_name,
             health=health.report,
             stalled=lambda: transport.failure()[0],
-            metrics=health.metrics,
+            metrics=health.render_metrics,
+            timings=health.metrics.timings,
             deadline_s=settings.deadline_s,
             file_limit_bytes=settings.file_limit,
         )

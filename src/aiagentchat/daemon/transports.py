@@ -51,6 +51,11 @@ class Transport(EventSource, Protocol):
     @property
     def batches_taken(self) -> int: ...
 
+    @property
+    def batches_waiting(self) -> int:
+        """How many have come and are not taken in yet."""
+        ...
+
     async def start(self) -> None:
         """Be reachable for events. Raises `AlreadyRunningError` where the place is taken."""
         ...
@@ -157,6 +162,10 @@ class PushTransport:
     @property
     def batches_taken(self) -> int:
         return self._receiver.transactions
+
+    @property
+    def batches_waiting(self) -> int:
+        return self._receiver.untaken
 
     async def start(self) -> None:
         """Listen where the registration says."""
@@ -276,7 +285,7 @@ class PollTransport:
         self._answered_at: dict[AgentName | None, float] = {}
         self._failures: dict[AgentName | None, tuple[str, str]] = {}
         self._is_anew = False
-        self.batches_taken = 0
+        self.batches_taken = self.batches_waiting = 0
 
     async def start(self) -> None:
         """Nothing: it is we who ask."""
@@ -390,8 +399,12 @@ class PollTransport:
     async def _hand_on(self, batch: EventBatch) -> None:
         if batch.events or batch.gaps or batch.skipped:
             taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            await self._queue.put((batch, taken))
-            await taken
+            self.batches_waiting += 1
+            try:
+                await self._queue.put((batch, taken))
+                await taken
+            finally:
+                self.batches_waiting -= 1
 
     def failure(self) -> tuple[str, str]:
         """Say which loop fails, or stalled and has not gone on since."""

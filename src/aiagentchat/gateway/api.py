@@ -8,6 +8,8 @@ import asyncio
 import ipaddress
 import logging
 import os
+import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,6 +28,7 @@ from aiagentchat.errors import (
     RefusedError,
     UnauthenticatedError,
 )
+from aiagentchat.figures import Histogram
 from aiagentchat.gateway.credentials import Credentials
 from aiagentchat.gateway.forms import BODY_LIMIT_BYTES, FORM, body_too_large, read_form, read_json
 from aiagentchat.gateway.openapi import render_openapi
@@ -47,7 +50,8 @@ class Gateway:
 
     Args:
         server_name: of the homeserver. deadline_s: seconds after which a request that does not wait on purpose fails.
-        file_limit_bytes: for each file. health, metrics: what those two routes answer. stalled: says why messages do
+        file_limit_bytes: for each file. health, metrics: what those two routes answer. timings: of
+        requests that do not wait on purpose, by route. stalled: says why messages do
         not arrive, "" where they do.
     """
 
@@ -58,7 +62,8 @@ class Gateway:
         *,
         server_name: str,
         health: Callable[[], Awaitable[HealthAnswer]],
-        metrics: Callable[[], str],
+        metrics: Callable[[], Awaitable[str]],
+        timings: defaultdict[str, Histogram],
         stalled: Callable[[], str],
         deadline_s: float,
         file_limit_bytes: int,
@@ -69,6 +74,7 @@ class Gateway:
         self.health = health
         self.stalled = stalled
         self.metrics = metrics
+        self._timings = timings
         self.deadline_s = deadline_s
         self._file_limit_bytes = file_limit_bytes
         self._file_slots = asyncio.Semaphore(_FILES_AT_ONCE)
@@ -139,6 +145,7 @@ class Gateway:
             most = self._file_limit_bytes if has_form or route.media_type == BYTES else 0
             size = min(most, request.content_length or most) if has_form else most
             limit_s = self._limit_s(route, query, size)
+            began = time.monotonic()
             try:
                 async with asyncio.timeout(limit_s), self._file_slots if size else nullcontext():
                     body, file = None, None
@@ -152,6 +159,9 @@ class Gateway:
                     answer = await route.handler(Call(self, caller, request, query, checked, file))
             except TimeoutError:
                 raise DeadlineExceededError(f"not done within {limit_s:g} s; it may still take effect") from None
+            finally:
+                if not (route.waits and getattr(query, "wait", None) != 0):
+                    self._timings[f"{route.method} {route.path}"].observe(time.monotonic() - began)
             if isinstance(answer, BaseModel):
                 return web.Response(
                     body=answer.__pydantic_serializer__.to_json(answer), content_type="application/json"

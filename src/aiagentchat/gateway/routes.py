@@ -341,7 +341,7 @@ async def _health(call: Call) -> HealthAnswer:
 
 
 async def _metrics(call: Call) -> web.StreamResponse:
-    return web.Response(text=call.gateway.metrics(), headers={"Content-Type": "text/plain; version=0.0.4"})
+    return web.Response(text=await call.gateway.metrics(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
 
 async def _openapi(call: Call) -> web.StreamResponse:

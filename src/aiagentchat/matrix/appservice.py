@@ -40,6 +40,11 @@ class AppserviceReceiver:
         self._latest: int | None = None
         self.transactions = 0
 
+    @property
+    def untaken(self) -> int:
+        """How many transactions are here that were not taken in yet."""
+        return len(self._untaken)
+
     async def start(self) -> None:
         """Listen. Raises `OSError` when the port is taken."""
         app = web.Application(client_max_size=_TRANSACTION_LIMIT_BYTES)

@@ -44,13 +44,14 @@ class ClientStats:
     """What happened on the wire, for health and metrics. Times are of the local monotonic clock.
 
     `breaks`: requests that found no homeserver: no connection, one without an answer, or 502, 503 or 504. `limits`:
-    answers that asked to wait, because the homeserver limits the rate.
+    answers that asked to wait, because the homeserver limits the rate. `writes_waiting`: now, for others to their room.
     """
 
     requests: int = 0
     retries: int = 0
     breaks: int = 0
     limits: int = 0
+    writes_waiting: int = 0
     last_limit_at: float | None = None
     last_success_at: float | None = None
     last_failure: str = ""
@@ -154,6 +155,7 @@ class Wire:
             yield
             return
         lock = self._shared.writes.setdefault(room, asyncio.Lock())
+        self.stats.writes_waiting += 1
         try:
             async with asyncio.timeout_at(deadline):
                 await lock.acquire()
@@ -161,6 +163,8 @@ class Wire:
             raise HomeserverUnavailableError(
                 f"{what} was not sent: earlier writes to the room took until the deadline", hint="try again later"
             ) from None
+        finally:
+            self.stats.writes_waiting -= 1
         try:
             yield
         finally:
