@@ -21,6 +21,7 @@ EMBEDDED_FILE = "registration.yaml"
 """Its name in the directory of the embedded homeserver."""
 
 _URL, _URL_WITH_ID = "http://127.0.0.1:29328", "http://127.0.0.1:29329"
+_WRITES_ONE = "'cchat registration --output FILE' writes one that is, which the homeserver has to read too"
 _TEXTS = ("id", "url", "as_token", "hs_token", "sender_localpart")
 
 
@@ -177,12 +178,17 @@ def read_registration(path: Path) -> Registration:
             "that is elsewhere; 'cchat up' brings a homeserver along",
         ) from None
     except OSError as error:
-        raise InvalidRequestError(f"the registration file {path} cannot be read: {error.strerror}") from None
+        raise InvalidRequestError(
+            f"the registration file {path} cannot be read: {error.strerror}",
+            hint="make it readable for the user who runs the daemon, and for nobody else",
+        ) from None
     except UnicodeDecodeError:
-        raise InvalidRequestError(f"{path} is not valid YAML") from None
+        raise InvalidRequestError(f"{path} is not valid YAML", hint=_WRITES_ONE) from None
     data = _parse_yaml(text, path)
     if not isinstance(data, dict) or not all(isinstance(data.get(key), str) and data[key] for key in _TEXTS):
-        raise InvalidRequestError(f"{path} is no registration: it needs {', '.join(_TEXTS)}, each a text")
+        raise InvalidRequestError(
+            f"{path} is no registration: it needs {', '.join(_TEXTS)}, each a text", hint=_WRITES_ONE
+        )
     namespaces = data.get("namespaces")
     return Registration(
         **{key: data[key] for key in _TEXTS},
@@ -197,7 +203,7 @@ def _parse_yaml(text: str, path: Path) -> Any:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         # PyYAML lets through what its constructors of dates and numbers raise, and what deep nesting does.
-        raise InvalidRequestError(f"{path} is not valid YAML") from None
+        raise InvalidRequestError(f"{path} is not valid YAML", hint=_WRITES_ONE) from None
 
 
 def _patterns(namespaces: Any, kind: str) -> tuple[str, ...]:

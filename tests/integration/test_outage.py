@@ -81,6 +81,7 @@ def test_a_homeserver_that_is_down_at_the_start_and_again_later(synapse: Synapse
         daemon.line("the Space is not to be had yet", of="err")
         require_outage_is_said(system, agent, daemon)
         assert f"{name} is not up" in condition(system, "registration")["detail"]
+        assert "it is tried again" in condition(system, "space")["remedy"]
         nobody = system.cchat("who")
         assert (nobody.out, "the directory is empty: " in nobody.err) == ("", True)
 
@@ -140,7 +141,7 @@ def test_without_the_space_an_agents_own_room_works_and_it_is_listed_later(synap
         assert (nobody.out, "the directory is empty: " in nobody.err) == ("", True)
         space, listing = condition(system, "space"), condition(system, "registration")
         assert (space["ok"], listing["ok"], agent.name in listing["detail"]) == (False, False, True)
-        assert "must be able to join" in space["remedy"]
+        assert "invite @aiagentchat:" in space["remedy"]
         assert "the broadcast room is not to be had" in system.cchat("send", "to all", code=6).err
 
         as_squatter(synapse, lambda squatter: squatter.delete_room_alias(alias))

@@ -56,6 +56,7 @@ def refusal(path: Path) -> InvalidRequestError:
         read_registration(path)
     assert str(path) in caught.value.message
     assert SECRET not in caught.value.message + caught.value.hint
+    assert caught.value.hint  # the remedy of `cchat doctor`
     return caught.value
 
 

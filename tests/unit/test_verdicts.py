@@ -200,3 +200,8 @@ def test_agents_are_not_to_be_limited_by_the_homeserver_nor_by_the_file() -> Non
     assert "its own words" in failing(judge_rate_limits([DONE, error(500)], SETUP))
     limited = replace(SETUP, registration=replace(REGISTRATION, rate_limited=True))
     assert "rate_limited: false" in failing(judge_rate_limits([DONE], limited))
+
+
+def test_a_homeserver_that_fails_is_to_be_looked_at_and_not_the_registration() -> None:
+    for check in (judge_token(error(502), SETUP), judge_rate_limits([error(500)], SETUP)):
+        assert "homeserver's log" in failing(check)

@@ -135,7 +135,12 @@ def _read_setup(settings: Settings) -> tuple[Setup | None, Check]:
 
 async def _homeserver(url: str, session: aiohttp.ClientSession, timeout_s: float) -> Check:
     if not url:
-        return Check("homeserver", "failed", "no homeserver is configured", "set AIAGENTCHAT_HOMESERVER_URL")
+        return Check(
+            "homeserver",
+            "failed",
+            "no homeserver is configured",
+            "'cchat up' starts one; for your own, set AIAGENTCHAT_HOMESERVER_URL",
+        )
     probe = Probe(url, session, timeout_s=timeout_s)
     try:
         versions = await probe.ask("GET", ("client", "versions"))

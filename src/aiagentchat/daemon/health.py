@@ -138,10 +138,12 @@ class Health:
     def _space(self) -> Condition:
         manager = self._host.manager
         ok = manager.space_id is not None and not manager.unavailable
-        remedy = (
-            f"agents work in their own rooms; {manager.names.daemon} must be able to join the Space, and be at power "
-            "level 100 in one that a person made"
-        )
+        remedy = "nothing to do where 'homeserver' holds: it is tried again; agents work in their own rooms meanwhile"
+        if not manager.is_passing:
+            remedy = (
+                f"invite {manager.names.daemon} to the Space, and give it power level 100 if a person made it; or see "
+                "that SPACE_ALIAS lies in the registration's namespace. Agents work in their own rooms meanwhile"
+            )
         detail = str(manager.space_id) if ok else manager.unavailable
         return Condition(name="space", ok=ok, detail=detail, remedy="" if ok else remedy)
 
@@ -157,11 +159,16 @@ class Health:
         of_syncs = not self._host.names.has_own_daemon  # which the transport tells
         ok = of_syncs or age_s < lapses_s
         detail = "each agent's sync is its lease" if of_syncs else f"refreshed {age_s:.0f} s ago"
-        remedy = "" if ok else "other daemons see this one's agents as offline until the homeserver answers again"
+        remedy = (
+            ""
+            if ok
+            else "start the homeserver, or mend its network; until then other daemons see its agents as offline"
+        )
         return Condition(name="lease", ok=ok, detail=detail, remedy=remedy)
 
     def _operator(self, failure: str) -> Condition:
-        login = "'cchat login --operator'" if self._info.mode == "accounts" else "'cchat up'"
+        is_embedded = self._settings.paths.homeserver.exists()
+        login = "'cchat down', then 'cchat up'," if is_embedded else "'cchat login --operator'"
         remedy = "" if not failure else f"{login} logs the operator's device in again"
         return Condition(name="operator", ok=not failure, detail=failure or self._info.operator, remedy=remedy)
 

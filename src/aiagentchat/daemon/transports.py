@@ -257,7 +257,7 @@ class PushTransport:
     def failure(self) -> tuple[str, str]:
         """Say why the homeserver's ping did not come, or that its pushes do not."""
         if self._ping_failure:
-            return self._ping_failure, "see that the homeserver can reach the url in the registration file"
+            return self._ping_failure, "'cchat doctor' says why: it must reach the url in the registration"
         if self._stalled_at == self.batches_taken:
             return (
                 "the homeserver pushes nothing of what it stores",

@@ -12,6 +12,7 @@ State = Literal["ok", "warning", "failed", "skipped"]
 
 _OLDEST_ROOM_VERSION = 10
 _READABLE_BY_ALL = 0o004
+_SEE_LOG = "see the homeserver's log and run 'cchat doctor' again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ def judge_token(whoami: Reply, setup: Setup) -> Check:
     user_id, localpart = whoami.text("user_id"), setup.registration.sender_localpart
     if whoami.status == 401:
         return Check("as_token", "failed", "the homeserver does not know the as_token", setup.same_file)
+    if whoami.status >= 500:
+        return Check("as_token", "failed", f"the homeserver answered {whoami}", _SEE_LOG)
     if not whoami.ok or not user_id:
         return Check("as_token", "failed", f"the homeserver answered {whoami}", setup.same_file)
     if not user_id.startswith(f"@{localpart}:"):
@@ -119,7 +122,9 @@ def judge_room_version(capabilities: Reply) -> Check:
         default = default.get(key) if isinstance(default, dict) else None
     if not isinstance(default, str):
         detail = f"the homeserver does not say: {capabilities}"
-        return Check("room version", "warning", detail, "see that its default is 10 or later")
+        return Check(
+            "room version", "warning", detail, "see that default_room_version in homeserver.yaml is 10 or later"
+        )
     if default.isascii() and default.isdigit() and int(default) < _OLDEST_ROOM_VERSION:
         remedy = 'set default_room_version: "10", or a later one, in homeserver.yaml'
         return Check("room version", "failed", f"rooms are made in version {default}, which is too old", remedy)
@@ -217,5 +222,5 @@ def judge_rate_limits(replies: list[Reply], setup: Setup) -> Check:
     if setup.registration.rate_limited:
         return Check("rate limits", "failed", "the registration does not say rate_limited: false", remedy)
     if wrong := [reply for reply in replies if not reply.ok]:
-        return Check("rate limits", "failed", f"the homeserver answered {wrong[0]}", "try again")
+        return Check("rate limits", "failed", f"the homeserver answered {wrong[0]}", _SEE_LOG)
     return Check("rate limits", "ok", f"{len(replies)} requests of an agent in a row were not limited")

@@ -80,6 +80,7 @@ class SpaceManager:
         make_alias = broadcast_alias if self.names.has_own_daemon else broadcast_alias_of_accounts
         self._broadcast_alias = make_alias(settings.alias)
         self.unavailable = _NOT_LOOKED_UP
+        self.is_passing = True  # and so comes back by itself
         self.on_lost: Callable[[str], None] = self.lose_space
         self.operator = operator
         self._room_version: str | None = None
@@ -143,7 +144,7 @@ class SpaceManager:
                     await self._join_broadcast_of_others(self.settings.shared_room)
                 space_id = await self._ensure_space()
             except AiAgentChatError as error:
-                self.unavailable = error.message
+                self.unavailable, self.is_passing = error.message, error.retryable
                 raise
             self.unavailable = ""
             return space_id
@@ -252,7 +253,7 @@ class SpaceManager:
         self.space_id = None
         if self.settings.shared_room is None:
             self.broadcast_id = None
-        self.unavailable = reason
+        self.unavailable, self.is_passing = reason, True
         if (listed := self.directory.people()) is not None:
             self._kept = listed
         self.directory.load(())
