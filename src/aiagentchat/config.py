@@ -232,6 +232,7 @@ OPTIONS: Final = (
     Option("events_host", "AIAGENTCHAT_EVENTS_HOST", _ip_address, "address on which the homeserver's events are taken"),
     Option("url", "AIAGENTCHAT_URL", _identity, "gateway that cchat talks to, instead of the home's socket"),
     Option("log_level", "AIAGENTCHAT_LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "what daemon.log holds"),
+    Option("log_format", "AIAGENTCHAT_LOG_FORMAT", _one_of("text", "json"), "form of its lines"),
     Option("agent", "AIAGENTCHAT_AGENT", _identity, "agent that cchat speaks as", env_only=True),
     Option("token", "AIAGENTCHAT_TOKEN", _identity, "an agent's gateway credential", secret=True, env_only=True),
 )
@@ -274,6 +275,7 @@ class Settings:
     events_host: str = "127.0.0.1"
     url: str = ""
     log_level: str = "info"
+    log_format: str = "text"
     agent: str = ""
     token: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)

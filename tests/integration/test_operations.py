@@ -1,5 +1,6 @@
 """What an operator does besides: a backup while all runs, and another home restored from it."""
 
+import json
 import stat
 import urllib.request
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ MARKED = "a body that no log and no metric is to have"
 
 @pytest.fixture(scope="module")
 def system(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    system = System(tmp_path_factory.mktemp("system"), AIAGENTCHAT_LISTEN="127.0.0.1:0")
+    system = System(tmp_path_factory.mktemp("system"), AIAGENTCHAT_LISTEN="127.0.0.1:0", AIAGENTCHAT_LOG_FORMAT="json")
     system.up()
     yield system
     system.down()
@@ -93,6 +94,30 @@ def test_the_metrics_move_with_what_is_sent_read_and_answered(system: System, wr
     assert after["aiagentchat_transactions_idle_seconds", ""] < after["aiagentchat_uptime_seconds", ""]
     conditions = {label: value for (name, label), value in after.items() if name == "aiagentchat_condition"}
     assert conditions == {condition["name"]: 1.0 for condition in system.status()["conditions"]}
+
+
+def test_the_log_tells_what_became_of_a_message_and_neither_a_body_nor_a_secret(system: System, writer: Agent) -> None:
+    agent = system.join()
+    event_id = system.send(MARKED, to=agent.name, of=writer.name)
+    agent.cchat("read")
+    system.cchat("--as", agent.name, "send", "--to", "nobody-of-this-name", MARKED, code=4)
+    text = system.paths.daemon_log.read_text()
+    entries = [entry for line in text.splitlines() if (entry := json.loads(line)).get("event_id") == event_id]
+    stored, acknowledged = [{key: entry.get(key) for key in ("level", "agent", "room_id")} for entry in entries]
+    assert stored == {"level": "info", "agent": writer.name, "room_id": agent.joined["room_id"]}
+    assert acknowledged == {"level": "info", "agent": agent.name, "room_id": None}
+    assert MARKED not in text
+    assert [secret for secret in secrets_of(system) if secret in text] == []
+
+
+def secrets_of(system: System) -> list[str]:
+    """Return the tokens and passwords that are in a home."""
+    names = ("as_token", "hs_token", "registration_shared_secret", "macaroon_secret_key", "form_secret")
+    embedded = json.loads((system.homeserver / "embedded.json").read_text())
+    credentials = [json.loads(path.read_text())["token"] for path in system.paths.credentials.glob("agents/*.json")]
+    device = json.loads(system.paths.operator_device.read_text())["access_token"]
+    files = [path.read_text().strip() for path in (system.paths.operator_credential, system.paths.operator_password)]
+    return [*(embedded[name] for name in names), *credentials, device, *files]
 
 
 def test_a_backup_is_the_operators_alone(system: System, writer: Agent, tmp_path: Path) -> None:

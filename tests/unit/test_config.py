@@ -51,6 +51,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "events_host": ("127.0.0.2", "0.0.0.0", "::1"),
     "url": ("http://flag.test", "http://env.test", "http://file.test"),
     "log_level": ("debug", "warning", "error"),
+    "log_format": ("json", "text", "json"),
     "agent": ("flag", "env", "file"),
     "token": ("flag", "env", "file"),
 }
@@ -87,6 +88,7 @@ BAD = [
     ("deadline_s", "soon"),
     ("directory_ttl_s", ""),
     ("log_level", "LOUD"),
+    ("log_format", "xml"),
     ("loop_hops", "-1"),
     ("loop_rate", "100000"),
     ("loop_rate", "many"),

@@ -47,7 +47,7 @@ class Commands:
             if body:
                 await self._post(agent, body, message)
         except AiAgentChatError as error:
-            log.warning("%s of %s was not answered: %s", command, agent, error.message)
+            log.warning("%s of %s was not answered: %s", command, agent, error.message, extra={"agent": agent})
 
     async def _post(self, agent: AgentName, body: str, message: Message) -> None:
         """Send a notice that rings nobody's bell, once for a message, however often that comes."""

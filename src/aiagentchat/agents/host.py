@@ -101,6 +101,7 @@ class AgentHost:
         async with self._booting_one():
             self.hosted(name).wish = wish
             room_id = await self.ready(name)
+        log.info("%s is up", name, extra={"agent": name, "room_id": room_id})
         registered = await self._register(name, wish)
         lost = RoomAlias(before.card.alias) if before is not None and before.user_id != self.names.user(name) else None
         return Attached(name, self.names.user(name), room_id, self.names.alias(name), registered, lost)
@@ -165,7 +166,7 @@ class AgentHost:
         return True
 
     def _postpone(self, name: AgentName, wish: Wish, error: AiAgentChatError, *, is_final: bool = False) -> None:
-        log.warning("%s is not listed yet: %s", name, error.message)
+        log.warning("%s is not listed yet: %s", name, error.message, extra={"agent": name})
         if name in self._agents:
             self.pending[name] = Pending(wish, error.message, is_final)
             self.pending_changed.set()
@@ -256,8 +257,8 @@ class AgentHost:
 
     def lose_room(self, name: AgentName, reason: str, *, on_purpose: bool = False) -> None:
         """An agent's room is not, or no more, where it was: it is looked for again, unless a person meant it."""
-        log.warning("%s: %s", name, reason)
         agent = self.hosted(name)
+        log.warning("%s: %s", name, reason, extra={"agent": name, "room_id": agent.room_id})
         agent.losses += 1
         if agent.room_id is not None:
             self._rooms.pop(agent.room_id, None)
@@ -315,7 +316,7 @@ class AgentHost:
             if name in self.in_use:
                 self.lose_room(name, f"its alias {alias} is gone: {error.error}")
         except AiAgentChatError as error:
-            log.info("the alias of %s was not checked: %s", name, error.message)
+            log.info("the alias of %s was not checked: %s", name, error.message, extra={"agent": name})
         else:
             if found != self.in_use.get(name, found):
                 self.lose_room(name, f"its alias {alias} names another room now, {found}")
@@ -407,7 +408,8 @@ class AgentHost:
         try:
             await self.manager.join_broadcast(name)
         except AiAgentChatError as error:
-            log.warning("%s cannot join %s: %s", name, self.manager.settings.shared_room, error.message)
+            room = self.manager.settings.shared_room
+            log.warning("%s cannot join %s: %s", name, room, error.message, extra={"agent": name})
             return False
         return True
 

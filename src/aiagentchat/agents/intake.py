@@ -81,7 +81,9 @@ class Intake:
             try:
                 self._take_event(event)
             except Exception:  # the supervisor of events: one that cannot be taken must not keep out those after it
-                log.exception("an event could not be taken in", extra={"room_id": event.room_id})
+                log.exception(
+                    "an event could not be taken in", extra={"room_id": event.room_id, "event_id": event.event_id}
+                )
                 self.skipped_events += 1
             self._seen[event.event_id] = None
             if len(self._seen) > _SEEN_EVENTS:
@@ -130,6 +132,8 @@ class Intake:
     def _take_message(
         self, message: Message, owner: AgentName | None, inboxes: Iterable[Inbox], command: Command | None
     ) -> None:
+        ids = {"agent": owner, "room_id": message.room_id, "event_id": message.event_id}
+        log.debug("a message of %s arrived", message.sender.user_id, extra=ids)
         self._host.answers.note(message)
         self._host.tally.note(message)
         if command is not None and owner is not None and self._host.is_known(owner):
@@ -190,10 +194,10 @@ class Intake:
             await self._manager.others.check_claims()
         taken_by = directory.find(agent)
         if taken_by is not None and not taken_by.is_hosted and by in (taken_by.user_id, taken_by.card.daemon):
-            log.warning("%s has taken over the name %s", by, agent)
+            log.warning("%s has taken over the name %s", by, agent, extra={"agent": agent})
             self._host.drop(agent)
             return
-        log.warning("%s took %s off the list; listing it again", by, agent)
+        log.warning("%s took %s off the list; listing it again", by, agent, extra={"agent": agent})
         self._host.list_later(agent)
 
     # --- the room of an agent

@@ -115,7 +115,7 @@ class Janitor:
             try:
                 return await self._look(agent, *cards[agent])
             except AiAgentChatError as error:  # one that cannot be looked at keeps no other from it
-                log.info("%s was not looked at: %s", agent, error.message)
+                log.info("%s was not looked at: %s", agent, error.message, extra={"agent": agent})
                 return None
 
         found = [*(await for_each(cards, look)).values(), *await self._find_unlisted(frozenset(cards))]
@@ -195,6 +195,7 @@ class Janitor:
 
     async def _clear(self, remains: Remains) -> Cleared:
         agent = remains.agent
+        ids = {"agent": agent, "room_id": remains.room_id}
         async with self._manager.one_at_a_time(self._names.alias(agent)):  # who boots it waits, and makes a new room
             try:
                 if self._is_used(agent) or await self._is_written_to(remains):
@@ -205,10 +206,10 @@ class Janitor:
                     await self._empty(agent, remains.room_id)
                 await self._leave_all(agent, remains.room_id)
             except AiAgentChatError as error:
-                log.warning("%s was not cleared away: %s", agent, error.message)
+                log.warning("%s was not cleared away: %s", agent, error.message, extra=ids)
                 return Cleared(remains, "failed", error.message)
         self._host.sessions.forget(agent)
-        log.info("%s was cleared away", agent, extra={"room_id": remains.room_id})
+        log.info("%s was cleared away", agent, extra=ids)
         return Cleared(remains, "cleared")
 
     async def _is_written_to(self, remains: Remains) -> bool:

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
@@ -39,6 +40,8 @@ from aiagentchat.errors import (
 from aiagentchat.model import AgentName, Attachment, EventId, Message, RoomAlias, RoomId, UserId
 from aiagentchat.space.content import CHAIN, HOPS
 from aiagentchat.space.directory import Listed
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class Mail:
         """
         began = time.monotonic()
         try:
-            stored = await self._send(speaker, draft)
+            stored = await self._send_noted(speaker, draft)
         except MatrixUnauthorizedError as error:
             if speaker.agent is not None:
                 raise
@@ -110,6 +113,19 @@ class Mail:
                 hint="stop the daemon and start it with 'cchat up', which logs it in again",
             ) from None
         self._host.tally.sending.observe(time.monotonic() - began)
+        return stored
+
+    async def _send_noted(self, speaker: Speaker, draft: Draft) -> Stored:
+        who = speaker.agent or "the operator"
+        try:
+            stored = await self._send(speaker, draft)
+        except (InvalidRequestError, NotFoundError):  # the caller's business alone
+            raise
+        except AiAgentChatError as error:
+            log.warning("a message of %s was not stored: %s", who, error.message, extra={"agent": speaker.agent})
+            raise
+        ids = {"agent": speaker.agent, "room_id": stored.room_id, "event_id": stored.event_id}
+        log.info("a message of %s is stored%s", who, ", and waits for a person" if stored.quiet else "", extra=ids)
         return stored
 
     async def _send(self, speaker: Speaker, draft: Draft) -> Stored:

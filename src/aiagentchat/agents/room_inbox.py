@@ -238,7 +238,7 @@ class RoomInbox:
                     return frozenset(read)
         except AiAgentChatError as error:
             failure = error.message
-        log.warning("messages of other homeservers may be missing in %s: %s", room_id, failure)
+        log.warning("messages of other homeservers may be missing: %s", failure, extra={"room_id": room_id})
         self.has_gap = True
         return None
 

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -28,6 +29,8 @@ from aiagentchat.agents.sights import Sight
 from aiagentchat.errors import InvalidRequestError, NotFoundError
 from aiagentchat.model import AgentKind, AgentName, EventId, Message, parse_text
 from aiagentchat.space.directory import DirectoryView
+
+log = logging.getLogger(__name__)
 
 LAST_READ = "last"
 """In place of an event id to answer: the message that was acknowledged last."""
@@ -127,7 +130,7 @@ class AgentService:
                 messages = await self._finish(agent, await self._wait_unread(agent, inbox, limit, wait_s))
         finally:
             if messages:
-                self._host.tally.handed_out += len(messages)
+                self._note_handed_out(agent, messages)
                 self._readers.hand_out(agent, claim)
             else:
                 self._readers.release(agent, claim)
@@ -183,11 +186,19 @@ class AgentService:
         while True:
             async with aclosing(inbox.follow()) as messages:
                 async for each in messages:
-                    self._host.tally.handed_out += isinstance(each, Message)
-                    yield (await self._finish(agent, [each]))[0] if isinstance(each, Message) else each
+                    if isinstance(each, Message):
+                        self._note_handed_out(agent, [each])
+                        (each,) = await self._finish(agent, [each])
+                    yield each
             if not inbox.is_replaced:
                 return
             inbox = await self._host.inbox(agent)
+
+    def _note_handed_out(self, agent: AgentName, messages: list[Message]) -> None:
+        self._host.tally.handed_out += len(messages)
+        for message in messages:
+            ids = {"agent": agent, "room_id": message.room_id, "event_id": message.event_id}
+            log.debug("a message was handed to %s", agent, extra=ids)
 
     async def _finish(self, agent: AgentName, messages: list[Message]) -> list[Message]:
         """Return messages as they are handed out: marked where they are late, edits complete."""
@@ -224,6 +235,8 @@ class AgentService:
         """Acknowledge messages; return those that are or were in the inbox of this daemon's life."""
         inbox = await self._host.inbox(agent)
         known = await inbox.acknowledge(event_ids)
+        for event_id in known:
+            log.info("%s acknowledged a message", agent, extra={"agent": agent, "event_id": event_id})
         self._readers.confirm(agent, reader_id)
         self._onlooker.note_read(agent, known)
         return known

@@ -148,7 +148,7 @@ class Sidebar:
             if self._with_pictures:
                 await self._picture(agent, room_id, online=online)
         except AiAgentChatError as error:
-            log.info("%s is not shown as it is: %s", agent, error.message)
+            log.info("%s is not shown as it is: %s", agent, error.message, extra={"agent": agent})
             self._changes[agent] = _Change(agent, online, self._clock() + _RETRY_S)
             return
         self._changes.pop(agent, None)

@@ -56,4 +56,4 @@ class Visits:
         try:
             await client.leave_room(room_id)
         except AiAgentChatError as error:
-            log.warning("%s did not leave %s: %s", user_id, room_id, error.message)
+            log.warning("%s did not leave: %s", user_id, error.message, extra={"room_id": room_id})

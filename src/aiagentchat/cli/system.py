@@ -5,7 +5,6 @@ import contextlib
 import ctypes
 import gc
 import logging
-import logging.handlers
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from aiagentchat.client import connect
 from aiagentchat.config import Settings, ensure_private_dir, load_settings
 from aiagentchat.daemon.accounts import AccountStore
 from aiagentchat.daemon.lock import DaemonLock, running_pid
+from aiagentchat.daemon.logs import log_to
 from aiagentchat.daemon.main import run_daemon
 from aiagentchat.daemon.target import Homeserver, find_homeserver, find_homeserver_of_accounts
 from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidRequestError
@@ -40,7 +41,6 @@ from aiagentchat.model import parse_agent_name
 log = logging.getLogger(__name__)
 
 _LOG_BYTES = 10 * 1024 * 1024
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 128 * 1024
 _STOP_S = 15.0
 _POLL_S = 0.05
@@ -333,7 +333,7 @@ def daemon(call: Invocation) -> None:
     settings = call.settings
     agents = tuple(dict.fromkeys(parse_agent_name(name) for name in call.args.agent))
     homeserver = find_homeserver(settings)
-    logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT, stream=sys.stderr)
+    log_to(logging.StreamHandler(), settings)
 
     async def on_ready() -> None:
         call.out.note(f"the daemon is up: {settings.space_alias} on {homeserver.url}")
@@ -364,8 +364,7 @@ def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
 def _log_to_file(settings: Settings) -> None:
     ensure_private_dir(settings.paths.data_dir)
     settings.paths.daemon_log.touch(mode=0o600)
-    handler = logging.handlers.RotatingFileHandler(settings.paths.daemon_log, maxBytes=_LOG_BYTES, backupCount=3)
-    logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT, handlers=[handler])
+    log_to(RotatingFileHandler(settings.paths.daemon_log, maxBytes=_LOG_BYTES, backupCount=3), settings)
 
 
 # --- down and status

@@ -411,7 +411,7 @@ async def _boot_until_it_holds(parts: _Parts, agent: AgentName) -> None:
         try:
             await parts.host.boot(agent)
         except AiAgentChatError as error:
-            log.warning("%s is not up: %s", agent, error.message)
+            log.warning("%s is not up: %s", agent, error.message, extra={"agent": agent})
             parts.health.boot_failures[agent] = error.message
         else:
             parts.health.boot_failures.pop(agent, None)

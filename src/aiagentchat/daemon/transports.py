@@ -349,7 +349,7 @@ class PollTransport:
         if silence_s < self._patience_s:
             return False
         stalled = f"the sync of {agent or 'the operator'} got no answer for {silence_s:.0f} s, and was begun again"
-        log.error("%s", stalled)
+        log.error("%s", stalled, extra={"agent": agent})
         self._failures[agent] = stalled, "nothing to do: it goes on from its position"
         return True
 
@@ -377,7 +377,7 @@ class PollTransport:
                         await self._hand_on(batch)
             except AiAgentChatError as error:
                 who = agent or "the operator"
-                log.warning("the sync of %s failed: %s", who, error.message)
+                log.warning("the sync of %s failed: %s", who, error.message, extra={"agent": agent})
                 login = f"log it in again: cchat login {agent or '--operator'}"
                 remedy = login if isinstance(error, MatrixUnauthorizedError) else "nothing to do: it is tried again"
                 self._failures[agent] = f"the sync of {who} fails: {error.message}", remedy

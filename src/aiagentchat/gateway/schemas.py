@@ -36,7 +36,8 @@ _Limit = Annotated[int, Field(ge=1, le=MOST_LIMIT)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    # What it was given is nowhere in an error, which may come to stand in a log.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
 class _Query(BaseModel):
