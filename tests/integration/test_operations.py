@@ -110,6 +110,17 @@ def test_the_log_tells_what_became_of_a_message_and_neither_a_body_nor_a_secret(
     assert [secret for secret in secrets_of(system) if secret in text] == []
 
 
+def test_the_log_is_shown_and_followed(system: System, writer: Agent) -> None:
+    shown = system.cchat("logs", "-n", "3")
+    assert shown.lines == system.paths.daemon_log.read_text().splitlines()[-3:]
+    assert "Synapse" in system.cchat("logs", "--homeserver", "-n", "100000").out
+    with system.running("logs", "--follow", "-n", "1") as following:
+        following.line()
+        agent = system.join()
+        following.line(f"{agent.name} is up")
+        assert following.end() == 130
+
+
 def secrets_of(system: System) -> list[str]:
     """Return the tokens and passwords that are in a home."""
     names = ("as_token", "hs_token", "registration_shared_secret", "macaroon_secret_key", "form_secret")

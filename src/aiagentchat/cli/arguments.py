@@ -63,6 +63,30 @@ def add_backup(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
 
 
+def add_logs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command that shows the log."""
+    logs = add(
+        "logs",
+        "logs:logs",
+        "show what the daemon wrote to its log",
+        "cchat logs",
+        "cchat logs --follow",
+        "cchat logs --homeserver -n 500",
+        more="Of 'cchat up' in this home, also after it ended, and as a service. AIAGENTCHAT_LOG_LEVEL says what is\n"
+        "logged, and AIAGENTCHAT_LOG_FORMAT how.",
+    )
+    logs.add_argument("-f", "--follow", action="store_true", help="go on, each line as it comes")
+    logs.add_argument("-n", "--lines", type=_lines, default=100, metavar="N", help="the last N lines (100)")
+    logs.add_argument("--homeserver", action="store_true", help="what the embedded homeserver wrote")
+
+
+def _lines(text: str) -> int:
+    """Return how many lines are wanted."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
+    return int(text)
+
+
 def add_looking_on(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the commands with which the operator looks on."""
     chat = add(
