@@ -21,7 +21,7 @@ def test_a_figure_is_read_as_it_is_whatever_its_label_says(label: str, value: in
     families = {"one": Family("gauge", "One."), "by": Family("gauge", "By.", "name"), "none": Family("gauge", "None.")}
     text = render(families, {"one": {"": value}, "by": {label: value}, "none": {}})
     assert parsed(text) == {("one", ()): value, ("by", (label,)): value}
-    assert "none" not in text
+    assert "# TYPE none gauge" not in text
 
 
 @pytest.mark.parametrize(("label", "values"), [("", ()), ("route", ("GET /who",))])
