@@ -36,6 +36,7 @@ from aiagentchat.model import AgentName, UserId, parse_agent_name
 from aiagentchat.registration import Registration, read_registration
 from aiagentchat.space.identities import AppserviceIdentities
 from aiagentchat.space.names import DEVICE_ID, Naming
+from tests.integration import workers
 
 OPERATOR = "alice"
 APPSERVICE_ALONE = pytest.mark.parametrize("mode", ["appservice"], indirect=True, scope="session")
@@ -146,6 +147,19 @@ class Synapse:
         await self.process.stop()
 
 
+class MainProcess(SynapseProcess):
+    """The main process of several, that takes the others with it when it is stopped."""
+
+    @property
+    def cluster(self) -> workers.Cluster:
+        return workers.cluster_of(self.log_file.parent, self.config.port)
+
+    async def stop(self, *, timeout_s: float = 10.0) -> bool:
+        stopped = await super().stop(timeout_s=timeout_s)
+        self.cluster.stop_workers()
+        return stopped
+
+
 _DATABASE = "homeserver.db"
 _fresh: dict[tuple[str, str], Path] = {}
 """Copies of homeservers that were just made, by server name and mode: to make one takes as long as to start it."""
@@ -164,14 +178,14 @@ async def start_synapse(
     if fresh is not None:
         _give_copy(fresh, paths)
     config = load_or_create(paths, server_name=server_name, port=0).config
-    process = SynapseProcess(paths, config)
+    process = (MainProcess if workers.are_wanted() else SynapseProcess)(paths, config)
     await start_with(process, settings)
     try:
         operator = await ensure_operator(config.base_url, paths, config, OPERATOR)
     except BaseException:
         await process.stop()
         raise
-    if fresh is None:
+    if fresh is None and not workers.are_wanted():
         _fresh[server_name, mode] = _keep_copy(paths)
     return Synapse(paths, config, process, operator, mode, overrides=settings)
 
@@ -206,7 +220,16 @@ def _give_copy(fresh: Path, paths: Paths) -> None:
 
 async def start_with(process: SynapseProcess, overrides: Mapping[str, object]) -> None:
     """Start a homeserver with settings of its own on top of ours."""
+    if not isinstance(process, MainProcess):
+        await _start_main(process, overrides)
+        return
+    process.cluster.start()
+    with mock.patch.object(homeserver_process, "is_port_free", return_value=True):  # it is nginx that has it
+        await _start_main(process, {**process.cluster.overrides(), **overrides})
+    await process.cluster.start_workers()
 
+
+async def _start_main(process: SynapseProcess, overrides: Mapping[str, object]) -> None:
     def render(*arguments: Any) -> dict[str, str]:
         files = render_files(*arguments)
         return files | {HOMESERVER_FILE: yaml.safe_dump(yaml.safe_load(files[HOMESERVER_FILE]) | overrides)}
