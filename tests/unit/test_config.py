@@ -46,6 +46,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "directory_ttl_s": ("1", "2", "3"),
     "loop_hops": ("1", "2", "3"),
     "loop_rate": ("1", "2", "3"),
+    "agent_rate": ("1", "2", "3"),
     "file_limit": ("1", "2", "3"),
     "listen": ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"),
     "events_host": ("127.0.0.2", "0.0.0.0", "::1"),

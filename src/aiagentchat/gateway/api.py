@@ -7,11 +7,12 @@ in the person's browser is no client.
 import asyncio
 import ipaddress
 import logging
+import math
 import os
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ from aiagentchat.errors import (
     InvalidRequestError,
     NotFoundError,
     RefusedError,
+    TooFastError,
     UnauthenticatedError,
 )
 from aiagentchat.figures import Histogram
 from aiagentchat.gateway.credentials import Credentials
 from aiagentchat.gateway.forms import BODY_LIMIT_BYTES, FORM, body_too_large, read_form, read_json
 from aiagentchat.gateway.openapi import render_openapi
+from aiagentchat.gateway.pace import Pace
 from aiagentchat.gateway.routes import ROUTES
 from aiagentchat.gateway.routing import Call, Caller, Route
 from aiagentchat.gateway.schemas import HealthAnswer, Problem
@@ -52,7 +55,7 @@ class Gateway:
         server_name: of the homeserver. deadline_s: seconds after which a request that does not wait on purpose fails.
         file_limit_bytes: for each file. health, metrics: what those two routes answer. timings: of
         requests that do not wait on purpose, by route. stalled: says why messages do
-        not arrive, "" where they do.
+        not arrive, "" where they do. pace: how fast one agent may go.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Gateway:
         stalled: Callable[[], str],
         deadline_s: float,
         file_limit_bytes: int,
+        pace: Pace,
     ) -> None:
         self.service = service
         self.server_name = server_name
@@ -77,6 +81,7 @@ class Gateway:
         self._timings = timings
         self.deadline_s = deadline_s
         self._file_limit_bytes = file_limit_bytes
+        self._pace = pace
         self._file_slots = asyncio.Semaphore(_FILES_AT_ONCE)
         self.closing = asyncio.Event()
         self.openapi = render_openapi(ROUTES)
@@ -147,7 +152,8 @@ class Gateway:
             limit_s = self._limit_s(route, query, size)
             began = time.monotonic()
             try:
-                async with asyncio.timeout(limit_s), self._file_slots if size else nullcontext():
+                turn = self._turn(route, query, caller)
+                async with asyncio.timeout(limit_s), turn, self._file_slots if size else nullcontext():
                     body, file = None, None
                     if has_form:
                         body, file = await read_form(request, self._file_limit_bytes)
@@ -169,6 +175,12 @@ class Gateway:
             return answer
 
         return handle
+
+    def _turn(self, route: Route, query: BaseModel | None, caller: Caller) -> AbstractAsyncContextManager[None]:
+        """Return what an agent waits for where the homeserver has to work for its request, and is not waited for."""
+        waits_s: float = getattr(query, "wait", 0.0)
+        is_work = route.is_work or getattr(query, "before", None) is not None
+        return self._pace.turn(caller.agent) if caller.agent is not None and is_work and not waits_s else nullcontext()
 
     def _limit_s(self, route: Route, query: BaseModel | None, size: int) -> float | None:
         """Return seconds that the request may take, with so many bytes of a file; None: as long as it stands."""
@@ -259,4 +271,10 @@ def _validate(model: type[BaseModel], data: Any) -> BaseModel:
 
 def _problem(error: AiAgentChatError, *, status: int | None = None) -> web.Response:
     problem = Problem.of(error, status=status)
-    return web.Response(body=problem.model_dump_json(), status=problem.status, content_type="application/problem+json")
+    headers = {"Retry-After": str(math.ceil(error.wait_s))} if isinstance(error, TooFastError) else {}
+    return web.Response(
+        body=problem.model_dump_json(),
+        status=problem.status,
+        content_type="application/problem+json",
+        headers=headers,
+    )

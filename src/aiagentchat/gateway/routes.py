@@ -350,9 +350,18 @@ async def _openapi(call: Call) -> web.StreamResponse:
 
 ROUTES = (
     Route("GET", "/who", _who, "The directory.", WhoAnswer, NoQuery),
-    Route("POST", "/send", _send, "Send a message.", SendAnswer, NoQuery, SendBody, takes_file=True),
+    Route("POST", "/send", _send, "Send a message.", SendAnswer, NoQuery, SendBody, takes_file=True, is_work=True),
     Route("GET", "/read", _read, "The own inbox, or history; acknowledges nothing.", ReadAnswer, ReadQuery, waits=True),
-    Route("GET", "/files/{event_id}", _file, "The file that came with a message.", None, NoQuery, media_type=BYTES),
+    Route(
+        "GET",
+        "/files/{event_id}",
+        _file,
+        "The file that came with a message.",
+        None,
+        NoQuery,
+        media_type=BYTES,
+        is_work=True,
+    ),
     Route("POST", "/ack", _ack, "Move the own cursor forward.", AckAnswer, NoQuery, AckBody),
     Route(
         "GET",
@@ -365,11 +374,22 @@ ROUTES = (
         media_type="text/event-stream",
     ),
     Route("POST", "/bell", _bell, "Whether somebody wrote, and who; never what.", BellAnswer, NoQuery, BellBody, True),
-    Route("GET", "/sent", _sent, "Own messages: stored, read, answered.", SentAnswer, SentQuery, waits=True),
+    Route(
+        "GET", "/sent", _sent, "Own messages: stored, read, answered.", SentAnswer, SentQuery, waits=True, is_work=True
+    ),
     Route("POST", "/agents", _attach, "Attach an agent; boots it if needed.", AttachAnswer, NoQuery, AttachBody, True),
     Route("DELETE", "/agents/{name}", _detach, "Detach an agent.", Done, NoQuery),
-    Route("PUT", "/status", _status, "What the agent is doing.", Done, NoQuery, StatusBody),
-    Route("POST", "/progress", _progress, "How far the agent's work is.", ProgressAnswer, NoQuery, ProgressBody),
+    Route("PUT", "/status", _status, "What the agent is doing.", Done, NoQuery, StatusBody, is_work=True),
+    Route(
+        "POST",
+        "/progress",
+        _progress,
+        "How far the agent's work is.",
+        ProgressAnswer,
+        NoQuery,
+        ProgressBody,
+        is_work=True,
+    ),
     Route(
         "POST",
         "/approvals",

@@ -70,7 +70,7 @@ Handler = Callable[[Call], Awaitable[BaseModel | web.StreamResponse]]
 class Route:
     """One route. `waits`: it may take as long as its caller asks, so the deadline does not apply.
 
-    `takes_file`: a file may come with its body, in `multipart/form-data`.
+    `takes_file`: a file may come with its body, in `multipart/form-data`. `is_work`: the homeserver is asked each time.
     """
 
     method: str
@@ -82,4 +82,5 @@ class Route:
     body: type[BaseModel] | None = None
     waits: bool = False
     takes_file: bool = False
+    is_work: bool = False
     media_type: str = "application/json"
