@@ -144,7 +144,7 @@ class Gateway:
 
     def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            caller = self._authenticate(request)
+            caller = self.authenticate(request)
             query = _validate(route.query, dict(request.query)) if route.query is not None else None
             has_form = route.takes_file and request.content_type == FORM
             most = self._file_limit_bytes if has_form or route.media_type == BYTES else 0
@@ -162,7 +162,10 @@ class Gateway:
                     checked = None if route.body is None else _validate(route.body, body)
                     if caller.agent is not None and route.path != "/agents":
                         await self._note_presence(caller, caller.agent)
-                    answer = await route.handler(Call(self, caller, request, query, checked, file))
+                    call = Call(self, caller, request, query, checked, file)
+                    answer = await route.handler(call)
+                    if route.waits:
+                        self._authenticate_again(call)
             except TimeoutError:
                 raise DeadlineExceededError(f"not done within {limit_s:g} s; it may still take effect") from None
             finally:
@@ -189,7 +192,21 @@ class Gateway:
         wait_s: float | None = getattr(query, "wait", None)
         return None if wait_s is None else self.deadline_s + wait_s
 
-    def _authenticate(self, request: web.Request) -> Caller:
+    def _authenticate_again(self, call: Call) -> None:
+        """Refuse a call whose credential has ended while it waited: what it waited for is another's to read."""
+        try:
+            self.authenticate(call.request)
+        except UnauthenticatedError:
+            if call.caller.agent is not None:
+                self.service.take_back(call.caller.agent, reader_id=call.reader_id)
+            raise
+
+    def authenticate(self, request: web.Request) -> Caller:
+        """Return who calls.
+
+        Raises:
+            RefusedError, UnauthenticatedError: the request is not taken, or no more: its credential ended meanwhile.
+        """
         if "Origin" in request.headers or request.headers.get("Host", "") not in self._hosts:
             raise RefusedError("requests with an Origin, or for another Host, are refused")
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")

@@ -51,7 +51,7 @@ from aiagentchat.gateway.schemas import (
     StatusBody,
     WhoAnswer,
 )
-from aiagentchat.gateway.sse import EventStream, message_data
+from aiagentchat.gateway.sse import message_data
 from aiagentchat.model import (
     BYTES,
     USER_ID,
@@ -145,7 +145,7 @@ async def _events(call: Call) -> web.StreamResponse:
     query: EventsQuery = call.query
     service = call.gateway.service
     following = service.follow(call.agent, reader_id=call.reader_id, label=call.reader_label, stops=query.stops)
-    async with following as (messages, endings), EventStream(call.request, call.gateway.closing) as stream:
+    async with following as (messages, endings), call.stream() as stream:
 
         async def pump() -> None:
             async for each in messages:
@@ -205,7 +205,7 @@ async def _attach(call: Call) -> BaseModel | web.StreamResponse:
         gateway.service.touch(name)
     if body.session != "held":
         return answer
-    async with gateway.service.held_session(name) as ended, EventStream(call.request, gateway.closing) as stream:
+    async with gateway.service.held_session(name) as ended, call.stream() as stream:
         await stream.send("attached", answer.model_dump_json())
         await stream.run(ended.wait())
         if ended.is_set():
@@ -304,7 +304,7 @@ async def _uninvite(call: Call) -> web.StreamResponse:
 
 async def _tell_steps(call: Call, said: Mapping[str, object], steps: AsyncGenerator[Step, None]) -> web.StreamResponse:
     """Answer with a stream: who it is about, what was done in each room, and that it is done."""
-    async with EventStream(call.request, call.gateway.closing) as stream:
+    async with call.stream() as stream:
 
         async def pump() -> None:
             await stream.send("person", json.dumps(dict(said)))
@@ -323,7 +323,7 @@ async def _tell_steps(call: Call, said: Mapping[str, object], steps: AsyncGenera
 async def _janitor(call: Call) -> web.StreamResponse:
     call.require_operator()
     body: JanitorBody = call.body
-    async with EventStream(call.request, call.gateway.closing) as stream:
+    async with call.stream() as stream:
 
         async def pump() -> None:
             async with aclosing(call.gateway.service.janitor.clear_all(dry_run=body.dry_run)) as cleared:

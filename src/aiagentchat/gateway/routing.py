@@ -8,6 +8,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from aiagentchat.errors import InvalidRequestError, RefusedError
+from aiagentchat.gateway.sse import EventStream
 from aiagentchat.model import AgentName, visible
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class Call:
                 "this is for the operator alone, and no agent's",
                 hint="leave out --as, AIAGENTCHAT_AGENT and AIAGENTCHAT_TOKEN",
             )
+
+    def stream(self) -> EventStream:
+        """Return the stream that answers the call, for as long as its credential is good."""
+        return EventStream(self.request, self.gateway.closing, lambda: self.gateway.authenticate(self.request))
 
     @property
     def reader_id(self) -> str:
