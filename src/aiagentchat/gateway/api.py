@@ -37,7 +37,7 @@ from aiagentchat.gateway.openapi import render_openapi
 from aiagentchat.gateway.pace import Pace
 from aiagentchat.gateway.routes import ROUTES
 from aiagentchat.gateway.routing import Call, Caller, Route
-from aiagentchat.gateway.schemas import HealthAnswer, Problem
+from aiagentchat.gateway.schemas import HealthAnswer, Problem, ReadAnswer, SentAnswer
 from aiagentchat.gateway.sse import internal_error
 from aiagentchat.model import BYTES, AgentName, parse_agent_name, transfer_s, visible
 
@@ -164,7 +164,7 @@ class Gateway:
                         await self._note_presence(caller, caller.agent)
                     call = Call(self, caller, request, query, checked, file)
                     answer = await route.handler(call)
-                    if route.waits:
+                    if isinstance(answer, ReadAnswer | SentAnswer) and answer.messages:
                         self._authenticate_again(call)
             except TimeoutError:
                 raise DeadlineExceededError(f"not done within {limit_s:g} s; it may still take effect") from None
@@ -193,7 +193,7 @@ class Gateway:
         return None if wait_s is None else self.deadline_s + wait_s
 
     def _authenticate_again(self, call: Call) -> None:
-        """Refuse a call whose credential has ended while it waited: what it waited for is another's to read."""
+        """Refuse a call whose credential has ended while it waited: what came since is another's to read."""
         try:
             self.authenticate(call.request)
         except UnauthenticatedError:

@@ -157,7 +157,7 @@ async def _events(call: Call) -> web.StreamResponse:
         ended, lost = endings
         await stream.run(pump(), ended.wait(), lost.wait())
         if ended.is_set():
-            await stream.send("ended", json.dumps({"name": call.agent}))
+            await stream.end("ended", json.dumps({"name": call.agent}))
     return stream.response
 
 
@@ -209,7 +209,7 @@ async def _attach(call: Call) -> BaseModel | web.StreamResponse:
         await stream.send("attached", answer.model_dump_json())
         await stream.run(ended.wait())
         if ended.is_set():
-            await stream.send("ended", json.dumps({"name": name}))
+            await stream.end("ended", json.dumps({"name": name}))
     return stream.response
 
 

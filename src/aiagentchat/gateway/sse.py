@@ -62,8 +62,12 @@ class EventStream:
             log.error("a stream failed: %s", self._request.path, exc_info=error)
             error = internal_error()
         with contextlib.suppress(ConnectionResetError):
-            await self._write(f"event: error\ndata: {Problem.of(error).model_dump_json()}\n\n")
+            await self.end("error", Problem.of(error).model_dump_json())
         return True
+
+    async def end(self, event: str, data: str) -> None:
+        """Send the last event, which says why it is the last, whether or not the client may have more."""
+        await self._write(f"event: {event}\ndata: {data}\n\n")
 
     async def send(self, event: str, data: str, *, event_id: str = "") -> None:
         """Send one event; `data` is a single line."""
