@@ -30,8 +30,8 @@ TIERS := tests/chaos tests/integration tests/unit
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv up demo screenshots test coverage unit integration chaos soak container bench lint type wheel lock ci clean
-.PHONY: help venv up demo screenshots test coverage unit integration chaos soak fuzz bench lint audit type wheel lock ci clean
+.PHONY: help venv up demo screenshots test coverage unit integration chaos soak container fuzz bench lint audit type \
+	wheel lock ci clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -92,6 +92,7 @@ soak: $(INSTALLED) ## 30 minutes of mixed load in both modes: what the daemon us
 
 container: $(INSTALLED) ## build the images and run deploy/compose.yaml with its restrictions (needs root and podman)
 	$(BIN)/python scripts/container.py $(ARGS)
+
 fuzz: $(INSTALLED) ## at least 100,000 cases for the parsers of what comes from outside; minutes
 	$(BIN)/python scripts/fuzz.py $(ARGS)
 
@@ -101,16 +102,12 @@ bench: $(INSTALLED) ## measure; each file of bench/ prints its table
 
 # ── check ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-lint: $(INSTALLED) ## ruff (rules and format), the import contracts, and what is said of containers
+lint: $(INSTALLED) ## ruff (bandit's rules too, and format), the import contracts, containers, and that packages fit together
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/hadolint deploy/Dockerfile
 	$(BIN)/compose-lint check deploy/compose.yaml
-lint: $(INSTALLED) ## ruff (rules, bandit's among them, and format), the import contracts, and that packages fit together
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
 	$(BIN)/python -m pip check --disable-pip-version-check
 
 audit: $(LOCKED) ## what is known against the locked packages; needs the network, and installs pip-audit beside

@@ -12,8 +12,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from aiagentchat.client import GatewayError, connect
+from aiagentchat.client import connect
 from aiagentchat.config import load_settings
+from aiagentchat.connection import GatewayError
 from aiagentchat.errors import AlreadyRunningError, InvalidRequestError
 from aiagentchat.gateway.credentials import rotate_agents
 from aiagentchat.gateway.routes import ROUTES
