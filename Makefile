@@ -30,7 +30,8 @@ TIERS := tests/chaos tests/integration tests/unit
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv up demo screenshots test coverage unit integration chaos soak container bench lint type wheel lock ci clean
+.PHONY: help venv up demo screenshots test coverage unit integration chaos soak container fuzz bench lint audit type \
+	wheel lock ci clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -92,18 +93,26 @@ soak: $(INSTALLED) ## 30 minutes of mixed load in both modes: what the daemon us
 container: $(INSTALLED) ## build the images and run deploy/compose.yaml with its restrictions (needs root and podman)
 	$(BIN)/python scripts/container.py $(ARGS)
 
+fuzz: $(INSTALLED) ## at least 100,000 cases for the parsers of what comes from outside; minutes
+	$(BIN)/python scripts/fuzz.py $(ARGS)
+
 bench: $(INSTALLED) ## measure; each file of bench/ prints its table
 	@ls bench/bench_*.py >/dev/null
 	@for file in bench/bench_*.py; do echo "$$file"; PYTHONPATH=. $(BIN)/python "$$file" $(ARGS) || exit; done
 
 # ── check ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-lint: $(INSTALLED) ## ruff (rules and format), the import contracts, and what is said of containers
+lint: $(INSTALLED) ## ruff (bandit's rules too, and format), the import contracts, containers, and that packages fit together
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/hadolint deploy/Dockerfile
 	$(BIN)/compose-lint check deploy/compose.yaml
+	$(BIN)/python -m pip check --disable-pip-version-check
+
+audit: $(LOCKED) ## what is known against the locked packages; needs the network, and installs pip-audit beside
+	@$(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit --require-hashes --disable-pip -r requirements/dev.txt $(ARGS)
 
 type: $(INSTALLED) ## mypy --strict on source, tests and scripts
 	$(BIN)/mypy
@@ -119,6 +128,6 @@ lock: $(LOCKED) ## lock the dependencies anew (ARGS=--upgrade: at their newest v
 	$(BIN)/python scripts/lock.py $(ARGS)
 
 clean: ## remove all that was made here; homes elsewhere stay
-	rm -rf $(VENV) .venv-synapse-* dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
+	rm -rf $(VENV) .venv-synapse-* .venv-audit dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
 		tests/node/node_modules
 	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +

@@ -53,7 +53,7 @@ def main() -> NoReturn:
         asyncio.run(provide_operator(settings, config))
     except AiAgentChatError as error:
         sys.exit(f"{error.message}\n  {error.hint}".rstrip())
-    os.execvp("cchat", ["cchat", "daemon"])
+    os.execvp("cchat", ["cchat", "daemon"])  # noqa: S606, S607 - it takes this one's place, in an image of ours
 
 
 def equip(settings: Settings) -> EmbeddedConfig:
@@ -94,7 +94,7 @@ def kept_secret(path: Path) -> str:
 def render_synapse(config: EmbeddedConfig, public_url: str, password: str) -> str:
     """Return the embedded homeserver's configuration, changed to PostgreSQL and to a network of containers."""
     synapse: dict[str, Any] = yaml.safe_load(render_homeserver_yaml(config, Path("/data"), public_url))
-    synapse["listeners"][0]["bind_addresses"] = ["0.0.0.0"]
+    synapse["listeners"][0]["bind_addresses"] = ["0.0.0.0"]  # noqa: S104 - of a container's own network
     synapse["listeners"][0]["resources"][0]["names"].append("health")
     synapse["database"] = {
         "name": "psycopg2",

@@ -9,6 +9,8 @@ from aiagentchat.homeserver import ports
 
 # No deadline: on a busy machine the time of one example says nothing. A failure is printed so that it can be replayed.
 settings.register_profile("aiagentchat", deadline=None, print_blob=True)
+# `make fuzz` has the same tests make this many; those that say how many they make stay as they are.
+settings.register_profile("fuzz", settings.get_profile("aiagentchat"), max_examples=1500)
 settings.load_profile("aiagentchat")
 
 # What runs in the background ignores Ctrl-C, and after `nohup` hanging up; so would every command that is started here.

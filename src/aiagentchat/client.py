@@ -10,19 +10,18 @@ import http.client
 import json
 import os
 import select
-import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from aiagentchat.config import Settings, read_private
+from aiagentchat.connection import EventStream, GatewayError, UnixConnection
 from aiagentchat.errors import (
-    OUTCOMES,
     AiAgentChatError,
     DaemonNotRunningError,
     DeadlineExceededError,
@@ -48,67 +47,8 @@ _SILENCE_S = 60.0
 """A stream is pinged every 15 s; after this long without anything its other end is gone."""
 
 
-class GatewayError(AiAgentChatError):
-    """The gateway refused; `code`, message and hint are its own."""
-
-    def __init__(self, problem: Mapping[str, Json]) -> None:
-        super().__init__(str(problem.get("detail") or "the daemon gave no reason"), hint=str(problem.get("hint", "")))
-        code = str(problem.get("code", ""))
-        self.code = code if code in OUTCOMES else "internal"
-        self.retryable = problem.get("retryable") is True
-
-
 class _NobodyThereError(DaemonNotRunningError):
     """Nobody took the connection, so that nothing was sent."""
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
-class EventStream:
-    """A standing connection that yields `(event, data)`. Use as a context manager: leaving it closes the connection."""
-
-    def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
-        self._connection = connection
-        self._response = response
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._response.close()
-        self._connection.close()
-
-    def __iter__(self) -> Iterator[tuple[str, Json]]:
-        """Yield until the gateway ends the stream.
-
-        Raises:
-            DaemonNotRunningError: the connection broke. GatewayError: the gateway ended it for this reason.
-        """
-        event = ""
-        try:
-            while line := self._response.readline():
-                name, _, value = line.decode().rstrip("\n").partition(": ")
-                if name == "event":
-                    event = value
-                elif name == "data" and event == "error":
-                    raise GatewayError(json.loads(value))
-                elif name == "data":
-                    yield event, json.loads(value)
-        except (http.client.HTTPException, OSError) as error:
-            raise DaemonNotRunningError(
-                "the daemon went away", hint="'cchat status' shows whether it is back"
-            ) from error
 
 
 class GatewayClient:
@@ -117,15 +57,24 @@ class GatewayClient:
     Args:
         address: the socket's path, or `http://HOST:PORT`. token: a gateway credential. acting_as: an agent's name,
             with the operator's credential; "": as whom the credential stands for. label: what others are told when
-            this client reads. timeout_s: for every request that does not wait on purpose.
+            this client reads. timeout_s: for every request that does not wait on purpose. current: returns the
+            credential as it is now; None: it stays as it is.
 
     Every method raises `DaemonNotRunningError`, `DeadlineExceededError`, or a `GatewayError` with the gateway's code.
     """
 
     def __init__(
-        self, address: Path | str, token: str, *, acting_as: str = "", label: str = "cchat", timeout_s: float = 30.0
+        self,
+        address: Path | str,
+        token: str,
+        *,
+        acting_as: str = "",
+        label: str = "cchat",
+        timeout_s: float = 30.0,
+        current: Callable[[], str | None] | None = None,
     ) -> None:
         self._address = address
+        self._current = current or (lambda: token)
         self._timeout_s = timeout_s
         self._headers = {
             "Authorization": f"Bearer {token}",
@@ -356,29 +305,42 @@ class GatewayClient:
         self, method: str, path: str, body: Mapping[str, Json] | RequestBody | None, limit_s: float
     ) -> Iterator[http.client.HTTPResponse]:
         """Give the response to a request that the gateway took."""
-        connection = self._connect(limit_s)
+        connection, response = self._open(method, path, body, limit_s)
         try:
-            response = self._exchange(connection, method, path, body)
-            if response.status >= 400:
-                raise GatewayError(self._answer(response))
             yield response
         finally:
             connection.close()
 
     def _stream(self, method: str, path: str, body: Mapping[str, Json] | None = None) -> EventStream:
-        connection = self._connect(self._timeout_s + _SILENCE_S)
+        return EventStream(*self._open(method, path, body, self._timeout_s + _SILENCE_S))
+
+    def _open(
+        self, method: str, path: str, body: Mapping[str, Json] | RequestBody | None, limit_s: float
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        """Return the connection and the response of a request that the gateway took."""
+        connection = self._connect(limit_s)
         try:
             response = self._exchange(connection, method, path, body)
-            if response.status >= 400:
-                raise GatewayError(self._answer(response))
+            if response.status < 400:
+                return connection, response
+            error = GatewayError(self._answer(response))
         except BaseException:
             connection.close()
             raise
-        return EventStream(connection, response)
+        connection.close()
+        if error.code == "unauthenticated" and self._take_up():
+            return self._open(method, path, body, limit_s)
+        raise error
+
+    def _take_up(self) -> bool:
+        """Whether the credential is another one by now, as after `cchat rotate`; then it is used from now on."""
+        before, now = self._headers["Authorization"], f"Bearer {self._current()}"
+        self._headers["Authorization"] = now
+        return now != before
 
     def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
         if isinstance(self._address, Path):
-            return _UnixConnection(self._address, timeout_s)
+            return UnixConnection(self._address, timeout_s)
         try:
             url = urlsplit(self._address)
             host, port = url.hostname, url.port
@@ -462,8 +424,10 @@ def connect(settings: Settings, *, acting_as: str = "", label: str = "cchat") ->
     token = settings.token
     if not settings.url:
         _require_own(settings.paths.socket.parent)
+    current = None
     if not token:
-        token = read_private(settings.paths.operator_credential) or ""
+        current = partial(read_private, settings.paths.operator_credential)
+        token = current() or ""
         acting_as = acting_as or (parse_agent_name(settings.agent) if settings.agent else "")
     elif not (token.isascii() and token.isprintable()):
         raise UnauthenticatedError("AIAGENTCHAT_TOKEN holds no credential", hint="'cchat join --json' shows one")
@@ -478,6 +442,7 @@ def connect(settings: Settings, *, acting_as: str = "", label: str = "cchat") ->
         acting_as=acting_as,
         label=f"{label} (pid {os.getpid()})",
         timeout_s=settings.deadline_s,
+        current=current,
     )
 
 

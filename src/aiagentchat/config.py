@@ -227,6 +227,7 @@ OPTIONS: Final = (
     Option("directory_ttl_s", "AIAGENTCHAT_DIRECTORY_TTL", _seconds, "seconds the daemon trusts its directory unread"),
     Option("loop_hops", "AIAGENTCHAT_LOOP_HOPS", _whole, "answers of agents to each other in a row that wake; 0: any"),
     Option("loop_rate", "AIAGENTCHAT_LOOP_RATE", _whole, "messages from an agent to another an hour that wake; 0: any"),
+    Option("agent_rate", "AIAGENTCHAT_AGENT_RATE", _whole, "requests a minute that an agent may keep up; 0: any"),
     Option("file_limit", "AIAGENTCHAT_FILE_LIMIT", _bytes, "most bytes of a file that comes with a message"),
     Option("listen", "AIAGENTCHAT_LISTEN", _identity, "where the gateway also listens: loopback HOST:PORT, unix:PATH"),
     Option("events_host", "AIAGENTCHAT_EVENTS_HOST", _ip_address, "address on which the homeserver's events are taken"),
@@ -270,6 +271,7 @@ class Settings:
     directory_ttl_s: float = 300.0
     loop_hops: int = 10
     loop_rate: int = 120
+    agent_rate: int = 600
     file_limit: int = 20_000_000
     listen: str = ""
     events_host: str = "127.0.0.1"

@@ -13,6 +13,7 @@
     │   ├── ReaderBusyError
     │   ├── AckWindowFullError
     │   ├── RoomEncryptedError
+    │   ├── TooFastError
     │   └── AlreadyRunningError
     ├── DaemonNotRunningError
     ├── HomeserverUnavailableError the homeserver cannot be reached, or is overloaded
@@ -57,6 +58,7 @@ OUTCOMES: dict[str, Outcome] = {
     "ack_window_full": Outcome(409, 5),
     "room_encrypted": Outcome(409, 5),
     "already_running": Outcome(409, 5),
+    "too_fast": Outcome(429, 5),
     "homeserver_unavailable": Outcome(503, 6),
     "rate_limited": Outcome(503, 6),
     "deadline_exceeded": Outcome(504, 6),
@@ -160,6 +162,17 @@ class RoomEncryptedError(RefusedError):
     """The room is encrypted, and nothing is ever sent in clear into it."""
 
     code = "room_encrypted"
+
+
+class TooFastError(RefusedError):
+    """An agent asks for more than it may in this time; nothing was done. `wait_s`: after so long it may again."""
+
+    code = "too_fast"
+    retryable = True
+
+    def __init__(self, message: str, *, hint: str = "", wait_s: float) -> None:
+        super().__init__(message, hint=hint)
+        self.wait_s = wait_s
 
 
 class AlreadyRunningError(RefusedError):

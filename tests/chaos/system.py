@@ -126,6 +126,7 @@ async def running_system(home: Path, mode: str, agents: Iterable[str]) -> AsyncI
             "AIAGENTCHAT_HOMESERVER_URL": proxies["requests"].url,
             "AIAGENTCHAT_DEADLINE": f"{DEADLINE_S:g}",
             "SERVER_NAME": SERVER_NAME,
+            "AIAGENTCHAT_AGENT_RATE": "0",
             "AIAGENTCHAT_LOOP_RATE": "0",
         }
         if registration is not None:

@@ -17,6 +17,7 @@ import pytest
 from aiagentchat.config import Settings
 from aiagentchat.matrix.client import MatrixClient
 from tests.integration.fake_homeserver import FakeHomeserver, fake_homeserver
+from tests.integration.leaks import homes_below, leaks_of
 from tests.integration.processes import Agent, System
 from tests.integration.systems import RunningDaemon, Synapse, running_daemon, start_synapse
 
@@ -28,6 +29,14 @@ StartDaemon = Callable[..., Awaitable[RunningDaemon]]
 def mode(request: pytest.FixtureRequest) -> str:
     """How the daemon is on the homeserver. A file of tests that are of one mode alone says so, with the reason."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_log_of_the_whole_run_holds_a_secret_of_its_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """See, when all tests have run, that no home has one of its secrets in a log."""
+    yield
+    leaked = [leak for home in homes_below(tmp_path_factory.getbasetemp()) for leak in leaks_of(home)]
+    assert leaked == []
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ IN_ONE_MODE = APPSERVICE_ALONE
 """For a test whose claim has nothing to do with how the daemon is on the homeserver."""
 WAIT_S = 60.0
 """Most time for what is to happen. What the homeserver does not push is found after half a minute."""
-UNLIKE_USE = {"AIAGENTCHAT_LOOP_RATE": "0", "AIAGENTCHAT_SIDEBAR": "off"}
+UNLIKE_USE = {"AIAGENTCHAT_AGENT_RATE": "0", "AIAGENTCHAT_LOOP_RATE": "0", "AIAGENTCHAT_SIDEBAR": "off"}
 """Tests write more than agents do, and what few of them look at costs the homeserver a third more for each agent."""
 
 CHEAP_PASSWORDS: Mapping[str, object] = {"bcrypt_rounds": 4}

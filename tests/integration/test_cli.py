@@ -500,5 +500,7 @@ def test_no_secret_is_in_a_process_list_or_a_log(system: System, agent: Agent) -
     secrets = [path.read_text().strip() for path in system.paths.credentials.glob("*") if path.is_file()]
     secrets += [agent.joined["token"], system.paths.operator_password.read_text().strip()]
     listed = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, encoding="utf-8", check=True).stdout
+    environments = [Path("/proc", str(pid), "environ") for pid in (system.daemon_pid, system.homeserver_pid)]
+    listed += "".join(path.read_text() for path in environments if path.exists())  # where there is a /proc
     logged = "".join(path.read_text() for path in [system.paths.daemon_log, *system.paths.homeserver.glob("*.log")])
     assert [secret for secret in secrets if secret in listed or secret in logged] == []

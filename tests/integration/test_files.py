@@ -16,7 +16,8 @@ import nio  # type: ignore[import-untyped]  # matrix-nio comes without types
 import pytest
 
 from aiagentchat.agents import files as agent_files
-from aiagentchat.client import GatewayClient, GatewayError
+from aiagentchat.client import GatewayClient
+from aiagentchat.connection import GatewayError
 from aiagentchat.matrix import client as matrix_client
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import BYTES, Attachment, RoomId

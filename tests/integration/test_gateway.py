@@ -12,12 +12,14 @@ from typing import Any
 import aiohttp
 import pytest
 
-from aiagentchat.client import GatewayError, connect
+from aiagentchat.client import connect
 from aiagentchat.config import load_settings
+from aiagentchat.connection import GatewayError
 from aiagentchat.errors import AlreadyRunningError, InvalidRequestError
+from aiagentchat.gateway.credentials import rotate_agents
 from aiagentchat.gateway.routes import ROUTES
 from tests.integration.conftest import StartDaemon
-from tests.integration.correspondents import Hosted, Json, attach, messages_of, say
+from tests.integration.correspondents import Hosted, Json, attach, messages_of, say, until
 from tests.integration.systems import (
     APPSERVICE_ALONE,
     IN_ONE_MODE,
@@ -123,6 +125,25 @@ async def test_a_credential_outlives_the_daemon_and_ends_with_the_agents_leave(
         anew = await attach(daemon, name=agent.name)
         assert anew.api.token != agent.api.token
         assert (anew.room_id, await anew.bodies()) == (agent.room_id, [])
+
+
+@IN_ONE_MODE
+async def test_who_waits_with_a_credential_gets_nothing_once_it_has_ended_and_who_has_the_new_one_does(
+    pair: tuple[Hosted, Hosted], daemon: RunningDaemon
+) -> None:
+    first, second = pair
+    other = dataclasses.replace(daemon.api.as_agent(first.name), reader="other")
+    waiting = asyncio.create_task(first.api.call("GET", "/read", query={"wait": "30"}))
+
+    async def is_being_read() -> bool:
+        await asyncio.sleep(0.05)
+        return (await other.call("GET", "/read")).status == 409
+
+    await until(is_being_read)
+    rotate_agents(daemon.settings.paths)
+    await daemon.api.as_agent(second.name).post("/send", body="for the new one", to=first.name)
+    assert is_problem(await waiting, 401, "unauthenticated")
+    assert [message["body"] for message in (await other.get("/read"))["messages"]] == ["for the new one"]
 
 
 @IN_ONE_MODE

@@ -46,6 +46,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "directory_ttl_s": ("1", "2", "3"),
     "loop_hops": ("1", "2", "3"),
     "loop_rate": ("1", "2", "3"),
+    "agent_rate": ("1", "2", "3"),
     "file_limit": ("1", "2", "3"),
     "listen": ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"),
     "events_host": ("127.0.0.2", "0.0.0.0", "::1"),
@@ -345,6 +346,24 @@ def test_a_private_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path
     write_private(path, "new")
     assert (read_private(path), mode(path)) == ("new", 0o600)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_in_the_place_of_a_private_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    others.write_text("theirs")
+    path = tmp_path / "secret"
+    path.symlink_to(others)
+    write_private(path, "ours")
+    assert (path.is_symlink(), path.read_text(), others.read_text()) == (False, "ours", "theirs")
+
+
+def test_a_link_to_a_secret_that_others_reach_is_refused(tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    others.write_text("theirs")
+    others.chmod(0o644)
+    (tmp_path / "secret").symlink_to(others)
+    with pytest.raises(InvalidRequestError, match="can be read by others"):
+        read_private(tmp_path / "secret")
 
 
 def test_a_write_that_fails_leaves_the_old_secret_and_no_trace_of_the_new(

@@ -200,6 +200,22 @@ def test_the_permissions_documented_are_those_of_the_rooms(policy: str, column: 
     assert set(specs(policy)[room].power_levels["events"]) <= listed
 
 
+ADVERSARIES = re.split(r"^### ", section(page("security.md"), "Who attacks, and what stops them"), flags=re.MULTILINE)[
+    1:
+]
+
+
+@pytest.mark.parametrize("text", ADVERSARIES, ids=lambda text: text.partition("\n")[0])
+def test_every_claim_of_what_somebody_cannot_do_names_tests_that_there_are(text: str) -> None:
+    claims = rows(text)
+    assert claims
+    for claim, tests in claims:
+        assert claim
+        assert quoted(tests), claim
+        for named in quoted(tests):
+            find_test(named)
+
+
 # --- troubleshooting.md and architecture.md
 
 
@@ -359,10 +375,15 @@ def test_every_lesson_is_named_by_the_tests_that_are_listed_for_it(lesson: list[
     title = lesson[0].split("**")[1]
     assert quoted(lesson[2])
     for named in quoted(lesson[2]):
-        file, _, function = named.partition("::")
-        tree = ast.parse((ROOT / "tests" / file).read_text())
-        found = [node for node in tree.body if getattr(node, "name", "") == function]
-        assert len(found) == 1, named
-        assert isinstance(found[0], ast.FunctionDef | ast.AsyncFunctionDef)
-        lessons = (ast.get_docstring(found[0]) or "").partition("Lesson: ")[2]
+        lessons = (ast.get_docstring(find_test(named)) or "").partition("Lesson: ")[2]
         assert title in lessons.rstrip(".").split("; "), named
+
+
+def find_test(named: str) -> ast.FunctionDef | ast.AsyncFunctionDef:
+    """Return the test that a page names as `unit/test_docs.py::test_of_something`."""
+    file, _, function = named.partition("::")
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    found = [node for node in functions if node.name == function]
+    assert len(found) == 1, f"there is no test {named}"
+    return found[0]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aiagentchat.adapters import files
 from aiagentchat.adapters.files import FileStore, describe_file, explain_file, safe_name
-from aiagentchat.client import GatewayError
+from aiagentchat.connection import GatewayError
 from aiagentchat.errors import AiAgentChatError, DaemonNotRunningError, DeadlineExceededError
 
 Json = dict[str, Any]

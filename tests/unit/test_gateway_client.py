@@ -13,8 +13,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aiagentchat.client import EventStream, GatewayClient, GatewayError, connect
+from aiagentchat.client import GatewayClient, connect
 from aiagentchat.config import load_settings, write_private
+from aiagentchat.connection import EventStream, GatewayError
 from aiagentchat.errors import (
     OUTCOMES,
     AiAgentChatError,

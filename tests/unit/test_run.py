@@ -12,7 +12,8 @@ import pytest
 from aiagentchat.adapters import listening
 from aiagentchat.adapters.files import FileStore
 from aiagentchat.adapters.run import Handled, Program, Runner, beginning_of, conversation_of, session_of
-from aiagentchat.client import GatewayClient, GatewayError
+from aiagentchat.client import GatewayClient
+from aiagentchat.connection import GatewayError
 
 Json = dict[str, Any]
 AGENT = "upper"

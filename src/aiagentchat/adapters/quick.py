@@ -81,7 +81,7 @@ def note_path(tool: str, pid: int, conversation: str, named: str) -> str:
     Codex has several conversations in a process.
     """
     key = conversation if tool == "codex" and conversation.replace("-", "").isalnum() else str(pid)
-    base = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"
+    base = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"  # noqa: S108 - `is_own` looks whose the directory in it is
     return os.path.join(base, f"aiagentchat-{os.getuid()}", f"{tool}-{key}-{named}.json")
 
 

@@ -241,6 +241,10 @@ class AgentService:
         self._onlooker.note_read(agent, known)
         return known
 
+    def take_back(self, agent: AgentName, *, reader_id: str) -> None:
+        """What a reader was handed does not reach it: another may read at once."""
+        self._readers.confirm(agent, reader_id)
+
     async def show_progress(self, agent: AgentName, body: str, about: EventId, shown: EventId | None) -> EventId:
         """Show how far the agent's work is; see `Asides.show_progress`."""
         return await self._asides.show_progress(self._mail.speaker(agent), body, about, shown)

@@ -6,6 +6,9 @@
 import argparse
 from collections.abc import Callable
 
+SECRETS = ("password", "homeserver", "registration", "accounts", "agents", "operator")
+"""What `rotate` can be told to replace, in the order in which it does."""
+
 
 def add_service(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command for what starts by itself."""
@@ -22,6 +25,28 @@ def add_service(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     service.add_argument("action", choices=("install", "status", "uninstall"), metavar="install|status|uninstall")
     service.add_argument("--no-echo", action="store_true", help="install: without the built-in agent 'echo'")
+
+
+def add_rotate(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command that replaces secrets."""
+    rotate = add(
+        "rotate",
+        "rotate:rotate",
+        "replace secrets that somebody may know, and lose no message",
+        "cchat rotate",
+        "cchat rotate agents operator",
+        more="operator: your gateway credential. agents: theirs. password: yours on the embedded homeserver, and the\n"
+        "token of the daemon's device. homeserver: the embedded homeserver's own secrets, and the tokens between it\n"
+        "and the daemon; both start anew. registration: that for a homeserver of your own. accounts: those of\n"
+        "'cchat login'. Without WHAT: all that this home has. It says what was done, and what is left to do.",
+    )
+    rotate.add_argument("what", nargs="*", type=_secret, metavar="WHAT", help=", ".join(SECRETS))
+
+
+def _secret(text: str) -> str:
+    if text not in SECRETS:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(SECRETS)}")
+    return text
 
 
 def add_janitor(add: Callable[..., argparse.ArgumentParser]) -> None:

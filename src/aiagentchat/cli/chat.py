@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiagentchat.cli.conversation import Conversation
 from aiagentchat.cli.invocation import Invocation, interrupt_on_signals
-from aiagentchat.client import EventStream, GatewayClient
+from aiagentchat.client import GatewayClient
+from aiagentchat.connection import EventStream
 from aiagentchat.errors import AiAgentChatError, DaemonNotRunningError, InvalidRequestError, WaitedInVainError
 from aiagentchat.model import visible
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from aiagentchat import __version__
-from aiagentchat.cli.arguments import add_backup, add_janitor, add_logs, add_looking_on, add_service
+from aiagentchat.cli.arguments import add_backup, add_janitor, add_logs, add_looking_on, add_rotate, add_service
 from aiagentchat.cli.arguments import an_hour as _an_hour
 from aiagentchat.cli.arguments import count as _count
 from aiagentchat.cli.arguments import seconds as _seconds
@@ -144,6 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_backup(add)
     add_logs(add)
     add_janitor(add)
+    add_rotate(add)
     _add_own_homeserver(add)
     _add_agents(add)
     _add_people(add)

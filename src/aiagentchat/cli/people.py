@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 from aiagentchat.cli.invocation import Invocation
-from aiagentchat.client import EventStream
+from aiagentchat.connection import EventStream
 from aiagentchat.errors import AiAgentChatError, DaemonNotRunningError, InvalidRequestError
 from aiagentchat.model import USER_ID, one_line
 

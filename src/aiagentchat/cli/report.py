@@ -6,7 +6,7 @@ import os
 from typing import Protocol
 
 from aiagentchat.cli.output import Output
-from aiagentchat.client import GatewayError, Json
+from aiagentchat.connection import GatewayError, Json
 from aiagentchat.errors import AiAgentChatError
 
 

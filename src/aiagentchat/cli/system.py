@@ -22,7 +22,7 @@ from aiagentchat.cli.browser import open_in_browser
 from aiagentchat.cli.invocation import Invocation, interrupt_on_signals
 from aiagentchat.cli.report import FdReport, Report, TerminalReport, follow_report
 from aiagentchat.client import connect
-from aiagentchat.config import Settings, ensure_private_dir, load_settings
+from aiagentchat.config import Paths, Settings, ensure_private_dir, load_settings
 from aiagentchat.daemon.accounts import AccountStore
 from aiagentchat.daemon.lock import DaemonLock, running_pid
 from aiagentchat.daemon.logs import log_to
@@ -32,7 +32,7 @@ from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidReq
 from aiagentchat.homeserver import RunningHomeserver, ensure_running
 from aiagentchat.homeserver.element import ElementServer
 from aiagentchat.homeserver.element_archive import ensure_element
-from aiagentchat.homeserver.embedded import load_remembered
+from aiagentchat.homeserver.embedded import EmbeddedConfig, load_remembered
 from aiagentchat.homeserver.operator import LOGIN_TOKEN_S, issue_login_token
 from aiagentchat.homeserver.process import stop_running
 from aiagentchat.homeserver.render import REGISTRATION_FILE
@@ -124,19 +124,29 @@ class _Up:
                         )
                     await self._run_daemon_elsewhere(elsewhere, stop)
                     return
-            starting = asyncio.create_task(self._start())
-            if not await _unless_stopped(starting, stop):
-                await stop_running(self.settings.paths)  # also one that it only found, from a run before
-                return
-            homeserver, files = starting.result()
-            supervising = asyncio.create_task(_supervise(homeserver))
-            try:
-                await self._run_daemon(homeserver, files, stop)
-            finally:
-                supervising.cancel()
-                await asyncio.gather(supervising, return_exceptions=True)
-                self.report.progress("stopping the homeserver")
-                await homeserver.process.stop()
+            again = self.element and replace(self.element, with_browser=False)
+            await self.run_once(stop)
+            while not stop.is_set():
+                await replace(self, element=again).run_once(stop)
+
+    async def run_once(self, stop: asyncio.Event) -> None:
+        """Run homeserver and daemon until told to stop, or until `cchat rotate` has given them other secrets."""
+        starting = asyncio.create_task(self._start())
+        if not await _unless_stopped(starting, stop):
+            await stop_running(self.settings.paths)  # also one that it only found, from a run before
+            return
+        homeserver, files = starting.result()
+        ending = asyncio.Event()
+        supervising = asyncio.create_task(_supervise(homeserver, self.settings.paths, ending))
+        stopping = asyncio.create_task(_pass_on(stop, ending))
+        try:
+            await self._run_daemon(homeserver, files, ending)
+        finally:
+            supervising.cancel()
+            stopping.cancel()
+            await asyncio.gather(supervising, stopping, return_exceptions=True)
+            self.report.progress("stopping the homeserver")
+            await homeserver.process.stop()
 
     async def _start(self) -> tuple[RunningHomeserver, Path | None]:
         """Start the homeserver, once the files of Element Web are there that are to be served beside it."""
@@ -253,11 +263,32 @@ async def _unless_stopped(task: asyncio.Task[Any], stop: asyncio.Event) -> bool:
     return False
 
 
-async def _supervise(homeserver: RunningHomeserver) -> None:
-    """Start the homeserver again whenever it ends. The daemon waits for it by itself."""
+def _has_other_secrets(paths: Paths, config: EmbeddedConfig) -> bool:
+    try:
+        remembered = load_remembered(paths)
+    except InvalidRequestError as error:
+        log.error("%s", error.message)
+        return False
+    return remembered is not None and remembered.secrets != config.secrets
+
+
+async def _pass_on(stop: asyncio.Event, ending: asyncio.Event) -> None:
+    await stop.wait()
+    ending.set()
+
+
+async def _supervise(homeserver: RunningHomeserver, paths: Paths, ending: asyncio.Event) -> None:
+    """Start the homeserver again whenever it ends. The daemon waits for it by itself.
+
+    Where it was given other secrets meanwhile, all is to end: the daemon needs them as well.
+    """
     failures = 0
     while True:
         code = await homeserver.process.wait_exit()
+        if _has_other_secrets(paths, homeserver.config):
+            log.info("the homeserver was given other secrets; starting all anew")
+            ending.set()
+            return
         log.error("the homeserver ended (exit code %s); starting it again", code)
         await asyncio.sleep(_RESTART_S[min(failures, len(_RESTART_S) - 1)])
         try:

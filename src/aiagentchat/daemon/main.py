@@ -43,6 +43,7 @@ from aiagentchat.daemon.watch import Watch
 from aiagentchat.errors import AiAgentChatError, AlreadyRunningError
 from aiagentchat.gateway.api import Gateway
 from aiagentchat.gateway.credentials import Credentials
+from aiagentchat.gateway.pace import Pace
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventSource, RoomEvent
 from aiagentchat.matrix.probe import Probe
@@ -236,6 +237,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
             timings=health.metrics.timings,
             deadline_s=settings.deadline_s,
             file_limit_bytes=settings.file_limit,
+            pace=Pace(settings.agent_rate),
         )
         stack.push_async_callback(transport.stop)
         stack.push_async_callback(gateway.stop)

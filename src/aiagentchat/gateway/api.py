@@ -7,11 +7,12 @@ in the person's browser is no client.
 import asyncio
 import ipaddress
 import logging
+import math
 import os
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,17 @@ from aiagentchat.errors import (
     InvalidRequestError,
     NotFoundError,
     RefusedError,
+    TooFastError,
     UnauthenticatedError,
 )
 from aiagentchat.figures import Histogram
 from aiagentchat.gateway.credentials import Credentials
 from aiagentchat.gateway.forms import BODY_LIMIT_BYTES, FORM, body_too_large, read_form, read_json
 from aiagentchat.gateway.openapi import render_openapi
+from aiagentchat.gateway.pace import Pace
 from aiagentchat.gateway.routes import ROUTES
 from aiagentchat.gateway.routing import Call, Caller, Route
-from aiagentchat.gateway.schemas import HealthAnswer, Problem
+from aiagentchat.gateway.schemas import HealthAnswer, Problem, ReadAnswer, SentAnswer
 from aiagentchat.gateway.sse import internal_error
 from aiagentchat.model import BYTES, AgentName, parse_agent_name, transfer_s, visible
 
@@ -52,7 +55,7 @@ class Gateway:
         server_name: of the homeserver. deadline_s: seconds after which a request that does not wait on purpose fails.
         file_limit_bytes: for each file. health, metrics: what those two routes answer. timings: of
         requests that do not wait on purpose, by route. stalled: says why messages do
-        not arrive, "" where they do.
+        not arrive, "" where they do. pace: how fast one agent may go.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Gateway:
         stalled: Callable[[], str],
         deadline_s: float,
         file_limit_bytes: int,
+        pace: Pace,
     ) -> None:
         self.service = service
         self.server_name = server_name
@@ -77,6 +81,7 @@ class Gateway:
         self._timings = timings
         self.deadline_s = deadline_s
         self._file_limit_bytes = file_limit_bytes
+        self._pace = pace
         self._file_slots = asyncio.Semaphore(_FILES_AT_ONCE)
         self.closing = asyncio.Event()
         self.openapi = render_openapi(ROUTES)
@@ -139,7 +144,7 @@ class Gateway:
 
     def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            caller = self._authenticate(request)
+            caller = self.authenticate(request)
             query = _validate(route.query, dict(request.query)) if route.query is not None else None
             has_form = route.takes_file and request.content_type == FORM
             most = self._file_limit_bytes if has_form or route.media_type == BYTES else 0
@@ -147,7 +152,8 @@ class Gateway:
             limit_s = self._limit_s(route, query, size)
             began = time.monotonic()
             try:
-                async with asyncio.timeout(limit_s), self._file_slots if size else nullcontext():
+                turn = self._turn(route, query, caller)
+                async with asyncio.timeout(limit_s), turn, self._file_slots if size else nullcontext():
                     body, file = None, None
                     if has_form:
                         body, file = await read_form(request, self._file_limit_bytes)
@@ -156,7 +162,10 @@ class Gateway:
                     checked = None if route.body is None else _validate(route.body, body)
                     if caller.agent is not None and route.path != "/agents":
                         await self._note_presence(caller, caller.agent)
-                    answer = await route.handler(Call(self, caller, request, query, checked, file))
+                    call = Call(self, caller, request, query, checked, file)
+                    answer = await route.handler(call)
+                    if isinstance(answer, ReadAnswer | SentAnswer) and answer.messages:
+                        self._authenticate_again(call)
             except TimeoutError:
                 raise DeadlineExceededError(f"not done within {limit_s:g} s; it may still take effect") from None
             finally:
@@ -170,6 +179,12 @@ class Gateway:
 
         return handle
 
+    def _turn(self, route: Route, query: BaseModel | None, caller: Caller) -> AbstractAsyncContextManager[None]:
+        """Return what an agent waits for where the homeserver has to work for its request, and is not waited for."""
+        waits_s: float = getattr(query, "wait", 0.0)
+        is_work = route.is_work or getattr(query, "before", None) is not None
+        return self._pace.turn(caller.agent) if caller.agent is not None and is_work and not waits_s else nullcontext()
+
     def _limit_s(self, route: Route, query: BaseModel | None, size: int) -> float | None:
         """Return seconds that the request may take, with so many bytes of a file; None: as long as it stands."""
         if not route.waits:
@@ -177,7 +192,21 @@ class Gateway:
         wait_s: float | None = getattr(query, "wait", None)
         return None if wait_s is None else self.deadline_s + wait_s
 
-    def _authenticate(self, request: web.Request) -> Caller:
+    def _authenticate_again(self, call: Call) -> None:
+        """Refuse a call whose credential has ended while it waited: what came since is another's to read."""
+        try:
+            self.authenticate(call.request)
+        except UnauthenticatedError:
+            if call.caller.agent is not None:
+                self.service.take_back(call.caller.agent, reader_id=call.reader_id)
+            raise
+
+    def authenticate(self, request: web.Request) -> Caller:
+        """Return who calls.
+
+        Raises:
+            RefusedError, UnauthenticatedError: the request is not taken, or no more: its credential ended meanwhile.
+        """
         if "Origin" in request.headers or request.headers.get("Host", "") not in self._hosts:
             raise RefusedError("requests with an Origin, or for another Host, are refused")
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -259,4 +288,10 @@ def _validate(model: type[BaseModel], data: Any) -> BaseModel:
 
 def _problem(error: AiAgentChatError, *, status: int | None = None) -> web.Response:
     problem = Problem.of(error, status=status)
-    return web.Response(body=problem.model_dump_json(), status=problem.status, content_type="application/problem+json")
+    headers = {"Retry-After": str(math.ceil(error.wait_s))} if isinstance(error, TooFastError) else {}
+    return web.Response(
+        body=problem.model_dump_json(),
+        status=problem.status,
+        content_type="application/problem+json",
+        headers=headers,
+    )

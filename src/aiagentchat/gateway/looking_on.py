@@ -9,7 +9,7 @@ from aiohttp import web
 from aiagentchat.agents.sights import Asked, Edited, Live, Read, Removed, Settled, State
 from aiagentchat.gateway.routing import Call
 from aiagentchat.gateway.schemas import AgentOverview, LookQuery, OverviewAnswer, ReadAnswer, RoomQuery
-from aiagentchat.gateway.sse import EventStream, message_data
+from aiagentchat.gateway.sse import message_data
 from aiagentchat.model import AgentName, EventId, Message, parse_address
 
 SIGHTS: dict[type, str] = {
@@ -62,7 +62,7 @@ async def room_events(call: Call) -> web.StreamResponse:
     """Stream what goes on in an agent's room."""
     query: LookQuery = call.query
     looking = await call.gateway.service.look_on(_room_of(call), limit=query.limit, has_receipts=query.receipts)
-    async with aclosing(looking) as sights, EventStream(call.request, call.gateway.closing) as stream:
+    async with aclosing(looking) as sights, call.stream() as stream:
 
         async def pump() -> None:
             async for each in sights:

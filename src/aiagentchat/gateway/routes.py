@@ -51,7 +51,7 @@ from aiagentchat.gateway.schemas import (
     StatusBody,
     WhoAnswer,
 )
-from aiagentchat.gateway.sse import EventStream, message_data
+from aiagentchat.gateway.sse import message_data
 from aiagentchat.model import (
     BYTES,
     USER_ID,
@@ -145,7 +145,7 @@ async def _events(call: Call) -> web.StreamResponse:
     query: EventsQuery = call.query
     service = call.gateway.service
     following = service.follow(call.agent, reader_id=call.reader_id, label=call.reader_label, stops=query.stops)
-    async with following as (messages, endings), EventStream(call.request, call.gateway.closing) as stream:
+    async with following as (messages, endings), call.stream() as stream:
 
         async def pump() -> None:
             async for each in messages:
@@ -157,7 +157,7 @@ async def _events(call: Call) -> web.StreamResponse:
         ended, lost = endings
         await stream.run(pump(), ended.wait(), lost.wait())
         if ended.is_set():
-            await stream.send("ended", json.dumps({"name": call.agent}))
+            await stream.end("ended", json.dumps({"name": call.agent}))
     return stream.response
 
 
@@ -205,11 +205,11 @@ async def _attach(call: Call) -> BaseModel | web.StreamResponse:
         gateway.service.touch(name)
     if body.session != "held":
         return answer
-    async with gateway.service.held_session(name) as ended, EventStream(call.request, gateway.closing) as stream:
+    async with gateway.service.held_session(name) as ended, call.stream() as stream:
         await stream.send("attached", answer.model_dump_json())
         await stream.run(ended.wait())
         if ended.is_set():
-            await stream.send("ended", json.dumps({"name": name}))
+            await stream.end("ended", json.dumps({"name": name}))
     return stream.response
 
 
@@ -304,7 +304,7 @@ async def _uninvite(call: Call) -> web.StreamResponse:
 
 async def _tell_steps(call: Call, said: Mapping[str, object], steps: AsyncGenerator[Step, None]) -> web.StreamResponse:
     """Answer with a stream: who it is about, what was done in each room, and that it is done."""
-    async with EventStream(call.request, call.gateway.closing) as stream:
+    async with call.stream() as stream:
 
         async def pump() -> None:
             await stream.send("person", json.dumps(dict(said)))
@@ -323,7 +323,7 @@ async def _tell_steps(call: Call, said: Mapping[str, object], steps: AsyncGenera
 async def _janitor(call: Call) -> web.StreamResponse:
     call.require_operator()
     body: JanitorBody = call.body
-    async with EventStream(call.request, call.gateway.closing) as stream:
+    async with call.stream() as stream:
 
         async def pump() -> None:
             async with aclosing(call.gateway.service.janitor.clear_all(dry_run=body.dry_run)) as cleared:
@@ -350,9 +350,18 @@ async def _openapi(call: Call) -> web.StreamResponse:
 
 ROUTES = (
     Route("GET", "/who", _who, "The directory.", WhoAnswer, NoQuery),
-    Route("POST", "/send", _send, "Send a message.", SendAnswer, NoQuery, SendBody, takes_file=True),
+    Route("POST", "/send", _send, "Send a message.", SendAnswer, NoQuery, SendBody, takes_file=True, is_work=True),
     Route("GET", "/read", _read, "The own inbox, or history; acknowledges nothing.", ReadAnswer, ReadQuery, waits=True),
-    Route("GET", "/files/{event_id}", _file, "The file that came with a message.", None, NoQuery, media_type=BYTES),
+    Route(
+        "GET",
+        "/files/{event_id}",
+        _file,
+        "The file that came with a message.",
+        None,
+        NoQuery,
+        media_type=BYTES,
+        is_work=True,
+    ),
     Route("POST", "/ack", _ack, "Move the own cursor forward.", AckAnswer, NoQuery, AckBody),
     Route(
         "GET",
@@ -365,11 +374,22 @@ ROUTES = (
         media_type="text/event-stream",
     ),
     Route("POST", "/bell", _bell, "Whether somebody wrote, and who; never what.", BellAnswer, NoQuery, BellBody, True),
-    Route("GET", "/sent", _sent, "Own messages: stored, read, answered.", SentAnswer, SentQuery, waits=True),
+    Route(
+        "GET", "/sent", _sent, "Own messages: stored, read, answered.", SentAnswer, SentQuery, waits=True, is_work=True
+    ),
     Route("POST", "/agents", _attach, "Attach an agent; boots it if needed.", AttachAnswer, NoQuery, AttachBody, True),
     Route("DELETE", "/agents/{name}", _detach, "Detach an agent.", Done, NoQuery),
-    Route("PUT", "/status", _status, "What the agent is doing.", Done, NoQuery, StatusBody),
-    Route("POST", "/progress", _progress, "How far the agent's work is.", ProgressAnswer, NoQuery, ProgressBody),
+    Route("PUT", "/status", _status, "What the agent is doing.", Done, NoQuery, StatusBody, is_work=True),
+    Route(
+        "POST",
+        "/progress",
+        _progress,
+        "How far the agent's work is.",
+        ProgressAnswer,
+        NoQuery,
+        ProgressBody,
+        is_work=True,
+    ),
     Route(
         "POST",
         "/approvals",

@@ -8,6 +8,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from aiagentchat.errors import InvalidRequestError, RefusedError
+from aiagentchat.gateway.sse import EventStream
 from aiagentchat.model import AgentName, visible
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class Call:
                 hint="leave out --as, AIAGENTCHAT_AGENT and AIAGENTCHAT_TOKEN",
             )
 
+    def stream(self) -> EventStream:
+        """Return the stream that answers the call, for as long as its credential is good."""
+        return EventStream(self.request, self.gateway.closing, lambda: self.gateway.authenticate(self.request))
+
     @property
     def reader_id(self) -> str:
         return self.request.headers.get("AIAgentChat-Reader", "http")[:100]
@@ -70,7 +75,7 @@ Handler = Callable[[Call], Awaitable[BaseModel | web.StreamResponse]]
 class Route:
     """One route. `waits`: it may take as long as its caller asks, so the deadline does not apply.
 
-    `takes_file`: a file may come with its body, in `multipart/form-data`.
+    `takes_file`: a file may come with its body, in `multipart/form-data`. `is_work`: the homeserver is asked each time.
     """
 
     method: str
@@ -82,4 +87,5 @@ class Route:
     body: type[BaseModel] | None = None
     waits: bool = False
     takes_file: bool = False
+    is_work: bool = False
     media_type: str = "application/json"

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
@@ -35,11 +35,15 @@ class EventStream:
     """The response side of a stream. Use as a context manager; `response` is what the handler returns.
 
     An error that ends the stream is its last event, `error`, with the problem that a response would have.
+
+    Args:
+        check: asked before anything is sent; raises where the client may have no more.
     """
 
-    def __init__(self, request: web.Request, closing: asyncio.Event) -> None:
+    def __init__(self, request: web.Request, closing: asyncio.Event, check: Callable[[], object]) -> None:
         self._request = request
         self._closing = closing
+        self._check = check
         self._writing = asyncio.Lock()
         self.response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -58,11 +62,16 @@ class EventStream:
             log.error("a stream failed: %s", self._request.path, exc_info=error)
             error = internal_error()
         with contextlib.suppress(ConnectionResetError):
-            await self.send("error", Problem.of(error).model_dump_json())
+            await self.end("error", Problem.of(error).model_dump_json())
         return True
+
+    async def end(self, event: str, data: str) -> None:
+        """Send the last event, which says why it is the last, whether or not the client may have more."""
+        await self._write(f"event: {event}\ndata: {data}\n\n")
 
     async def send(self, event: str, data: str, *, event_id: str = "") -> None:
         """Send one event; `data` is a single line."""
+        self._check()
         identity = f"id: {event_id}\n" if event_id else ""
         await self._write(f"{identity}event: {event}\ndata: {data}\n\n")
 
@@ -87,6 +96,7 @@ class EventStream:
 
     async def _ping(self) -> None:
         while True:
+            self._check()
             await self._write(": ping\n\n")
             await asyncio.sleep(PING_S)
 

@@ -130,8 +130,26 @@ def load_or_create(paths: Paths, *, server_name: str | None = None, port: int | 
         else:
             config = replace(remembered, port=choice.port, appservice_port=appservice_port)
         if config != remembered:
-            write_private(embedded_file(paths), json.dumps(asdict(config), indent=2) + "\n")
+            _save(paths, config)
     return LoadedConfig(config, (choice.notice,) if choice.notice else ())
+
+
+def renew_secrets(paths: Paths) -> bool:
+    """Choose all secrets anew; False: nothing was chosen yet. They are in force once the homeserver is started again.
+
+    Raises:
+        InvalidRequestError: as `load_remembered`.
+    """
+    ensure_private_dir(paths.homeserver)
+    with alone_in(paths.homeserver):
+        remembered = load_remembered(paths)
+        if remembered is not None:
+            _save(paths, EmbeddedConfig(**(asdict(remembered) | _new_secrets())))
+    return remembered is not None
+
+
+def _save(paths: Paths, config: EmbeddedConfig) -> None:
+    write_private(embedded_file(paths), json.dumps(asdict(config), indent=2) + "\n")
 
 
 def _choose_appservice_port(remembered: EmbeddedConfig | None, homeserver_port: int) -> int:
@@ -143,8 +161,11 @@ def _choose_appservice_port(remembered: EmbeddedConfig | None, homeserver_port: 
 
 
 def _create(server_name: str, port: int, appservice_port: int) -> EmbeddedConfig:
-    made = {name: secrets.token_hex(32) for name in _SECRETS}
-    return EmbeddedConfig(server_name, port, appservice_port, **made)
+    return EmbeddedConfig(server_name, port, appservice_port, **_new_secrets())
+
+
+def _new_secrets() -> dict[str, str]:
+    return {name: secrets.token_hex(32) for name in _SECRETS}
 
 
 def _unreadable(path: Path, reason: str) -> InvalidRequestError:

@@ -5,11 +5,13 @@ before the account is made, so that a crash between the two leaves nothing that 
 `homeserver.ensure_running`.
 """
 
+import contextlib
 import hashlib
 import hmac
 import json
 import secrets
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -61,8 +63,8 @@ async def ensure_operator(base_url: str, paths: Paths, config: EmbeddedConfig, l
         if saved is not None and saved.user_id == user_id and await _is_valid(session, saved):
             return saved
         await _ensure_account(session, paths, config, localpart)
-        account = await _log_in(session, paths, user_id)
-    write_private(paths.operator_device, json.dumps(asdict(account)) + "\n")
+        account = await _log_in(session, paths, user_id, paths.operator_password, OPERATOR_DEVICE_ID)
+    _save_device(paths, account)
     return account
 
 
@@ -116,12 +118,15 @@ async def _ensure_account(session: aiohttp.ClientSession, paths: Paths, config: 
             raise _wrong_password(paths, "is missing, and the account exists already") from None
 
 
-async def _log_in(session: aiohttp.ClientSession, paths: Paths, user_id: UserId) -> OperatorAccount:
+async def _log_in(
+    session: aiohttp.ClientSession, paths: Paths, user_id: UserId, password: Path, device_id: str
+) -> OperatorAccount:
+    """Return the account with a new token of a device, whose token of before stays good."""
     body = {
         "type": "m.login.password",
         "identifier": {"type": "m.id.user", "user": user_id},
-        "password": read_private(paths.operator_password),
-        "device_id": OPERATOR_DEVICE_ID,
+        "password": read_private(password),
+        "device_id": device_id,
         "initial_device_display_name": OPERATOR_DEVICE_NAME,
     }
     try:
@@ -131,6 +136,45 @@ async def _log_in(session: aiohttp.ClientSession, paths: Paths, user_id: UserId)
             raise _wrong_password(paths, f"is not the password of {user_id}") from None
         raise
     return OperatorAccount(UserId(answer["user_id"]), answer["device_id"], answer["access_token"])
+
+
+async def renew_password(base_url: str, paths: Paths) -> None:
+    """Give the operator another password and our device another token; all others of theirs are ended.
+
+    Ours stays the same device, since a message that is sent again is known by it, and has its new token before the old
+    one is ended. The new password is saved before the homeserver is told, so that a crash between the two loses none:
+    the next call takes up whichever it is.
+
+    Raises:
+        UnauthenticatedError: the saved password is missing, or not the account's. HomeserverUnavailableError: it does
+            not answer. MatrixError: any other answer.
+    """
+    saved = parse_device(read_private(paths.operator_device) or "")
+    if saved is None or not read_private(paths.operator_password):
+        raise _wrong_password(paths, "is missing or empty, or the operator was never logged in")
+    fresh = _fresh_password(paths)
+    async with aiohttp.ClientSession(base_url, timeout=aiohttp.ClientTimeout(total=_REQUEST_S)) as session:
+        with contextlib.suppress(UnauthenticatedError):
+            if read_private(fresh):
+                await _log_in(session, paths, saved.user_id, fresh, saved.device_id)
+                fresh.replace(paths.operator_password)
+        account = await _log_in(session, paths, saved.user_id, paths.operator_password, saved.device_id)
+        _save_device(paths, account)
+        old, new = read_private(paths.operator_password), secrets.token_urlsafe(24)
+        write_private(fresh, new + "\n")
+        identifier = {"type": "m.id.user", "user": account.user_id}
+        auth = {"type": "m.login.password", "identifier": identifier, "password": old}
+        body = {"auth": auth, "new_password": new, "logout_devices": True}
+        await _call(session, "POST", "/_matrix/client/v3/account/password", body=body, token=account.access_token)
+    fresh.replace(paths.operator_password)
+
+
+def _save_device(paths: Paths, account: OperatorAccount) -> None:
+    write_private(paths.operator_device, json.dumps(asdict(account)) + "\n")
+
+
+def _fresh_password(paths: Paths) -> Path:
+    return paths.operator_password.with_name("operator-password.new")
 
 
 async def issue_login_token(base_url: str, paths: Paths, account: OperatorAccount) -> str:

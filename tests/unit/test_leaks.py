@@ -1,0 +1,46 @@
+"""What looks for secrets in the logs of a run finds them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.integration.leaks import homes_below, leaks_of
+
+SECRET = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Not where the homes of other tests lie, which are looked through when all have run."""
+    with TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def test_a_secret_in_a_log_of_its_home_is_found_wherever_it_is_kept(directory: Path) -> None:
+    kept = {
+        "operator-password": SECRET,
+        "credentials/operator": f"operator:{SECRET}",
+        "credentials/operator-device.json": json.dumps({"user_id": "@a:example.org", "access_token": SECRET}),
+        "credentials/agents/a.json": json.dumps({"token": f"agent:a:{SECRET}", "detached": True}),
+        "accounts/a.json": json.dumps({"refresh_token": SECRET}),
+        "homeserver/embedded.json": json.dumps({"server_name": "example.org", "macaroon_secret_key": SECRET}),
+    }
+    for number, (name, text) in enumerate(kept.items()):
+        home = directory / str(number)
+        for file, content in ((name, text), ("credentials/none", ""), ("daemon.log.1", f"it is operator:{SECRET}\n")):
+            (home / file).parent.mkdir(parents=True, exist_ok=True)
+            (home / file).write_text(content.replace("operator", "agent:a") if "agents/" in name else content)
+    homes = homes_below(directory)
+    assert homes == [directory / str(number) for number in range(len(kept))]
+    assert [len(list(leaks_of(home))) for home in homes] == [1] * len(kept)
+
+
+def test_names_and_addresses_are_no_secrets(directory: Path) -> None:
+    (directory / "credentials").mkdir()
+    device = {"user_id": "@a-long-name:example.org", "access_token": SECRET}
+    (directory / "credentials" / "operator-device.json").write_text(json.dumps(device))
+    (directory / "daemon.log").write_text("@a-long-name:example.org wrote")
+    assert list(leaks_of(directory)) == []
