@@ -17,8 +17,11 @@ EXTRAS = PROJECT["optional-dependencies"]
 LOCKS = {
     "requirements/runtime.txt": PROJECT["dependencies"] + EXTRAS["server"],
     "requirements/dev.txt": PROJECT["dependencies"] + EXTRAS["server"] + EXTRAS["dev"],
+    "requirements/daemon.txt": PROJECT["dependencies"],
+    "requirements/synapse.txt": EXTRAS["server"],
+    "requirements/build.txt": [],
 }
-ENTRY = re.compile(r"^(\S+)==(\S+)(?: ; [^\\\n]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})*)", re.MULTILINE)
+ENTRY = re.compile(r"^([^\s\[]+)(?:\[\S+\])?==(\S+)(?: ; [^\\\n]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})*)", re.MULTILINE)
 
 
 def pins(lock: str) -> dict[str, Version]:
@@ -47,9 +50,10 @@ def test_a_lock_names_no_machine_and_no_package_index(lock: str) -> None:
     assert re.findall(r"\S*(?:://|(?<![\w.])/\w)\S*", (ROOT / lock).read_text()) == []
 
 
-def test_what_is_tested_is_what_a_user_installs() -> None:
-    runtime, dev = (pins(lock) for lock in LOCKS)
-    assert runtime.items() <= dev.items()
+def test_what_is_tested_is_what_a_user_and_an_image_get() -> None:
+    tested = pins("requirements/dev.txt")
+    for lock in LOCKS:
+        assert pins(lock).items() <= tested.items()
 
 
 def test_the_version_is_written_once() -> None:
