@@ -21,7 +21,9 @@ LOCKS = {
     "requirements/synapse.txt": EXTRAS["server"],
     "requirements/build.txt": [],
 }
-ENTRY = re.compile(r"^([^\s\[]+)(?:\[\S+\])?==(\S+)(?: ; [^\\\n]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})*)", re.MULTILINE)
+ENTRY = re.compile(
+    r"^([^\s\[]+)(?:\[\S+\])?==(\S+)(?: ; [^\\\n]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})*)", re.MULTILINE
+)
 
 
 def pins(lock: str) -> dict[str, Version]:
