@@ -112,11 +112,10 @@ def _registration(rotation: _Rotation) -> None:
     if read_private(fresh) is None:
         renewed = replace(held, as_token=secrets.token_hex(32), hs_token=secrets.token_hex(32))
         write_private(fresh, render_registration(renewed))
-    rotation.left += [
-        f"give the homeserver {fresh} in place of {path}; stop the daemon; restart the "
-        f"homeserver; "
-        f"mv {fresh} {path}; start the daemon; 'cchat doctor' proves it. Until then the old one works"
-    ]
+    rotation.left.append(
+        f"give the homeserver {fresh} in place of {path}; stop the daemon; restart the homeserver; mv {fresh} {path}; "
+        "start the daemon; 'cchat doctor' proves it. Until then the old one works"
+    )
 
 
 def _accounts(rotation: _Rotation) -> None:
