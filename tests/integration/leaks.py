@@ -36,7 +36,7 @@ def _secrets_of(home: Path) -> Iterator[tuple[str, str]]:
 def _parse(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # a test has put something else in the place of one
         return text
 
 

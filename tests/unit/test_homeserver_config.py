@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from aiagentchat.config import Paths, load_settings
 from aiagentchat.errors import InvalidRequestError
-from aiagentchat.homeserver import _space_alias, embedded
+from aiagentchat.homeserver import _space_alias, embedded, ports
 from aiagentchat.homeserver.embedded import (
     EmbeddedConfig,
     embedded_file,
@@ -52,11 +52,11 @@ def paths(tmp_path: Path) -> Paths:
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """The ports of a machine that is not there: put in what is taken."""
-    ports: set[int] = set()
+    found: set[int] = set()
     fresh = iter(range(40_000, 50_000))
-    monkeypatch.setattr(embedded, "is_port_free", lambda port: port not in ports)
+    monkeypatch.setattr(embedded, "is_port_free", lambda port: port not in found)
     monkeypatch.setattr(embedded, "any_free_port", lambda: next(fresh))
-    return ports
+    return found
 
 
 def choose(requested: int | None, remembered: int | None, taken: set[int], *, ours: bool = False) -> tuple[int, str]:
@@ -107,6 +107,14 @@ def test_port_0_keeps_the_remembered_port_while_it_is_free() -> None:
 
 def test_a_port_asked_for_by_number_is_that_port() -> None:
     assert choose(9000, 8123, set()) == (9000, "")
+
+
+def test_a_free_port_is_another_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "_PORTS", 10)
+    monkeypatch.setattr(ports, "_given", set())
+    monkeypatch.setattr(ports, "is_port_free", lambda port: True)
+    assert len({ports.any_free_port() for _ in range(5)}) == 5
+    assert ports.any_free_port() in range(ports._FIRST_PORT, ports._FIRST_PORT + 10)  # and there is always one
 
 
 @pytest.mark.parametrize("ours", [True, False])

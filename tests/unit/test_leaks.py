@@ -44,3 +44,9 @@ def test_names_and_addresses_are_no_secrets(directory: Path) -> None:
     (directory / "credentials" / "operator-device.json").write_text(json.dumps(device))
     (directory / "daemon.log").write_text("@a-long-name:example.org wrote")
     assert list(leaks_of(directory)) == []
+
+
+def test_what_a_test_has_put_in_the_place_of_a_secret_file_stops_nothing(directory: Path) -> None:
+    (directory / "operator-password").write_text("[" * 100_000)
+    (directory / "daemon.log").write_text("nothing\n")
+    assert list(leaks_of(directory)) == []

@@ -16,6 +16,7 @@ DEFAULT_PORT = 8008
 
 _FIRST_PORT, _PORTS = 16_384, 16_384
 """Below those that Linux (from 32,768) and macOS (from 49,152) give to outgoing connections."""
+_given: set[int] = set()
 _LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
@@ -88,8 +89,14 @@ def is_port_free(port: int) -> bool:
 
 
 def any_free_port() -> int:
-    """Return a port that was free on loopback a moment ago, and that no outgoing connection takes before it is used."""
+    """Return a port that was free on loopback a moment ago, and that no outgoing connection takes before it is used.
+
+    Another each time: what was given before may be about to be used.
+    """
     while True:
         port = _FIRST_PORT + secrets.randbelow(_PORTS)
-        if is_port_free(port):
+        if port not in _given and is_port_free(port):
+            _given.add(port)
+            if len(_given) > _PORTS // 2:
+                _given.clear()
             return port
