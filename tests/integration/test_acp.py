@@ -207,6 +207,7 @@ def test_it_stops_when_a_person_says_so_or_takes_the_message_back(system: System
         while not (answer := client.sent_message(asked, to=name, wait_s=0.5)["answer"]):
             room.say("!stop")  # which may come before it has begun
         assert answer["body"] == STOPPED
+        assert system.ask(name, "all read?") == "all read?"  # the last of those, too
     assert Agent(system, name, {}).unread() == []
 
 

@@ -25,7 +25,10 @@ def test_it_is_never_further_off_than_the_shortest_request_and_its_second(
     for request in requests:
         note(clock, ahead_s, *request)
     assert clock.offset_s is not None
-    assert abs(clock.offset_s - ahead_s) <= (1 + min(took_s for _, took_s, _ in requests)) / 2 + 1e-6
+    shortest_s = 1 + min(took_s for _, took_s, _ in requests)
+    assert abs(clock.offset_s - ahead_s) <= shortest_s / 2 + 1e-6
+    assert clock.least_offset_s is not None
+    assert ahead_s - shortest_s - 1e-6 <= clock.least_offset_s <= ahead_s + 1e-6
 
 
 def test_many_short_requests_tell_it_to_the_hundredth_and_long_ones_take_nothing_from_it() -> None:
@@ -50,3 +53,4 @@ def test_an_answer_before_its_request_says_nothing() -> None:
     clock = ServerClock()
     clock.note(100.0, asked_at_s=200.0, answered_at_s=100.0)
     assert clock.offset_s is None
+    assert clock.least_offset_s is None

@@ -24,7 +24,8 @@ class Sessions:
     """The sessions. `changed` is set whenever the set of online agents changes, or a timed session has been opened.
 
     Args:
-        ttl_s: silence that ends a timed session. server_now_ms: the homeserver's clock. clock: monotonic seconds.
+        ttl_s: silence that ends a timed session. server_now_ms: the homeserver's clock, and not later than it, so that
+            no message of a session seems to be from before it. clock: monotonic seconds.
     """
 
     def __init__(

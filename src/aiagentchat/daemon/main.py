@@ -163,7 +163,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         operator_id, operator = access.operator or (None, None)
         directory = Directory(access.identities.names, ttl_s=settings.directory_ttl_s)
         manager = SpaceManager(access.identities, operator, _space_settings(settings, homeserver, access), directory)
-        sessions = Sessions(ttl_s=settings.session_ttl_s, server_now_ms=client.server_now_ms)
+        sessions = Sessions(ttl_s=settings.session_ttl_s, server_now_ms=client.server_earliest_ms)
         host = AgentHost(manager, sessions)
         sidebar = None
         if settings.sidebar != "off":

@@ -19,6 +19,11 @@ class ServerClock:
         """What is to be added to our clock for the homeserver's; None: it has never told."""
         return None if math.isinf(self._least_s) else (self._least_s + self._most_s) / 2
 
+    @property
+    def least_offset_s(self) -> float | None:
+        """The least that this can be: with it nothing is taken for later than it is. None: it has never told."""
+        return None if math.isinf(self._least_s) else self._least_s
+
     def note(self, date_s: float, *, asked_at_s: float, answered_at_s: float) -> None:
         """Take what an answer says. All three are in seconds since the epoch, the first by the homeserver's clock."""
         least_s, most_s = date_s - answered_at_s, date_s + 1 - asked_at_s

@@ -148,6 +148,10 @@ class Wire:
         """Return the homeserver's clock in milliseconds, as its answers told it."""
         return int((time.time() + (self.stats.clock.offset_s or 0.0)) * 1000)
 
+    def server_earliest_ms(self) -> int:
+        """Return the earliest that the homeserver's clock can show now: what is stored from now on is not before it."""
+        return int((time.time() + (self.stats.clock.least_offset_s or 0.0)) * 1000)
+
     @asynccontextmanager
     async def _turn(self, room: str | None, deadline: float, what: str) -> AsyncIterator[None]:
         """Writes to one room go one after the other: concurrent ones fork the room and slow it from then on."""
