@@ -125,7 +125,7 @@ class Cluster:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.stop_workers()
         for process in filter(None, (self._nginx, self._redis)):
-            process.kill()
+            process.terminate()  # nginx ends its own processes then
             process.wait(START_S)
         self._nginx = self._redis = None
 
