@@ -91,7 +91,7 @@ soak: $(INSTALLED) ## 30 minutes of mixed load in both modes: what the daemon us
 	$(BIN)/python -m tests.chaos.soak $(ARGS)
 
 container: $(INSTALLED) ## build the images and run deploy/compose.yaml with its restrictions (needs root and podman)
-	$(BIN)/python scripts/container.py $(ARGS)
+	$(BIN)/python -m scripts.container $(ARGS)
 
 fuzz: $(INSTALLED) ## at least 100,000 cases for the parsers of what comes from outside; minutes
 	$(BIN)/python scripts/fuzz.py $(ARGS)

@@ -16,12 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from aiagentchat import __version__
+from scripts.demo import Person
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE_FILE = ROOT / "deploy" / "compose.yaml"
@@ -290,39 +290,20 @@ def check_agent(stack: Stack) -> None:
     check("agent: holds its own credential and no other", files.split() == ["/credential/token"], files)
 
 
-class Person:
+class Operator(Person):
     """The operator, with a Matrix client of their own."""
-
-    def __init__(self, url: str, name: str, password: str) -> None:
-        self._url, self._token = url, ""
-        identifier = {"type": "m.id.user", "user": name}
-        login = {"type": "m.login.password", "identifier": identifier, "password": password}
-        self._token = self.call("POST", "login", login)["access_token"]
-
-    def call(self, method: str, path: str, body: object = None) -> Any:
-        request = urllib.request.Request(  # noqa: S310 - of the homeserver that was started here
-            f"{self._url}/_matrix/client/v3/{path}",
-            None if body is None else json.dumps(body).encode(),
-            {"Authorization": f"Bearer {self._token}"} if self._token else {},
-            method=method,
-        )
-        with urllib.request.urlopen(request, timeout=COMMAND_S) as response:  # noqa: S310 - likewise
-            return json.load(response)
 
     def room(self, name: str) -> str:
         """Return the joined room of a name, "" where there is none."""
-        for room_id, room in self.call("GET", "sync?timeout=0")["rooms"].get("join", {}).items():
-            events = room["state"]["events"] + room["timeline"]["events"]
-            if any(each["type"] == "m.room.name" and each["content"].get("name") == name for each in events):
-                return str(room_id)
+        for room_id in self.joined_rooms():
+            if any(
+                each["type"] == "m.room.name" and each["content"].get("name") == name for each in self.state(room_id)
+            ):
+                return room_id
         return ""
 
-    def say(self, room_id: str, body: str) -> None:
-        content = {"msgtype": "m.text", "body": body}
-        self.call("PUT", f"rooms/{room_id}/send/m.room.message/{secrets.token_hex(8)}", content)
-
     def bodies(self, room_id: str) -> list[str]:
-        chunk = self.call("GET", f"rooms/{room_id}/messages?dir=b&limit=50")["chunk"]
+        chunk = self.call("GET", f"/rooms/{room_id}/messages?dir=b&limit=50")["chunk"]
         return [each["content"]["body"] for each in reversed(chunk) if "body" in each["content"]]
 
 
@@ -331,10 +312,10 @@ def check_first_experience(stack: Stack, text: str, before: list[str]) -> None:
     wait_until("synapse: healthy", lambda: stack.health("synapse"))
     wait_until("daemon: healthy", lambda: stack.health("daemon"))
     password = stack.exec("daemon", "cat", "/var/lib/aiagentchat/operator-password").strip()
-    person = Person(stack.url, "operator", password)
+    person = Operator(stack.url, "operator", password)
     room_id = wait_until("operator: the example's room is there, joined", lambda: person.room("example"))
     check("operator: what was said before is there", set(before) <= set(person.bodies(room_id)), before)
-    person.say(room_id, text)
+    person.write(room_id, text)
     wait_until(f"operator: {text!r} is answered", lambda: text.upper() in person.bodies(room_id))
 
 

@@ -108,21 +108,16 @@ class System:
 
 
 class Person:
-    """The operator in a Matrix client, with the password from the file, as in Element."""
+    """The operator in a Matrix client, as in Element."""
 
-    def __init__(self, status: Json) -> None:
-        self._url = status["homeserver_url"]
-        self.user_id: str = status["operator"]
-        self._token = ""
-        login = {
-            "type": "m.login.password",
-            "identifier": {"type": "m.id.user", "user": self.user_id},
-            "password": Path(status["password_file"]).read_text().strip(),
-        }
+    def __init__(self, url: str, user_id: str, password: str) -> None:
+        self._url, self.user_id, self._token = url, user_id, ""
+        identifier = {"type": "m.id.user", "user": user_id}
+        login = {"type": "m.login.password", "identifier": identifier, "password": password}
         self._token = self.call("POST", "/login", login)["access_token"]
 
     def call(self, method: str, path: str, body: Json | None = None) -> Json:
-        request = urllib.request.Request(  # noqa: S310 - of the homeserver that the demo has started
+        request = urllib.request.Request(  # noqa: S310 - of a homeserver that was started here
             f"{self._url}/_matrix/client/v3{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
@@ -160,6 +155,11 @@ class Person:
                 if event["type"] == "m.room.message" and wanted(event):
                     return dict(event)
         raise DemoFailedError(f"no answer within {ANSWER_S:g} s")
+
+
+def sign_in(status: Json) -> Person:
+    """Return the operator that a status names, with the password from the file."""
+    return Person(status["homeserver_url"], status["operator"], Path(status["password_file"]).read_text().strip())
 
 
 def answer_next(agent: GatewayClient, text: str, *, fmt: str = "plain") -> None:
@@ -297,7 +297,7 @@ def main() -> None:
             status = system.start()
             title("Three agents")
             agents = {agent: system.join(agent, description) for agent, description in AGENTS.items()}
-            person = Person(status)
+            person = sign_in(status)
             talk_to_agent(person, agents)
             talk_to_program(system, person, agents)
             approve_what_an_agent_asks(system, person, agents)

@@ -20,7 +20,7 @@ from PIL import Image
 from aiagentchat.client import GatewayClient
 from aiagentchat.errors import AiAgentChatError
 from scripts.chromium import ChromiumError, Page, find_chromium, open_page
-from scripts.demo import ANSWER_S, DemoFailedError, Person, System, answer_next, in_background, require, title
+from scripts.demo import ANSWER_S, DemoFailedError, Person, System, answer_next, in_background, require, sign_in, title
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 SIZE = (1280, 880)
@@ -172,7 +172,7 @@ def main(arguments: list[str]) -> None:
             title("The scene")
             agents = {agent: system.join(agent, description) for agent, description in AGENTS.items()}
             status = json.loads(system.cchat("status", "--json", shown=False))
-            room_id = play(system, Person(status), agents)
+            room_id = play(system, sign_in(status), agents)
             title("The pictures")
             link = json.loads(line)["element"]
             asyncio.run(take(str(program), link, room_id, options.output))

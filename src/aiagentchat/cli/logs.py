@@ -10,11 +10,9 @@ from typing import BinaryIO
 from aiagentchat.cli.invocation import Invocation, interrupt_on_signals
 from aiagentchat.errors import NotFoundError
 from aiagentchat.homeserver.launch import STARTUP_LOG_FILE
-from aiagentchat.homeserver.render import LOG_FILE
+from aiagentchat.homeserver.render import LOG_FILE, OLD_LOGS
 from aiagentchat.model import visible
 
-_OLDER = 3
-"""How many files both keep besides the one that they write to: `.1` is the latest of them."""
 _LOOK_S = 0.25
 
 
@@ -31,7 +29,7 @@ def logs(call: Invocation) -> None:
         _print(call, tail.last(args.lines))
         while args.follow:
             _print(call, tail.new())
-            time.sleep(_LOOK_S)
+            time.sleep(_LOOK_S)  # a file tells nobody that it grew
         _print(call, tail.rest())
 
 
@@ -49,7 +47,7 @@ class Tail:
     """
 
     def __init__(self, path: Path) -> None:
-        self._paths = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, _OLDER + 1))]
+        self._paths = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, OLD_LOGS + 1))]
         self._partial = b""
         files = self._open_newer_than(None)
         if not files:

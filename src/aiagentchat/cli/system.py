@@ -35,7 +35,7 @@ from aiagentchat.homeserver.element_archive import ensure_element
 from aiagentchat.homeserver.embedded import EmbeddedConfig, load_remembered
 from aiagentchat.homeserver.operator import LOGIN_TOKEN_S, issue_login_token
 from aiagentchat.homeserver.process import stop_running
-from aiagentchat.homeserver.render import REGISTRATION_FILE
+from aiagentchat.homeserver.render import OLD_LOGS, REGISTRATION_FILE
 from aiagentchat.model import parse_agent_name
 
 log = logging.getLogger(__name__)
@@ -395,7 +395,7 @@ def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
 def _log_to_file(settings: Settings) -> None:
     ensure_private_dir(settings.paths.data_dir)
     settings.paths.daemon_log.touch(mode=0o600)
-    log_to(RotatingFileHandler(settings.paths.daemon_log, maxBytes=_LOG_BYTES, backupCount=3), settings)
+    log_to(RotatingFileHandler(settings.paths.daemon_log, maxBytes=_LOG_BYTES, backupCount=OLD_LOGS), settings)
 
 
 # --- down and status

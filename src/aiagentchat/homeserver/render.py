@@ -19,7 +19,8 @@ LOG_FILE = "homeserver.log"
 
 _HEADER = "# Written anew by aiagentchat before each start: changes made here are lost.\n"
 _LOG_BYTES = 10 * 1024 * 1024
-_OLD_LOGS = 3
+OLD_LOGS = 3
+"""How many files of a log are kept besides the one that is written to: `.1` is the latest of them."""
 
 
 def render_files(
@@ -144,7 +145,7 @@ def render_log_config(log_file: Path) -> str:
                     "formatter": "precise",
                     "filename": str(log_file),
                     "maxBytes": _LOG_BYTES,
-                    "backupCount": _OLD_LOGS,
+                    "backupCount": OLD_LOGS,
                     "encoding": "utf8",
                 }
             },
