@@ -12,6 +12,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
+BENCH := .venv-bench
 LOCKED := $(VENV)/.locked
 INSTALLED := $(VENV)/.installed
 NODE := tests/node/node_modules/.package-lock.json
@@ -96,9 +97,17 @@ container: $(INSTALLED) ## build the images and run deploy/compose.yaml with its
 fuzz: $(INSTALLED) ## at least 100,000 cases for the parsers of what comes from outside; minutes
 	$(BIN)/python scripts/fuzz.py $(ARGS)
 
-bench: $(INSTALLED) ## measure; each file of bench/ prints its table
-	@ls bench/bench_*.py >/dev/null
-	@for file in bench/bench_*.py; do echo "$$file"; PYTHONPATH=. $(BIN)/python "$$file" $(ARGS) || exit; done
+# All that is locked, peers included, and so without asking them what else they would like. One thing that a peer needs
+# has no wheel.
+$(BENCH)/.installed: requirements/bench.txt pyproject.toml src/aiagentchat/__init__.py
+	@echo "Setting up $(BENCH) (what is measured beside us included, about a minute)"
+	@$(PYTHON) -m venv --clear $(BENCH)
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps $(WHEELS) --no-binary atomicwrites -r $<
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+bench: $(BENCH)/.installed ## measure, side by side with others; writes docs/benchmarks.md (ARGS=--help: single rows)
+	$(BENCH)/bin/python -m bench $(ARGS)
 
 # ── check ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -128,6 +137,6 @@ lock: $(LOCKED) ## lock the dependencies anew (ARGS=--upgrade: at their newest v
 	$(BIN)/python scripts/lock.py $(ARGS)
 
 clean: ## remove all that was made here; homes elsewhere stay
-	rm -rf $(VENV) .venv-synapse-* .venv-audit dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
+	rm -rf $(VENV) $(BENCH) .venv-synapse-* .venv-audit dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
 		tests/node/node_modules
 	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +

@@ -26,6 +26,8 @@ OPTIONS = (
 )
 PROJECT = "pyproject.toml"
 CONSTRAINT = "--constraint=requirements/runtime.txt"
+NOT_PACKAGES = ("--no-allow-unsafe", *(f"--unsafe-package={name}" for name in ("argparse", "asyncio", "notify2", "uuid")))
+"""What a peer asks for that Python has itself, or that has no wheel: left out, and so installed with `--no-deps`."""
 LOCKS = {
     "requirements/runtime.txt": ("--extra=server", PROJECT),
     "requirements/daemon.txt": (CONSTRAINT, PROJECT),
@@ -37,6 +39,17 @@ LOCKS = {
         "--extra=dev",
         CONSTRAINT,
         "--constraint=requirements/synapse.txt",
+        PROJECT,
+        "requirements/synapse.in",
+    ),
+    "requirements/bench.txt": (
+        "--extra=acp",
+        "--extra=mcp",
+        "--extra=server",
+        "--extra=dev",
+        "--extra=bench",
+        *NOT_PACKAGES,
+        "--constraint=requirements/dev.txt",
         PROJECT,
         "requirements/synapse.in",
     ),

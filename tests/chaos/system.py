@@ -37,6 +37,12 @@ class Daemon:
         """What it printed, over all its lives."""
         return self._settings.paths.data_dir / "printed.log"
 
+    @property
+    def pid(self) -> int:
+        """Of its present life."""
+        assert self._process is not None
+        return self._process.pid
+
     async def start(self) -> None:
         """Start it; it is not up yet."""
         with self.log.open("ab") as log:

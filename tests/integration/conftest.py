@@ -16,6 +16,7 @@ import pytest
 
 from aiagentchat.config import Settings
 from aiagentchat.matrix.client import MatrixClient
+from tests.integration import workers
 from tests.integration.fake_homeserver import FakeHomeserver, fake_homeserver
 from tests.integration.leaks import homes_below, leaks_of
 from tests.integration.processes import Agent, System
@@ -23,6 +24,20 @@ from tests.integration.systems import RunningDaemon, Synapse, running_daemon, st
 
 StartSynapse = Callable[[], Awaitable[Synapse]]
 StartDaemon = Callable[..., Awaitable[RunningDaemon]]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On several processes, leave out what runs no homeserver, or one that `cchat up` has made."""
+    if not workers.are_wanted():
+        return
+
+    def is_wanted(item: pytest.Item) -> bool:
+        fixtures = getattr(item, "fixturenames", ())
+        return ("synapse" in fixtures or hasattr(getattr(item, "module", None), "Synapse")) and "system" not in fixtures
+
+    wanted = [item for item in items if is_wanted(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+    items[:] = wanted
 
 
 @pytest.fixture(scope="session", params=["appservice", "accounts"])

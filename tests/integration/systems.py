@@ -41,6 +41,7 @@ from tests.integration import workers
 OPERATOR = "alice"
 APPSERVICE_ALONE = pytest.mark.parametrize("mode", ["appservice"], indirect=True, scope="session")
 ACCOUNTS_ALONE = pytest.mark.parametrize("mode", ["accounts"], indirect=True, scope="session")
+ON_ONE_PROCESS = pytest.mark.skipif(workers.are_wanted(), reason="looks at what a homeserver of one process has")
 IN_ONE_MODE = APPSERVICE_ALONE
 """For a test whose claim has nothing to do with how the daemon is on the homeserver."""
 WAIT_S = 60.0

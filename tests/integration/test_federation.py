@@ -18,7 +18,9 @@ from aiagentchat.space.content import CARD
 from tests.integration.correspondents import say
 from tests.integration.federation import alias_on, federation, user_on
 from tests.integration.spaces import events_of, require_room_version
-from tests.integration.systems import WAIT_S, Synapse, fresh_name
+from tests.integration.systems import ON_ONE_PROCESS, WAIT_S, Synapse, fresh_name
+
+pytestmark = ON_ONE_PROCESS  # its listeners are its own
 
 VERSIONS = pytest.mark.parametrize("version", ["10", "12"])
 EVERYONE_S_CARDS = {"users_default": 0, "events": {CARD: 0}}

@@ -28,7 +28,7 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import EventId, RoomId, UserId
 from aiagentchat.registration import Registration, read_registration
 from tests.integration.processes import Done, System, wait_until
-from tests.integration.systems import WAIT_S, Synapse, fresh_name, start_synapse
+from tests.integration.systems import ON_ONE_PROCESS, WAIT_S, Synapse, fresh_name, start_synapse
 
 SERVER = "example.org"
 STOP_S = 5.0
@@ -150,6 +150,7 @@ def test_the_text_has_a_line_for_each_check(new_home: NewHome) -> None:
     assert "speaks for nobody" in home.cchat("--as", "coder", "doctor", code=2).err
 
 
+@ON_ONE_PROCESS
 def test_nothing_is_left_behind_but_one_account(own: Own, new_home: NewHome) -> None:
     def made() -> list[Any]:
         uri = f"file:{own.synapse.paths.homeserver / 'homeserver.db'}?mode=ro"

@@ -21,7 +21,14 @@ from aiagentchat.matrix.events import EventBatch
 from aiagentchat.matrix.sync import SyncSource
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import attach, messages_of, say, until
-from tests.integration.systems import ACCOUNTS_ALONE, APPSERVICE_ALONE, RunningDaemon, Synapse, fresh_name
+from tests.integration.systems import (
+    ACCOUNTS_ALONE,
+    APPSERVICE_ALONE,
+    ON_ONE_PROCESS,
+    RunningDaemon,
+    Synapse,
+    fresh_name,
+)
 from tests.integration.test_inbox import push
 from tests.integration.test_several_daemons import until_listed
 
@@ -76,6 +83,7 @@ async def until_kept(daemon: RunningDaemon, sent: dict[str, Any]) -> None:
     await until(is_kept)
 
 
+@ON_ONE_PROCESS
 async def test_a_restored_homeserver_is_noticed_and_all_that_is_left_and_new_is_read(
     own_synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
@@ -111,6 +119,7 @@ async def test_a_restored_homeserver_is_noticed_and_all_that_is_left_and_new_is_
         await until_listed(daemon, agent.name, status="online")
 
 
+@ON_ONE_PROCESS
 async def test_a_homeserver_that_was_restored_while_no_daemon_ran_is_noticed_by_the_next_one(
     own_synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
 ) -> None:

@@ -1,0 +1,62 @@
+"""Measures row by row, and writes `docs/benchmarks.md`, its data and its charts: `make bench`."""
+
+import argparse
+import asyncio
+import importlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.figures import Row, from_json, to_json
+from bench.machine import describe
+from bench.page import render_charts, render_page, render_table
+from bench.sizes import FULL, QUICK
+
+ROWS = ("commands", "sidebar")
+"""The modules of `bench.rows`, in the order of the page."""
+DOCS = Path(__file__).parents[1] / "docs"
+DATA, PAGE, CHARTS = DOCS / "benchmarks" / "data.json", DOCS / "benchmarks.md", DOCS / "benchmarks"
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="make bench ARGS=…", description="Measure, and write docs/benchmarks.md.")
+    parser.add_argument("row", nargs="*", choices=[*ROWS, []], help="these alone (all)")
+    parser.add_argument("--quick", action="store_true", help="with little, to see that all runs: writes nothing")
+    parser.add_argument("--no-write", action="store_true", help="print the tables alone")
+    parser.add_argument("--page", action="store_true", help="measure nothing: write the page anew from its data")
+    given = parser.parse_args(arguments)
+    rows = {row.key: row for row in from_json(json.loads(DATA.read_text())["rows"])} if DATA.exists() else {}
+    machine = describe()
+    for key in () if given.page else given.row or ROWS:
+        begun = time.monotonic()
+        print(f"{key}", flush=True)
+        rows[key] = _measure(key, quick=given.quick)
+        print(render_table(rows[key]), f"({time.monotonic() - begun:.0f} s)\n", sep="\n", flush=True)
+    if not (given.quick or given.no_write):
+        _write([rows[key] for key in ROWS if key in rows], machine)
+    return 0
+
+
+def _measure(key: str, *, quick: bool) -> Row:
+    module = importlib.import_module(f"bench.rows.{key}")
+    row: Row = asyncio.run(module.measure(QUICK if quick else FULL, _note))
+    return row
+
+
+def _note(text: str) -> None:
+    print(f"  {text}", flush=True)
+
+
+def _write(rows: list[Row], machine: str) -> None:
+    CHARTS.mkdir(exist_ok=True)
+    DATA.write_text(json.dumps({"machine": machine, "rows": to_json(rows)}, indent=1) + "\n")
+    charts = render_charts(rows)
+    for name, svg in charts.items():
+        (CHARTS / name).write_text(svg)
+    PAGE.write_text(render_page(rows, machine, charts))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
