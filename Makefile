@@ -31,7 +31,7 @@ TIERS := tests/chaos tests/integration tests/unit
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv up demo screenshots test coverage unit integration chaos soak container fuzz bench lint audit type \
+.PHONY: help venv up demo screenshots test coverage unit integration chaos soak workers container fuzz bench lint audit type \
 	wheel lock ci clean
 
 help: ## list these targets
@@ -90,6 +90,9 @@ chaos: $(INSTALLED) ## the full run under faults, seeded; writes docs/reliabilit
 
 soak: $(INSTALLED) ## 30 minutes of mixed load in both modes: what the daemon uses is flat; writes docs/reliability.md
 	$(BIN)/python -m tests.chaos.soak $(ARGS)
+
+workers: $(INSTALLED) $(NODE) ## the integration tests on a Synapse of three processes (needs root, PostgreSQL, Redis, nginx); half an hour
+	AIAGENTCHAT_TEST_WORKERS=1 $(PYTEST) $(PARALLEL) -o timeout=400 tests/integration $(ARGS)
 
 container: $(INSTALLED) ## build the images and run deploy/compose.yaml with its restrictions (needs root and podman)
 	$(BIN)/python -m scripts.container $(ARGS)

@@ -130,6 +130,7 @@ async def messages_of(stream: AsyncIterator[tuple[str, Any]], count: int) -> lis
     found: list[Json] = []
     async with asyncio.timeout(WAIT_S):
         async for event, data in stream:
+            assert event != "error", data
             if event == "message":
                 found.append(data)
             if len(found) == count:

@@ -69,6 +69,16 @@ async def shown(client: MatrixClient, room_id: RoomId, event_id: EventId) -> str
     return edits[-1] if edits else ""
 
 
+async def until_shown(client: MatrixClient, room_id: RoomId, event_id: EventId, text: str) -> str:
+    """Return what an event says once that is in it: of several processes, the one asked knows it a moment later."""
+
+    async def is_shown() -> bool:
+        return text in await shown(client, room_id, event_id)
+
+    await until(is_shown)
+    return await shown(client, room_id, event_id)
+
+
 async def react(client: MatrixClient, room_id: RoomId, event_id: EventId, key: str) -> None:
     relation = {"rel_type": "m.annotation", "event_id": event_id, "key": key}
     await client.send(room_id, "m.reaction", {"m.relates_to": relation}, secrets.token_hex(8))
@@ -96,9 +106,8 @@ async def test_a_person_decides_by_a_reaction_and_it_stays_to_be_seen_who_and_wh
             decision = await asyncio.wait_for(task, 30)
         assert decision["option"] == option
         assert decision["by"] == synapse.operator.user_id
-        text = await shown(alice, agent.room_id, event_id)
         name = next(each["name"] for each in OPTIONS if each["id"] == option)
-        assert f"{name}: {synapse.operator.user_id}, 20" in text
+        text = await until_shown(alice, agent.room_id, event_id, f"{name}: {synapse.operator.user_id}, 20")
         assert "**Delete it**" in text
         assert " · " not in text, "there is nothing to choose any more"
 
@@ -143,7 +152,7 @@ async def test_nobody_else_decides_not_another_person_and_no_agent(
         await other.send("yes", to=agent.name)
         decision = await asyncio.wait_for(task, 30)
     assert (decision["option"], decision["by"]) == (None, None)
-    assert "Refused: nobody allowed it within 6 s" in await shown(alice, agent.room_id, event_id)
+    await until_shown(alice, agent.room_id, event_id, "Refused: nobody allowed it within 6 s")
 
 
 async def test_only_who_is_configured_decides_by_the_exact_id_and_no_agent_though_it_is_configured(
@@ -181,28 +190,25 @@ async def test_the_same_key_is_the_same_request_also_when_who_asked_hung_up_unti
     async with asking(agent, key="one"):
         event_id = await request_in(alice, agent)
 
-    async def is_withdrawn() -> bool:
-        return "Withdrawn" in await shown(alice, agent.room_id, event_id)
-
     async def is_open() -> bool:
         return (await shown(alice, agent.room_id, event_id)).endswith("❌ Reject")
 
-    await until(is_withdrawn)
+    await until_shown(alice, agent.room_id, event_id, "Withdrawn")
     async with asking(agent, key="one"):
         await until(is_open)
-    await until(is_withdrawn)
+    await until_shown(alice, agent.room_id, event_id, "Withdrawn")
     async with asking(agent, key="one") as task:
         await until(is_open)
         await react(alice, agent.room_id, event_id, "✅")
         decision = await asyncio.wait_for(task, 30)
     assert (decision["event_id"], decision["option"]) == (event_id, "yes-id")
-    assert "Allow: @" in await shown(alice, agent.room_id, event_id)
+    await until_shown(alice, agent.room_id, event_id, "Allow: @")
 
     async with asking(agent, key="one/two") as task:
         event_id = await request_in(alice, agent, 2)
         assert (await agent.api.call("DELETE", "/approvals/one%2Ftwo")).status == 200
         assert (await asyncio.wait_for(task, 30))["option"] is None
-    assert "Withdrawn" in await shown(alice, agent.room_id, event_id)
+    await until_shown(alice, agent.room_id, event_id, "Withdrawn")
     assert (await agent.api.call("DELETE", "/approvals/one%2Ftwo")).status == 404
 
 
@@ -216,7 +222,7 @@ async def test_progress_stands_in_the_thread_of_a_message_in_its_own_room_and_an
     assert event["content"]["msgtype"] == "m.notice"
     assert event["content"]["m.relates_to"] == {"rel_type": "m.thread", "event_id": event_id}
     assert again["event_id"] != notice
-    assert await shown(alice, agent.room_id, notice) == "- one\n- two"
+    await until_shown(alice, agent.room_id, notice, "- one\n- two")
     sent = (await daemon.api.get("/sent", to=agent.name))["messages"][0]
     assert (sent["state"], sent["answer"]) == ("stored", None)
     assert [message["body"] for message in await agent.unread()] == ["work"]

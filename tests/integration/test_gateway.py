@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from aiagentchat.agents.host import AgentHost
 from aiagentchat.client import connect
 from aiagentchat.config import load_settings
 from aiagentchat.connection import GatewayError
@@ -487,6 +488,23 @@ async def test_a_device_of_the_operator_that_is_logged_out_is_said_and_stops_no_
     assert "cchat up" in refused.data["hint"]
     failing = [each for each in (await daemon.api.get("/health"))["conditions"] if not each["ok"]]
     assert [each["name"] for each in failing] == ["operator"]
+
+
+@APPSERVICE_ALONE
+async def test_an_agent_that_is_not_up_in_time_is_refused_as_what_may_come_yet(
+    synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path, AIAGENTCHAT_DEADLINE="1"))
+    boot = AgentHost.boot
+
+    async def boot_slowly(*arguments: Any, **named: Any) -> Any:
+        await asyncio.sleep(1.1)
+        return await boot(*arguments, **named)
+
+    monkeypatch.setattr(AgentHost, "boot", boot_slowly)
+    refused = await daemon.api.call("POST", "/agents", {"name": "slow"})
+    assert is_problem(refused, 504, "deadline_exceeded")
+    assert refused.data["retryable"]
 
 
 @APPSERVICE_ALONE

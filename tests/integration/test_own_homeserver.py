@@ -166,6 +166,7 @@ def test_nothing_is_left_behind_but_one_account(own: Own, new_home: NewHome) -> 
     assert "doctor" not in str(others)
 
 
+@ON_ONE_PROCESS
 def test_a_daemon_that_runs_is_what_the_homeserver_reaches_and_is_not_disturbed(own: Own, new_home: NewHome) -> None:
     home, other, names = new_home(), new_home("lab"), sorted([fresh_name(), fresh_name()])
     with home.running("daemon", "--agent", names[0], "--agent", names[1]) as daemon:

@@ -8,7 +8,7 @@ import pytest
 
 from aiagentchat.config import write_private
 from aiagentchat.connection import GatewayError
-from aiagentchat.homeserver.embedded import load_remembered
+from aiagentchat.homeserver.embedded import SIGNING_KEY_FILE, load_remembered
 from aiagentchat.registration import new_registration, read_registration, render_registration
 from tests.integration.processes import Agent, Json, Person, System, wait_until
 from tests.integration.systems import IN_ONE_MODE, fresh_name
@@ -30,7 +30,7 @@ def secrets_of(system: System) -> dict[str, str]:
     return (
         agents
         | {path.name: path.read_text().strip() for path in files}
-        | {"device": device["access_token"]}
+        | {"device": device["access_token"], "signing key": (system.homeserver / SIGNING_KEY_FILE).read_text()}
         | {f"homeserver {number}": secret for number, secret in enumerate(config.secrets)}
     )
 

@@ -32,6 +32,7 @@ PROGRAMS = ("redis-server", "nginx", "runuser")
 START_S = 60.0
 NGINX = """
 daemon off;
+user root;
 worker_processes 1;
 error_log stderr;
 pid {directory}/nginx.pid;

@@ -111,6 +111,31 @@ async def test_a_broadcast_room_that_could_not_be_read_is_looked_at_again(monkey
         assert (await asyncio.wait_for(waiting, 2.0)) == broadcast.messages
 
 
+async def test_a_stream_that_has_begun_outlives_an_outage_and_one_that_has_not_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inbox_module, "_FAILED_S", 0.02)
+    away = HomeserverUnavailableError("away")
+    own = Room(is_own_room=True, messages=written("a"))
+    inbox = inbox_of(own, None)
+    async with aclosing(inbox.follow()) as messages:
+        assert await anext(messages) == own.messages[0]
+        own.failure = away
+        inbox.look_again()
+        following = asyncio.ensure_future(anext(messages))
+        await asyncio.sleep(0.05)
+        assert not following.done()
+        own.failure, own.messages = None, written("a b")
+        assert await asyncio.wait_for(following, 2.0) == own.messages[1]
+        own.failure = MatrixForbiddenError(403, "M_FORBIDDEN", "not in the room")
+        with pytest.raises(MatrixForbiddenError):
+            await asyncio.wait_for(anext(messages), 2.0)
+    own.failure = away
+    async with aclosing(inbox.follow()) as messages:
+        with pytest.raises(HomeserverUnavailableError):
+            await anext(messages)
+
+
 async def test_a_broadcast_room_that_the_agent_was_taken_out_of_for_good_holds_nothing_up() -> None:
     own = Room({OWN}, is_own_room=True)
     inbox = inbox_of(own, Room(failure=MatrixForbiddenError(403, "M_FORBIDDEN", "not in the room")))

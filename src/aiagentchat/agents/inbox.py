@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from aiagentchat.agents.edits import fold_edits
 from aiagentchat.agents.room_inbox import UNREAD_WINDOW, RoomInbox
-from aiagentchat.errors import AckWindowFullError, HomeserverUnavailableError, MatrixError
+from aiagentchat.errors import AckWindowFullError, AiAgentChatError, HomeserverUnavailableError, MatrixError
 from aiagentchat.model import EventId, Message, UserId, parse_command
 
 log = logging.getLogger(__name__)
@@ -184,12 +184,25 @@ class Inbox:
         Of one that is taken back then, also one that is acknowledged, its id. Quiet ones wait: see `_due`.
 
         No more are handed out ahead than the window holds: who never acknowledges gets no further.
+
+        Raises:
+            AiAgentChatError: the agent's own room cannot be read, at the beginning or for good. Once it was, an outage
+                is waited for.
         """
+        has_begun = False
         handed: set[EventId] = set()
         left: deque[EventId] = deque(maxlen=UNREAD_WINDOW)  # handed out, and not unread any more
         while not self.is_closed:
             news = self._news
-            unread = await self.unread()
+            try:
+                unread = await self.unread()
+            except AiAgentChatError as error:
+                if not (has_begun and error.retryable):
+                    raise
+                self._has_failed = True
+                await self._await(news)
+                continue
+            has_begun = True
             gone = handed - {message.event_id for message in unread}
             handed -= gone
             left.extend(gone)

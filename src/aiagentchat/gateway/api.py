@@ -11,8 +11,8 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,7 @@ class Gateway:
             began = time.monotonic()
             try:
                 turn = self._turn(route, query, caller)
-                async with asyncio.timeout(limit_s), turn, self._file_slots if size else nullcontext():
+                async with self.within(limit_s), turn, self._file_slots if size else nullcontext():
                     body, file = None, None
                     if has_form:
                         body, file = await read_form(request, self._file_limit_bytes)
@@ -166,8 +166,6 @@ class Gateway:
                     answer = await route.handler(call)
                     if isinstance(answer, ReadAnswer | SentAnswer) and answer.messages:
                         self._authenticate_again(call)
-            except TimeoutError:
-                raise DeadlineExceededError(f"not done within {limit_s:g} s; it may still take effect") from None
             finally:
                 if not (route.waits and getattr(query, "wait", None) != 0):
                     self._timings[f"{route.method} {route.path}"].observe(time.monotonic() - began)
@@ -178,6 +176,19 @@ class Gateway:
             return answer
 
         return handle
+
+    @asynccontextmanager
+    async def within(self, limit_s: float | None) -> AsyncIterator[None]:
+        """Bound what is done in it, by seconds; None: by none.
+
+        Raises:
+            DeadlineExceededError: it was not done in time.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                yield
+        except TimeoutError:
+            raise DeadlineExceededError(f"not done within {limit_s:g} s; it may still take effect") from None
 
     def _turn(self, route: Route, query: BaseModel | None, caller: Caller) -> AbstractAsyncContextManager[None]:
         """Return what an agent waits for where the homeserver has to work for its request, and is not waited for."""

@@ -1,6 +1,5 @@
 """The route table, and a handler each: check who may, ask `agents.service`, answer."""
 
-import asyncio
 import json
 import uuid
 from collections import Counter
@@ -188,7 +187,7 @@ async def _attach(call: Call) -> BaseModel | web.StreamResponse:
     if not call.caller.is_operator and call.caller.agent != name:
         raise RefusedError("an agent's credential attaches that agent alone; a new name takes the operator's")
     gateway = call.gateway
-    async with asyncio.timeout(gateway.deadline_s):
+    async with gateway.within(gateway.deadline_s):
         attached = await gateway.service.attach(name, kind=kind, description=body.description, take_over=body.take_over)
     is_detached = body.session == "timed" or (body.session == "none" and gateway.credentials.is_detached(name))
     token = gateway.credentials.issue(name, detached=is_detached)
@@ -280,7 +279,7 @@ async def _invite(call: Call) -> web.StreamResponse:
     body: InviteBody = call.body
     people, server_name = call.gateway.service.people, call.gateway.server_name
     agents = None if body.agents is None else frozenset(parse_address(name, server_name) for name in body.agents)
-    async with asyncio.timeout(call.gateway.deadline_s):
+    async with call.gateway.within(call.gateway.deadline_s):
         enlisted = await people.enlist(UserId(body.user_id), agents, body.role)
     person = enlisted.person
     said = {
@@ -297,7 +296,7 @@ async def _uninvite(call: Call) -> web.StreamResponse:
     people, user_id = call.gateway.service.people, UserId(call.request.match_info["user_id"])
     if not USER_ID.fullmatch(user_id):
         raise InvalidRequestError(f"{visible(user_id)[:100]!r} is no user id", hint="it is like @alice:example.org")
-    async with asyncio.timeout(call.gateway.deadline_s):
+    async with call.gateway.within(call.gateway.deadline_s):
         was_listed = await people.strike(user_id)
     return await _tell_steps(call, {"user_id": user_id}, people.remove(user_id, was_listed=was_listed))
 

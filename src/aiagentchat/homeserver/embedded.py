@@ -16,6 +16,7 @@ from aiagentchat.homeserver.lock import homeserver_lock, is_held
 from aiagentchat.homeserver.ports import any_free_port, choose_port, is_port_free
 
 DEFAULT_SERVER_NAME = "localhost"
+SIGNING_KEY_FILE = "signing.key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,8 @@ def load_or_create(paths: Paths, *, server_name: str | None = None, port: int | 
 def renew_secrets(paths: Paths) -> bool:
     """Choose all secrets anew; False: nothing was chosen yet. They are in force once the homeserver is started again.
 
+    It makes itself another signing key then: nobody else knows it by that, as it talks to no other server.
+
     Raises:
         InvalidRequestError: as `load_remembered`.
     """
@@ -145,6 +148,7 @@ def renew_secrets(paths: Paths) -> bool:
         remembered = load_remembered(paths)
         if remembered is not None:
             _save(paths, EmbeddedConfig(**(asdict(remembered) | _new_secrets())))
+            (paths.homeserver / SIGNING_KEY_FILE).unlink(missing_ok=True)
     return remembered is not None
 
 

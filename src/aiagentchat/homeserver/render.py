@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from aiagentchat.homeserver.embedded import EmbeddedConfig
+from aiagentchat.homeserver.embedded import SIGNING_KEY_FILE, EmbeddedConfig
 from aiagentchat.homeserver.operator import LOGIN_TOKEN_S
 from aiagentchat.registration import EMBEDDED_FILE, new_registration, render_registration
 
@@ -66,7 +66,7 @@ def render_homeserver_yaml(config: EmbeddedConfig, directory: Path, public_url: 
             # Neither journal nor `synchronous` is set: Synapse's WAL and SQLite's own default keep what was answered.
             "database": {"name": "sqlite3", "args": {"database": str(directory / "homeserver.db")}},
             "media_store_path": str(directory / "media"),
-            "signing_key_path": str(directory / "signing.key"),
+            "signing_key_path": str(directory / SIGNING_KEY_FILE),
             "log_config": str(directory / LOG_CONFIG_FILE),
             "app_service_config_files": [str(directory / REGISTRATION_FILE)],
             "registration_shared_secret": config.registration_shared_secret,
