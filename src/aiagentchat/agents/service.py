@@ -26,7 +26,7 @@ from aiagentchat.agents.past import Past
 from aiagentchat.agents.people import People
 from aiagentchat.agents.readers import Readers
 from aiagentchat.agents.sights import Sight
-from aiagentchat.errors import InvalidRequestError, NotFoundError
+from aiagentchat.errors import AiAgentChatError, InvalidRequestError, NotFoundError
 from aiagentchat.model import AgentKind, AgentName, EventId, Message, parse_text
 from aiagentchat.space.directory import DirectoryView
 
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 LAST_READ = "last"
 """In place of an event id to answer: the message that was acknowledged last."""
 _ANSWERS_REMEMBERED = 1000
+_ANEW_S = 1.0
 
 
 class AgentService:
@@ -192,7 +193,18 @@ class AgentService:
                     yield each
             if not inbox.is_replaced:
                 return
-            inbox = await self._host.inbox(agent)
+            inbox = await self._inbox_anew(agent)
+
+    async def _inbox_anew(self, agent: AgentName) -> Inbox:
+        """Return an agent's inbox in place of one that was replaced, once its room is to be had that is looked for."""
+        while True:
+            looked_for = self._host.pending.get(agent)
+            try:
+                return await self._host.inbox(agent)
+            except AiAgentChatError:  # of a room that is being deleted the alias goes last
+                if looked_for is None or looked_for.is_final:
+                    raise
+            await asyncio.sleep(_ANEW_S)
 
     def _note_handed_out(self, agent: AgentName, messages: list[Message]) -> None:
         self._host.tally.handed_out += len(messages)
