@@ -1,0 +1,38 @@
+"""From one agent to another, where the homeserver pushes to the daemon, beside the same without a daemon."""
+
+from contextlib import AsyncExitStack
+
+from bench.exchange import fill_row, in_turns
+from bench.figures import Row
+from bench.gateway import through_gateway
+from bench.peers import bare_appservice, mautrix_pair, nio_pair
+from bench.sizes import Size
+from bench.system import Note, running
+
+OURS = "through the daemon: `POST /send` to `GET /read`"
+RAW = "a bare PUT to a bare application service"
+NIO, MAUTRIX = "`matrix-nio` to `matrix-nio`", "`mautrix` to `mautrix`"
+
+
+async def measure(size: Size, note: Note) -> Row:
+    """Send by each way in turns, one message at a time."""
+    row = Row(
+        "latency",
+        "From one agent to another",
+        "From the call that sends a message until the other has it, who waits for it; one at a time, in turns, with"
+        " the same content. The agents' platform keeps its connections to the gateway's socket; that the message is"
+        " acknowledged comes afterwards. The bare application service answers each push at once, and checks nothing."
+        " The libraries' clients are ordinary accounts: one sends, the other syncs, with a stored filter for the"
+        " messages of that room alone, and without presence.",
+    )
+    async with running() as bench, AsyncExitStack() as stack:
+        ours, content = await stack.enter_async_context(through_gateway(bench, OURS))
+        ways = [
+            ours,
+            await stack.enter_async_context(bare_appservice(bench, RAW)),
+            await stack.enter_async_context(nio_pair(bench, NIO)),
+            await stack.enter_async_context(mautrix_pair(bench, MAUTRIX)),
+        ]
+        took = await in_turns(ways, content, size.times, note)
+    fill_row(row, took, ours=OURS, raw=RAW, others=(NIO, MAUTRIX))
+    return row
