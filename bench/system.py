@@ -20,8 +20,9 @@ from aiagentchat.homeserver.embedded import embedded_file, load_or_create
 from aiagentchat.homeserver.ports import any_free_port
 from aiagentchat.homeserver.render import REGISTRATION_FILE
 from aiagentchat.matrix.client import MatrixClient
-from aiagentchat.model import UserId
+from aiagentchat.model import RoomId, UserId
 from aiagentchat.registration import Registration, read_registration
+from bench.database import has_updates
 from bench.machine import parse_requests
 from tests.chaos.system import Daemon
 from tests.integration.systems import Api, Synapse, start_synapse
@@ -30,6 +31,9 @@ SERVER_NAME = "example.org"
 AT_ONCE = 8
 CALM_S = 3.0
 """After something was done, its last consequences are over."""
+ROUND_S = 30.0
+"""The homeserver sums up this often what waits for it."""
+DATABASE = "homeserver.db"
 BUILT = Path(__file__).parents[1] / "build" / "bench"
 """What was built once and is used again. A new version of the homeserver is no reason to build it anew."""
 
@@ -56,6 +60,15 @@ class Bench:
         pid = self.synapse.process.pid
         assert pid is not None
         return pid
+
+    @property
+    def daemon_user(self) -> UserId:
+        """The daemon's own user, of an application service."""
+        return UserId(f"@{self.synapse.registration.sender_localpart}:{SERVER_NAME}")
+
+    async def space_id(self) -> RoomId:
+        """Return the Space."""
+        return RoomId((await self.api.get("/health"))["system"]["space_id"])
 
     async def requests(self) -> Counter[str]:
         """Return how many requests the homeserver has received since it started, by servlet."""
@@ -141,6 +154,8 @@ async def running(
         }
         if ours:
             given["AIAGENTCHAT_REGISTRATION"] = ours[0]
+        else:
+            await synapse.provide_account(settings.paths, names_of(1)[0])  # by which a daemon knows its mode
         daemon = Daemon(settings, given | environment)
         stack.push_async_callback(daemon.stop)
         await daemon.start()
@@ -159,9 +174,16 @@ async def prepare(agents: int, note: Note) -> Path:
         making.mkdir(parents=True)
         async with running(home=making) as bench:
             await bench.attach(names_of(agents), note)
-            await asyncio.sleep(CALM_S)
+            await _settle(bench.synapse.paths.homeserver / DATABASE)
         making.rename(built)
     return built
+
+
+async def _settle(database: Path) -> None:
+    """Wait until the homeserver is through with what it does by itself with what is new."""
+    while await asyncio.to_thread(has_updates, database):  # noqa: ASYNC110 - another process does them
+        await asyncio.sleep(CALM_S)
+    await asyncio.sleep(2 * ROUND_S)
 
 
 def names_of(agents: int) -> list[str]:

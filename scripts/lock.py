@@ -26,7 +26,8 @@ OPTIONS = (
 )
 PROJECT = "pyproject.toml"
 CONSTRAINT = "--constraint=requirements/runtime.txt"
-NOT_PACKAGES = ("--no-allow-unsafe", *(f"--unsafe-package={name}" for name in ("argparse", "asyncio", "notify2", "uuid")))
+LEFT_OUT = ("argparse", "asyncio", "notify2", "uuid")
+NOT_PACKAGES = ("--no-allow-unsafe", *(f"--unsafe-package={name}" for name in LEFT_OUT))
 """What a peer asks for that Python has itself, or that has no wheel: left out, and so installed with `--no-deps`."""
 LOCKS = {
     "requirements/runtime.txt": ("--extra=server", PROJECT),
