@@ -6,8 +6,8 @@ with `cchat up`.
 """
 
 import asyncio
+import hmac
 import os
-import secrets
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from aiagentchat.config import Settings, load_settings, read_private, replace_file, write_private
+from aiagentchat.config import Settings, load_settings, replace_file, write_private
 from aiagentchat.errors import AiAgentChatError
 from aiagentchat.gateway.credentials import Credentials
 from aiagentchat.homeserver.embedded import EmbeddedConfig, load_or_create
@@ -73,22 +73,13 @@ def equip(settings: Settings) -> EmbeddedConfig:
     write_private(registration_file(settings), registration)
     write_private(STACK / "synapse" / "registration.yaml", registration)
     write_private(STACK / "synapse" / "log.yaml", yaml.safe_dump(LOGGING))
-    password = kept_secret(paths.data_dir / "postgres-password")
+    password = hmac.new(config.form_secret.encode(), b"postgres", "sha256").hexdigest()  # another after `cchat rotate`
     write_private(STACK / "synapse" / "homeserver.yaml", render_synapse(config, settings.public_url, password))
     replace_file(STACK / "postgres" / "password", password, 0o644)  # for its user, who is alone with this volume
     if AGENT:
         token = Credentials(paths).issue(parse_agent_name(AGENT), detached=False)
         write_private(STACK / "agent" / "token", token + "\n")
     return config
-
-
-def kept_secret(path: Path) -> str:
-    """Return the secret that a file of the home holds, made at random the first time."""
-    kept = read_private(path)
-    if kept is None:
-        kept = secrets.token_urlsafe(32)
-        write_private(path, kept + "\n")
-    return kept
 
 
 def render_synapse(config: EmbeddedConfig, public_url: str, password: str) -> str:

@@ -338,10 +338,15 @@ def main() -> None:
             check_first_experience(stack, "first words", [])
             check_restrictions(stack)
             check_agent(stack)
+            stack.exec("daemon", "cchat", "rotate", "homeserver")
+            stack.compose("restart", "daemon")  # which gives the others theirs
+            stack.compose("restart", "synapse", "agent")
+            step("the homeserver's secrets are others, and all are started anew")
+            check_first_experience(stack, "words between", ["first words", "FIRST WORDS"])
             stack.compose("down")
             step("all are stopped, and started again on the same volumes")
             stack.up()
-            check_first_experience(stack, "second words", ["first words", "FIRST WORDS"])
+            check_first_experience(stack, "second words", ["first words", "FIRST WORDS", "WORDS BETWEEN"])
     step("all is as it should be")
 
 
