@@ -141,6 +141,8 @@ async def running(
         }
         if ours:
             given["AIAGENTCHAT_REGISTRATION"] = ours[0]
+        else:
+            await synapse.provide_account(settings.paths, names_of(1)[0])  # by which a daemon knows its mode
         daemon = Daemon(settings, given | environment)
         stack.push_async_callback(daemon.stop)
         await daemon.start()

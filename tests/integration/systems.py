@@ -171,12 +171,12 @@ async def start_synapse(
 ) -> Synapse:
     """Return a homeserver that answers, with its operator's account; `settings` on top of ours.
 
-    In the mode `accounts` it knows no application service.
+    In the mode `accounts` it knows no application service. Where one lies at `home`, it is that one.
     """
     settings = {**CHEAP_PASSWORDS} | ({"app_service_config_files": []} if mode == "accounts" else {}) | settings
     paths = Paths(config_dir=home, data_dir=home)
-    fresh = _fresh.get((server_name, mode))
-    if fresh is not None:
+    fresh, is_new = _fresh.get((server_name, mode)), not embedded_file(paths).exists()
+    if fresh is not None and is_new:
         _give_copy(fresh, paths)
     config = load_or_create(paths, server_name=server_name, port=0).config
     process = (MainProcess if workers.are_wanted() else SynapseProcess)(paths, config)
@@ -186,7 +186,7 @@ async def start_synapse(
     except BaseException:
         await process.stop()
         raise
-    if fresh is None and not workers.are_wanted():
+    if fresh is None and is_new and not workers.are_wanted():
         _fresh[server_name, mode] = _keep_copy(paths)
     return Synapse(paths, config, process, operator, mode, overrides=settings)
 

@@ -1,0 +1,166 @@
+"""What agents that do nothing cost: a daemon for all of them, beside a client for each."""
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.model import RoomId, UserId
+from bench.figures import Goal, Row
+from bench.machine import memory_bytes
+from bench.sizes import Size
+from bench.system import SERVER_NAME, Bench, Note, in_turns, names_of, prepare, running
+from bench.usage import Usage, usage_within, wait_calm
+
+OURS, NIO, ACCOUNTS = "a daemon", "`matrix-nio`, a client each", "a daemon with ordinary accounts"
+
+
+@dataclass
+class _Curve:
+    """What was measured of one way, by the number of its agents."""
+
+    name: str
+    memory: dict[int, int] = field(default_factory=dict)
+    used: dict[int, Usage] = field(default_factory=dict)
+
+    async def take(self, bench: Bench, agents: int, pid: int, seconds: float, note: Note) -> None:
+        """Watch for some seconds, once what was done before is over."""
+        await wait_calm(bench)
+        self.used[agents] = used = await usage_within(bench, seconds, pid)
+        self.memory[agents] = memory_bytes(pid)
+        note(f"{self.name}, {agents} agents: {self.memory[agents] / 1e6:.1f} MB, {used.client_percent:.2f} % of a core")
+
+    @property
+    def memory_per_agent(self) -> float:
+        """In bytes, between the fewest and the most."""
+        least, most = min(self.memory), max(self.memory)
+        return (self.memory[most] - self.memory[least]) / (most - least)
+
+    def add_to(self, row: Row) -> None:
+        for agents, used in self.used.items():
+            how_many = f"{agents:,} agent{'' if agents == 1 else 's'}"
+            for what, unit, value in (
+                ("memory", "MB", self.memory[agents] / 1e6),
+                ("processor", "% of a core", used.client_percent),
+                ("the homeserver's processor", "% of a core", used.homeserver_percent),
+                ("requests", "requests a minute", used.requests_a_minute),
+            ):
+                row.add(f"{self.name}: {what}, {how_many}", unit, [value], x=agents)
+
+
+async def measure(size: Size, note: Note) -> Row:
+    """Attach more and more, and look on while nothing happens."""
+    ours, nio, accounts = _Curve(OURS), _Curve(NIO), _Curve(ACCOUNTS)
+    long_s = 3 * size.idle_s  # few requests are made, and how many fall into a short time is chance
+    async with running() as bench, aiohttp.ClientSession() as http:
+        for more, agents in _steps(size.some):
+            await bench.attach(more)
+            await ours.take(bench, agents, bench.daemon.pid, long_s if agents == size.some[0] else size.idle_s, note)
+        await bench.daemon.stop()
+        peers = _Peers(bench, http)
+        for more, agents in _steps(size.some):
+            await peers.make(more)
+            async with peers.running() as pid:
+                await nio.take(bench, agents, pid, size.idle_s, note)
+    async with running(prepared=await prepare(size.agents, note)) as bench:
+        await bench.attach(names_of(size.agents), note)
+        await ours.take(bench, size.agents, bench.daemon.pid, long_s, note)
+    async with running("accounts") as bench:
+        for more, agents in _steps(size.some):
+            await bench.attach(more)
+            await accounts.take(bench, agents, bench.daemon.pid, size.idle_s, note)
+    return _row(size, ours, nio, accounts)
+
+
+def _steps(numbers: Sequence[int]) -> Iterator[tuple[list[str], int]]:
+    """Give the names of those that come, and how many there are then."""
+    before = 0
+    for number in numbers:
+        yield names_of(number)[before:], number
+        before = number
+
+
+def _row(size: Size, ours: _Curve, nio: _Curve, accounts: _Curve) -> Row:
+    row = Row(
+        "idle",
+        "Agents that do nothing",
+        f"Agents that are online, each in a room of its own under one Space, and nothing happens for"
+        f" {size.idle_s:.0f} s: what is used by who follows the rooms for them, and by the homeserver. Memory is the"
+        " process's own (its proportional set).",
+    )
+    for curve in (ours, nio, accounts):
+        curve.add_to(row)
+    few, many = size.some[0], size.agents
+    more = ours.used[many].requests_a_minute - ours.used[few].requests_a_minute
+    row.goals += [
+        Goal("memory of an agent: of a `matrix-nio` client", ours.memory_per_agent / nio.memory_per_agent, 0.05),
+        Goal(f"the daemon's processor with {many:,} agents", ours.used[many].client_percent, 1.0, "% of a core"),
+        Goal(f"requests with {many:,} agents more than with {few}", more, 1.0, "a minute"),
+    ]
+    row.notes += [
+        f"An agent takes {ours.memory_per_agent / 1000:.1f} kB of the daemon's memory,"
+        f" {nio.memory_per_agent / 1000:.0f} kB as a `matrix-nio` client, and"
+        f" {accounts.memory_per_agent / 1000:.0f} kB of a daemon that has an ordinary account for each.",
+        "The clients of `matrix-nio` are in one process, `sync_forever(timeout=30000)` each, without encryption, with"
+        " lazily loaded members; each is in its own room and in the Space, and no daemon runs then.",
+        f"Of the daemon with {few} and with {many:,} agents {3 * size.idle_s:.0f} s were taken: it makes so few"
+        " requests that their number in a short time is chance.",
+    ]
+    return row
+
+
+class _Peers:
+    """Ordinary accounts, each with a room of its own under one Space."""
+
+    def __init__(self, bench: Bench, http: aiohttp.ClientSession) -> None:
+        self._bench = bench
+        self._http = http
+        self._accounts: list[dict[str, object]] = []
+        self._space: tuple[RoomId, MatrixClient] | None = None
+
+    async def make(self, names: list[str]) -> None:
+        """Make more accounts."""
+        if self._space is None:
+            _, keeper = await self._bench.bare_user(self._http, "keeper")
+            body = {"preset": "public_chat", "creation_content": {"type": "m.space"}}
+            self._space = await keeper.create_room(body), keeper
+        self._accounts += await in_turns(names, self._make_one)
+
+    async def _make_one(self, name: str) -> dict[str, object]:
+        assert self._space is not None
+        space_id, keeper = self._space
+        user, client = await self._bench.bare_user(self._http, name)
+        await client.join_room(space_id)
+        room_id = await client.create_room({"preset": "private_chat", "name": name})
+        await keeper.put_state(space_id, "m.space.child", room_id, {"via": [SERVER_NAME]})
+        bare = MatrixClient(self._bench.synapse.config.base_url, self._bench.bare.as_token, self._http)
+        return await bare.log_in({"type": "m.login.application_service", "identifier": _identifier(user)})
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[int]:
+        """Run a client for each account; give the process's id once all have synced."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bench.nio_clients"), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        given = {"homeserver": self._bench.synapse.config.base_url, "accounts": self._accounts}
+        try:
+            process.stdin.write(json.dumps(given).encode() + b"\n")
+            await process.stdin.drain()
+            async with asyncio.timeout(120):
+                if await process.stdout.readline() != b"ready\n":
+                    raise RuntimeError("the clients of matrix-nio did not come up")
+            yield process.pid
+        finally:
+            process.kill()
+            await process.wait()
+
+
+def _identifier(user: UserId) -> dict[str, str]:
+    return {"type": "m.id.user", "user": user}
