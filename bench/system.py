@@ -20,7 +20,7 @@ from aiagentchat.homeserver.embedded import embedded_file, load_or_create
 from aiagentchat.homeserver.ports import any_free_port
 from aiagentchat.homeserver.render import REGISTRATION_FILE
 from aiagentchat.matrix.client import MatrixClient
-from aiagentchat.model import UserId
+from aiagentchat.model import RoomId, UserId
 from aiagentchat.registration import Registration, read_registration
 from bench.machine import parse_requests
 from tests.chaos.system import Daemon
@@ -56,6 +56,15 @@ class Bench:
         pid = self.synapse.process.pid
         assert pid is not None
         return pid
+
+    @property
+    def daemon_user(self) -> UserId:
+        """The daemon's own user, of an application service."""
+        return UserId(f"@{self.synapse.registration.sender_localpart}:{SERVER_NAME}")
+
+    async def space_id(self) -> RoomId:
+        """Return the Space."""
+        return RoomId((await self.api.get("/health"))["system"]["space_id"])
 
     async def requests(self) -> Counter[str]:
         """Return how many requests the homeserver has received since it started, by servlet."""

@@ -1,0 +1,172 @@
+"""A daemon that was killed is back with all its agents, beside the requests that this takes at least."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from aiagentchat.model import RoomId
+from aiagentchat.space.content import ROSTER
+from bench.figures import Goal, Row, Series, ratio_of
+from bench.restarts import Operator, asking
+from bench.sizes import Size
+from bench.system import Bench, Note, in_turns, names_of, prepare, running
+from bench.usage import Usage, usage, wait_calm
+
+TIMES = 3
+RAW_TIMES = 5
+LEAST = "a state read, a roster, a presence: bare requests"
+_POLL_S = 0.05
+
+
+@dataclass
+class _Starts:
+    """Some starts with as many agents. In seconds from the start of the process on, but for `raw_s`.
+
+    `used`: until all are online. `used_in_all`: until the homeserver is at rest again.
+    """
+
+    raw_s: list[float] = field(default_factory=list)
+    up_s: list[float] = field(default_factory=list)
+    attached_s: list[float] = field(default_factory=list)
+    online_s: list[float] = field(default_factory=list)
+    used: list[Usage] = field(default_factory=list)
+    used_in_all: list[Usage] = field(default_factory=list)
+
+
+async def measure(size: Size, note: Note) -> Row:
+    """Start with few and with many, some times each."""
+    few, many = size.agents // 10, size.agents
+    starts = {agents: await _start_with(agents, note) for agents in (few, many)}
+    row = Row(
+        "warm_start",
+        "A daemon starts again",
+        "The daemon is killed with all its agents online, is started again, and all are attached again, 8 at a time on"
+        " kept connections: until `GET /who` says that all are online, and so does the roster on the homeserver. In"
+        " turns with it, by a bare client: the Space's state read once and parsed, a roster of as many names and a"
+        " presence written.",
+    )
+    took = {agents: _add(row, agents, found) for agents, found in starts.items()}
+    raw = row.add(_name(LEAST, many), "s", starts[many].raw_s, x=many)
+    more = median(_totals(starts[many].used_in_all)) - median(_totals(starts[few].used_in_all))
+    row.goals += [
+        Goal(f"{many:,} agents online again: the least requests, bare", ratio_of(took[many], raw), 1.2),
+        Goal(f"requests of a start with {many:,} agents more than with {few:,}", more, 5, "requests"),
+    ]
+    row.notes += [
+        f"What was requested in a start with {agents:,} agents until all were online: {_most(found.used[-1].requests)}."
+        for agents, found in starts.items()
+    ]
+    row.notes.append(
+        "Of the time, that until the daemon is up is the start of a process and the loading of its modules; a bare"
+        " client has these behind it."
+    )
+    return row
+
+
+def _add(row: Row, agents: int, found: _Starts) -> Series:
+    """Add what was found with so many agents; return how long it took."""
+    for what, unit, values in (
+        ("until the daemon is up", "s", found.up_s),
+        ("until all are attached", "s", found.attached_s),
+        ("the homeserver's processor", "s of CPU", [used.homeserver_s for used in found.used]),
+        ("requests until all are online", "requests", _totals(found.used)),
+        ("requests in all", "requests", _totals(found.used_in_all)),
+    ):
+        row.add(_name(what, agents), unit, values, x=agents)
+    return row.add(_name("until all are online", agents), "s", found.online_s, x=agents)
+
+
+def _name(what: str, agents: int) -> str:
+    return f"{what}, {agents:,} agents"
+
+
+def _totals(used: Sequence[Usage]) -> list[int]:
+    return [each.requests.total() for each in used]
+
+
+def _most(requests: Counter[str]) -> str:
+    return ", ".join(f"{count:,} `{servlet}`" for servlet, count in requests.most_common(6))
+
+
+async def _start_with(agents: int, note: Note) -> _Starts:
+    found, names = _Starts(), names_of(agents)
+    async with (
+        running(prepared=await prepare(agents, note)) as bench,
+        asking(bench) as operator,
+        aiohttp.ClientSession() as http,
+    ):
+        bare = _Bare(bench, http, await bench.space_id())
+        await in_turns(names, operator.attach, note)
+        for _ in range(TIMES):
+            await wait_calm(bench)
+            found.raw_s += [await bare.start(names) for _ in range(RAW_TIMES)]
+            await wait_calm(bench)
+            await _start(bench, operator, bare, names, found)
+            note(f"{agents} agents are online after {found.online_s[-1]:.2f} s, {found.raw_s[-1]:.3f} s are the least")
+    return found
+
+
+async def _start(bench: Bench, operator: Operator, bare: "_Bare", names: list[str], found: _Starts) -> None:
+    await bench.daemon.kill()
+    before, begun = await usage(bench), time.monotonic()
+    await bench.daemon.start()
+    await operator.wait_up()
+    found.up_s.append(time.monotonic() - begun)
+    await in_turns(names, operator.attach)
+    found.attached_s.append(time.monotonic() - begun)
+    await operator.wait_online(frozenset(names))
+    of_ours = Counter({"RoomStateEventRestServlet": await bare.wait_roster(names)})
+    found.online_s.append(time.monotonic() - begun)
+    found.used.append(_without(await usage(bench) - before, of_ours))
+    await wait_calm(bench)
+    found.used_in_all.append(_without(await usage(bench) - before, of_ours))
+
+
+def _without(used: Usage, requests: Counter[str]) -> Usage:
+    """Return it without what was requested by those that look on."""
+    return Usage(used.at_s, used.client_s, used.homeserver_s, used.requests - requests)
+
+
+class _Bare:
+    """The daemon's user, with requests of its own. Its roster is of another type: the daemon's stays as it is."""
+
+    def __init__(self, bench: Bench, http: aiohttp.ClientSession, space_id: RoomId) -> None:
+        base = f"{bench.synapse.config.base_url}/_matrix/client/v3"
+        self._http = http
+        self._headers = {"Authorization": f"Bearer {bench.synapse.registration.as_token}"}
+        self._state = f"{base}/rooms/{quote(space_id, safe='')}/state"
+        self._user = quote(bench.daemon_user, safe="")
+        self._presence = f"{base}/presence/{self._user}/status"
+        self._written = 0
+
+    async def start(self, names: list[str]) -> float:
+        """Do what a start takes at least; return how many seconds it took."""
+        begun = time.monotonic()
+        assert await self._call("GET", self._state)
+        self._written += 1
+        roster = {"online": names, "number": self._written}  # another one each time, as it is after a start
+        await self._call("PUT", f"{self._state}/io.example.roster/{self._user}", json=roster)
+        await self._call("PUT", self._presence, json={"presence": "online"})
+        return time.monotonic() - begun
+
+    async def wait_roster(self, names: list[str]) -> int:
+        """Return when the homeserver has the roster of all, and how often it was asked."""
+        asked, url = 1, f"{self._state}/{ROSTER}/{self._user}"
+        while set((await self._call("GET", url))["online"]) != set(names):
+            asked += 1
+            await asyncio.sleep(_POLL_S)
+        return asked
+
+    async def _call(self, method: str, url: str, **how: Any) -> Any:
+        async with self._http.request(method, URL(url, encoded=True), headers=self._headers, **how) as response:
+            answer = await response.json()
+            assert response.status == 200, answer
+            return answer
