@@ -22,6 +22,7 @@ from aiagentchat.homeserver.render import REGISTRATION_FILE
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomId, UserId
 from aiagentchat.registration import Registration, read_registration
+from bench.database import has_updates
 from bench.machine import parse_requests
 from tests.chaos.system import Daemon
 from tests.integration.systems import Api, Synapse, start_synapse
@@ -30,6 +31,9 @@ SERVER_NAME = "example.org"
 AT_ONCE = 8
 CALM_S = 3.0
 """After something was done, its last consequences are over."""
+ROUND_S = 30.0
+"""The homeserver sums up this often what waits for it."""
+DATABASE = "homeserver.db"
 BUILT = Path(__file__).parents[1] / "build" / "bench"
 """What was built once and is used again. A new version of the homeserver is no reason to build it anew."""
 
@@ -170,9 +174,16 @@ async def prepare(agents: int, note: Note) -> Path:
         making.mkdir(parents=True)
         async with running(home=making) as bench:
             await bench.attach(names_of(agents), note)
-            await asyncio.sleep(CALM_S)
+            await _settle(bench.synapse.paths.homeserver / DATABASE)
         making.rename(built)
     return built
+
+
+async def _settle(database: Path) -> None:
+    """Wait until the homeserver is through with what it does by itself with what is new."""
+    while await asyncio.to_thread(has_updates, database):  # noqa: ASYNC110 - another process does them
+        await asyncio.sleep(CALM_S)
+    await asyncio.sleep(2 * ROUND_S)
 
 
 def names_of(agents: int) -> list[str]:
