@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 
+from bench.gateway import keeping
 from bench.system import Bench
 
 _POLL_S = 0.02
@@ -61,6 +62,5 @@ class Caller:
 @contextlib.asynccontextmanager
 async def asking(bench: Bench) -> AsyncIterator[Caller]:
     """Give the operator's client of the daemon's gateway, which outlives its restarts."""
-    connector = aiohttp.UnixConnector(str(bench.api.socket))
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=90)) as session:
+    async with keeping(bench) as session:
         yield Caller(session, bench.api.token)
