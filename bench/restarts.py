@@ -1,4 +1,4 @@
-"""A daemon that ends and is started again, and its gateway asked by the operator on connections that are kept."""
+"""A daemon that ends and is started again, and its gateway asked on connections that are kept."""
 
 import asyncio
 import contextlib
@@ -8,42 +8,47 @@ from typing import Any
 
 import aiohttp
 
+from bench.gateway import keeping
 from bench.system import Bench
 
 _POLL_S = 0.02
 _START_S = 60.0
 
 
-class Operator:
-    """The operator's client of a gateway. `session`: with connections to its socket."""
+class Caller:
+    """Somebody's client of a gateway. `session`: with connections to its socket. `token`: says whose."""
 
     def __init__(self, session: aiohttp.ClientSession, token: str) -> None:
         self._session = session
         self._headers = {"Authorization": f"Bearer {token}"}
 
-    async def call(self, method: str, path: str, *, agent: str = "", **how: Any) -> bytes:
-        """Return the body of an answer that is 200, as it came. `agent`: in whose name."""
-        headers = self._headers | ({"AIAgentChat-As": agent} if agent else {})
-        async with self._session.request(method, f"http://localhost{path}", headers=headers, **how) as response:
+    async def call(self, method: str, path: str, **how: Any) -> bytes:
+        """Return the body of an answer that is 200, as it came."""
+        async with self._session.request(method, f"http://localhost{path}", headers=self._headers, **how) as response:
             body = await response.read()
             assert response.status == 200, body
             return body
 
-    async def attach(self, name: str) -> None:
-        """Attach an agent."""
-        await self.call("POST", "/agents", json={"name": name})
+    async def attach(self, name: str) -> dict[str, Any]:
+        """Attach an agent; return what the gateway says of it."""
+        attached: dict[str, Any] = json.loads(await self.call("POST", "/agents", json={"name": name}))
+        return attached
+
+    def with_token(self, token: str) -> "Caller":
+        """Return the client of an agent."""
+        return Caller(self._session, token)
 
     async def online(self) -> frozenset[str]:
         """Return who is online, as `GET /who` says."""
         answer = json.loads(await self.call("GET", "/who"))
         return frozenset(agent["name"] for agent in answer["agents"] if agent["status"] == "online")
 
-    async def wait_up(self) -> None:
-        """Return when the daemon has its Space, without having it ask the homeserver anything."""
+    async def wait_answers(self, *, with_space: bool) -> None:
+        """Return when the daemon answers, or has its Space, without having it ask the homeserver anything."""
         async with asyncio.timeout(_START_S):
             while True:
                 with contextlib.suppress(aiohttp.ClientError, OSError):
-                    if not json.loads(await self.call("GET", "/who"))["unavailable"]:
+                    if not json.loads(await self.call("GET", "/who"))["unavailable"] or not with_space:
                         return
                 await asyncio.sleep(_POLL_S)
 
@@ -55,8 +60,7 @@ class Operator:
 
 
 @contextlib.asynccontextmanager
-async def asking(bench: Bench) -> AsyncIterator[Operator]:
-    """Give a client of the daemon's gateway, which outlives its restarts."""
-    connector = aiohttp.UnixConnector(str(bench.api.socket))
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=90)) as session:
-        yield Operator(session, bench.api.token)
+async def asking(bench: Bench) -> AsyncIterator[Caller]:
+    """Give the operator's client of the daemon's gateway, which outlives its restarts."""
+    async with keeping(bench) as session:
+        yield Caller(session, bench.api.token)

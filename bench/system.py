@@ -24,6 +24,7 @@ from aiagentchat.model import RoomId, UserId
 from aiagentchat.registration import Registration, read_registration
 from bench.database import has_updates
 from bench.machine import parse_requests
+from bench.pushes import PushCounter
 from tests.chaos.system import Daemon
 from tests.integration.systems import Api, Synapse, start_synapse
 
@@ -115,12 +116,18 @@ async def in_turns(items: list[T], act: Callable[[T], Awaitable[R]], note: Note 
 
 @contextlib.asynccontextmanager
 async def running(
-    mode: str = "appservice", *, prepared: Path | None = None, home: Path | None = None, **environment: str
+    mode: str = "appservice",
+    *,
+    prepared: Path | None = None,
+    home: Path | None = None,
+    pushes: PushCounter | None = None,
+    **environment: str,
 ) -> AsyncIterator[Bench]:
     """Run a homeserver and a daemon, in a directory of their own.
 
     Args:
         prepared: what `prepare` has given: they begin with a copy of it. home: the directory, kept afterwards.
+        pushes: through which the homeserver's pushes to the daemon go; a homeserver that was prepared.
         environment: settings of the daemon.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -132,16 +139,19 @@ async def running(
         if prepared is not None:
             _give_ports(embedded_file(paths))
         config = load_or_create(paths, server_name=SERVER_NAME, port=0).config
+        if pushes is not None:
+            pushes.url = f"http://127.0.0.1:{config.appservice_port}"
         metrics_port, bare = any_free_port(), _write_bare(home / "bare.yaml")
-        local = {"bind_addresses": ["127.0.0.1"]}
         ours = [str(paths.homeserver / REGISTRATION_FILE)] if mode == "appservice" else []
+        registrations = ours if pushes is None else [await stack.enter_async_context(pushes.beside(Path(ours[0])))]
+        local = {"bind_addresses": ["127.0.0.1"]}
         overrides = {
             "enable_metrics": True,
             "listeners": [
                 local | {"type": "http", "port": config.port, "resources": [{"names": ["client"]}]},
                 local | {"type": "metrics", "port": metrics_port},
             ],
-            "app_service_config_files": [*ours, str(home / "bare.yaml")],
+            "app_service_config_files": [*registrations, str(home / "bare.yaml")],
         }
         synapse = await start_synapse(paths.data_dir, server_name=SERVER_NAME, mode=mode, **overrides)
         stack.push_async_callback(synapse.stop)

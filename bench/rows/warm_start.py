@@ -15,7 +15,7 @@ from yarl import URL
 from aiagentchat.model import RoomId
 from aiagentchat.space.content import ROSTER
 from bench.figures import Goal, Row, Series, ratio_of
-from bench.restarts import Operator, asking
+from bench.restarts import Caller, asking
 from bench.sizes import Size
 from bench.system import Bench, Note, in_turns, names_of, prepare, running
 from bench.usage import Usage, usage, wait_calm
@@ -114,11 +114,11 @@ async def _start_with(agents: int, note: Note) -> _Starts:
     return found
 
 
-async def _start(bench: Bench, operator: Operator, bare: "_Bare", names: list[str], found: _Starts) -> None:
+async def _start(bench: Bench, operator: Caller, bare: "_Bare", names: list[str], found: _Starts) -> None:
     await bench.daemon.kill()
     before, begun = await usage(bench), time.monotonic()
     await bench.daemon.start()
-    await operator.wait_up()
+    await operator.wait_answers(with_space=True)
     found.up_s.append(time.monotonic() - begun)
     await in_turns(names, operator.attach)
     found.attached_s.append(time.monotonic() - begun)

@@ -11,7 +11,7 @@ from yarl import URL
 
 from aiagentchat.model import RoomId
 from bench.figures import Goal, Row, ratio_of
-from bench.restarts import Operator, asking
+from bench.restarts import Caller, asking
 from bench.sizes import Size
 from bench.system import Bench, Note, in_turns, names_of, prepare, running
 from bench.usage import wait_calm
@@ -71,7 +71,7 @@ async def measure(size: Size, note: Note) -> Row:
     return row
 
 
-async def _turn(operator: Operator, bare: "_Bare", took: dict[str, list[float]]) -> None:
+async def _turn(operator: Caller, bare: "_Bare", took: dict[str, list[float]]) -> None:
     raw, parsed = await bare.read()
     took[RAW].append(raw)
     took[PARSED].append(parsed)
@@ -83,7 +83,7 @@ async def _turn(operator: Operator, bare: "_Bare", took: dict[str, list[float]])
             took[CACHED].append(await _time(operator))
 
 
-async def _time(operator: Operator) -> float:
+async def _time(operator: Caller) -> float:
     begun = time.perf_counter()
     await operator.call("GET", "/who")
     return (time.perf_counter() - begun) * 1000

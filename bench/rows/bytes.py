@@ -1,0 +1,228 @@
+"""What has to be transferred for an agent to know who is there: with our filter, with none, and pushed."""
+
+import asyncio
+import contextlib
+import gzip
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import SimpleNamespace
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from aiagentchat.matrix.client import MatrixClient
+from aiagentchat.matrix.sync import POLL_S, SyncedRooms, SyncSource
+from aiagentchat.model import RoomId
+from aiagentchat.space.directory import STATE_TYPES
+from bench.figures import Goal, Row
+from bench.peers import make_account
+from bench.pushes import PushCounter
+from bench.restarts import Caller, asking
+from bench.sizes import Size
+from bench.system import Bench, Note, in_turns, names_of, prepare, running
+from bench.usage import wait_calm
+
+CHANGES = 20
+GAP_S = 2.5
+"""After each change: it arrives by itself, and the roster with it, which is written every 2 s at most."""
+FILTERED, UNFILTERED = "with our filter", "with no filter"
+
+
+class Counter:
+    """Counts what comes through its session, in bytes. `packed`: with gzip. `asked`: of the requests' addresses."""
+
+    def __init__(self) -> None:
+        self.body = self.packed = self.asked = 0
+
+    def read(self) -> tuple[int, int, int]:
+        """Return the bytes of bodies, the same packed, and of addresses, until now."""
+        return self.body, self.packed, self.asked
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """Give a session that asks for bodies as they are, and counts."""
+        trace = aiohttp.TraceConfig()
+        trace.on_request_start.append(self._note_request)
+        trace.on_response_chunk_received.append(self._note_answer)
+        async with aiohttp.ClientSession(trace_configs=[trace], headers={"Accept-Encoding": "identity"}) as session:
+            yield session
+
+    async def _note_request(
+        self, _: aiohttp.ClientSession, __: SimpleNamespace, what: aiohttp.TraceRequestStartParams
+    ) -> None:
+        self.asked += len(str(what.url))
+
+    async def _note_answer(
+        self, _: aiohttp.ClientSession, __: SimpleNamespace, what: aiohttp.TraceResponseChunkReceivedParams
+    ) -> None:
+        self.body += len(what.chunk)
+        self.packed += len(gzip.compress(what.chunk))
+
+
+@dataclass(frozen=True, slots=True)
+class _Followed:
+    """What came to one who follows: bytes of bodies, at first and with the changes; all of that packed; addresses."""
+
+    first: int
+    changes: int
+    packed: int
+    asked: int
+
+    @property
+    def body(self) -> int:
+        return self.first + self.changes
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What came in a Space of so many agents. `pushed`: for all of them. `state`: of the Space, read whole."""
+
+    agents: int
+    filtered: _Followed
+    unfiltered: _Followed
+    pushed: int
+    state: int
+
+    @property
+    def of_agent(self) -> float:
+        """With our filter, of as many agents of one daemon, which reads the state once for all of them."""
+        return self.filtered.body + self.state / self.agents
+
+    @property
+    def of_pushed_agent(self) -> float:
+        return (self.pushed + self.state) / self.agents
+
+    @property
+    def percent_fewer(self) -> float:
+        return (1 - self.of_agent / self.unfiltered.body) * 100
+
+
+async def measure(size: Size, note: Note) -> Row:
+    """Follow a Space of fewer and of many rooms, in both ways at once, while something changes."""
+    row = Row(
+        "bytes",
+        "What an agent has to be told",
+        f"An ordinary account in the Space, in the broadcast room and in a room of its own follows them with `/sync` as"
+        f" the daemon does for an agent that has an account, and at the same time with no filter, while {CHANGES}"
+        " things happen, one after the other: a card says something else, an agent leaves, a message to all, a new"
+        " agent. Bytes of the answers' bodies as they are, not compressed. With an application service nobody follows:"
+        " what is pushed is of all agents at once.",
+    )
+    found = [await _measure(agents, note) for agents in (size.agents // 10, size.agents)]
+    for each in found:
+        _add(row, each)
+    few, many = found
+    row.goals.append(
+        Goal("fewer bytes for an agent with our filter than with none", many.percent_fewer, 90, "%", is_least=True)
+    )
+    alone = (1 - (many.filtered.body + many.state) / many.unfiltered.body) * 100
+    changes = (1 - many.filtered.changes / many.unfiltered.changes) * 100
+    row.notes += [
+        f"An agent's part of the state's one read is counted; with {few.agents:,} rooms it is"
+        f" {few.percent_fewer:.0f} % fewer bytes. For a daemon with one agent alone, which reads the state for it, it"
+        f" is {alone:.0f} %. Of the changes alone it is {changes:.0f} %.",
+        f"Compressed, as a proxy may do: {many.filtered.packed / 1000:,.0f} kB with our filter, and"
+        f" {many.unfiltered.packed / 1000:,.0f} kB with none. Not counted are the requests: a filter is a part of each"
+        f" one's address, {many.filtered.asked / 1000:,.0f} kB in all, and {many.unfiltered.asked / 1000:,.0f} kB"
+        " without.",
+        "Of an agent's first sync with our filter nothing is wanted but where it stands. A daemon reads the state again"
+        " when somebody asks who is there after `AIAGENTCHAT_DIRECTORY_TTL`, 300 s; none did here.",
+    ]
+    return row
+
+
+def _add(row: Row, found: _Found) -> None:
+    of = f"{found.agents:,} rooms"
+    for how, each in ((FILTERED, found.filtered), (UNFILTERED, found.unfiltered)):
+        row.add(f"{how}: first sync, {of}", "kB", [each.first / 1000], x=found.agents)
+        row.add(f"{how}: {CHANGES} changes, {of}", "kB", [each.changes / 1000], x=found.agents)
+    row.add(f"the Space's state, read whole, {of}", "kB", [found.state / 1000], x=found.agents)
+    row.add(f"pushed for all agents: {CHANGES} changes, {of}", "kB", [found.pushed / 1000], x=found.agents)
+    row.add(f"an agent with an account, in all, {of}", "kB", [found.of_agent / 1000], x=found.agents)
+    row.add(f"an agent of an application service, in all, {of}", "kB", [found.of_pushed_agent / 1000], x=found.agents)
+
+
+async def _measure(agents: int, note: Note) -> _Found:
+    pushes, names = PushCounter(), names_of(agents)
+    async with (
+        running(prepared=await prepare(agents, note), pushes=pushes) as bench,
+        asking(bench) as operator,
+        aiohttp.ClientSession() as http,
+    ):
+        await in_turns(names, operator.attach, note)
+        await operator.wait_online(frozenset(names))
+        token, rooms = await _make_onlooker(bench, http)
+        counters = {how: Counter() for how in (FILTERED, UNFILTERED)}
+        async with counters[FILTERED].session() as ours, counters[UNFILTERED].session() as theirs:
+            base_url = bench.synapse.config.base_url
+            following = [
+                asyncio.create_task(_follow_filtered(MatrixClient(base_url, token, ours), rooms)),
+                asyncio.create_task(_follow_unfiltered(base_url, token, theirs)),
+            ]
+            try:
+                await wait_calm(bench)
+                first, pushed = {how: each.read() for how, each in counters.items()}, pushes.bytes
+                await _change_all(operator, names)
+                for task in following:
+                    if task.done():
+                        task.result()
+            finally:
+                for task in following:
+                    task.cancel()
+        whole = Counter()
+        async with whole.session() as session:
+            await bench.synapse.appservice(session).get_full_state(await bench.space_id())
+        followed = {how: _followed(first[how], counters[how].read()) for how in counters}
+        found = _Found(agents, followed[FILTERED], followed[UNFILTERED], pushes.bytes - pushed, whole.body)
+        note(f"{agents} rooms: {found.of_agent / 1000:,.1f} kB, unfiltered {found.unfiltered.body / 1000:,.1f} kB")
+        return found
+
+
+def _followed(first: tuple[int, int, int], in_all: tuple[int, int, int]) -> _Followed:
+    body, packed, asked = in_all
+    return _Followed(first[0], body - first[0], packed, asked)
+
+
+async def _make_onlooker(bench: Bench, http: aiohttp.ClientSession) -> tuple[str, SyncedRooms]:
+    """Return the token of an account and the rooms that it is in, as an agent's are."""
+    account = await make_account(bench, "onlooker")
+    client = MatrixClient(bench.synapse.config.base_url, account.access_token, http)
+    space_id = await bench.space_id()
+    broadcast_id = RoomId((await bench.api.get("/health"))["system"]["broadcast_id"])
+    await bench.synapse.operator_client(http).invite(space_id, account.user_id)
+    for room_id in (space_id, broadcast_id):
+        await client.join_room(room_id)
+    own = await client.create_room({"preset": "private_chat"})
+    return account.access_token, SyncedRooms(own, space_id, broadcast_id)
+
+
+async def _follow_filtered(client: MatrixClient, rooms: SyncedRooms) -> None:
+    """Follow as the daemon does."""
+    async with aclosing(SyncSource(client, lambda: rooms, state_types=STATE_TYPES).batches()) as batches:
+        async for _ in batches:
+            pass
+
+
+async def _follow_unfiltered(base_url: str, token: str, session: aiohttp.ClientSession) -> None:
+    url, since = f"{base_url}/_matrix/client/v3/sync?timeout={POLL_S * 1000:.0f}", ""
+    while True:
+        async with session.get(URL(url + since, encoded=True), headers={"Authorization": f"Bearer {token}"}) as answer:
+            since = f"&since={quote((await answer.json())['next_batch'])}"
+
+
+async def _change_all(operator: Caller, names: list[str]) -> None:
+    for number in range(CHANGES):
+        turn, kind = divmod(number, 4)
+        name = names[turn % len(names)]
+        if kind == 0:
+            await operator.call("POST", "/agents", json={"name": name, "description": f"works at issue {number}"})
+        elif kind == 1:
+            await operator.call("DELETE", f"/agents/{names[-1 - turn % len(names)]}")
+        elif kind == 2:
+            agent = operator.with_token((await operator.attach(name))["token"])
+            await agent.call("POST", "/send", json={"body": f"Issue {number} is done: please pull main."})
+        else:
+            await operator.attach(f"new-{turn}")
+        await asyncio.sleep(GAP_S)
