@@ -67,9 +67,17 @@ async def in_turns(ways: Sequence[Way], content: Content, times: int, note: Note
     return took
 
 
-def fill_row(row: Row, took: Mapping[str, Sequence[float]], *, ours: str, raw: str, others: Sequence[str]) -> None:
+def fill_row(
+    row: Row,
+    took: Mapping[str, Sequence[float]],
+    *,
+    ours: str,
+    raw: str,
+    others: Sequence[str],
+    also: Sequence[str] = (),
+) -> None:
     """Add what was measured, and what it was to be: ours near to what is raw, and before all others."""
-    series = {what: row.add(what, "ms", values) for what, values in took.items()}
+    series = {what: row.add(what, "ms", took[what]) for what in (ours, *also, raw, *others)}
     mine, bare = series[ours], series[raw]
     row.goals += [
         Goal(f"{ours}: {raw}, median", ratio_of(mine, bare), 1.10),

@@ -51,6 +51,16 @@ async def keeping(bench: Bench) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
+async def content_of(bench: Bench, writer: KeptGateway, reader: str, body: str) -> Content:
+    """Return what the homeserver has of a message from one agent to another, which is sent for it."""
+    stored = await writer.send(reader, body)
+    async with aiohttp.ClientSession() as http:
+        client = bench.synapse.agent_client(http, reader)
+        event = await client.get_event(RoomId(stored["room_id"]), EventId(stored["event_id"]))
+    content: Content = event["content"]
+    return content
+
+
 @contextlib.asynccontextmanager
 async def through_gateway(bench: Bench, what: str) -> AsyncIterator[tuple[Way, Content]]:
     """Give the way from one agent to another, and the content of a message of it as the homeserver has it.
@@ -58,7 +68,7 @@ async def through_gateway(bench: Bench, what: str) -> AsyncIterator[tuple[Way, C
     The other waits with `GET /read`, acknowledges what came, and waits again.
     """
     arrivals = Arrivals()
-    async with keeping(bench) as session, aiohttp.ClientSession() as http:
+    async with keeping(bench) as session:
         writer, reader = (KeptGateway(api, session) for api in await bench.attach(["writer", "reader"]))
 
         async def read() -> None:
@@ -74,10 +84,6 @@ async def through_gateway(bench: Bench, what: str) -> AsyncIterator[tuple[Way, C
 
         reading = asyncio.create_task(read())
         try:
-            stored = await writer.send("reader", "Is main green?")
-            client = bench.synapse.agent_client(http, "reader")
-            event = await client.get_event(RoomId(stored["room_id"]), EventId(stored["event_id"]))
-            await arrivals.of(stored["event_id"])
-            yield Way(what, send, arrivals), event["content"]
+            yield Way(what, send, arrivals), await content_of(bench, writer, "reader", "Is main green?")
         finally:
             reading.cancel()

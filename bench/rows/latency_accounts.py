@@ -1,0 +1,34 @@
+"""From one agent to another, where each is an account that the daemon syncs for, beside the same without a daemon."""
+
+from contextlib import AsyncExitStack
+
+from bench.exchange import fill_row, in_turns
+from bench.figures import Row
+from bench.gateway import through_gateway
+from bench.peers import bare_accounts, mautrix_pair, nio_pair
+from bench.rows.latency import MAUTRIX, NIO, OURS
+from bench.sizes import Size
+from bench.system import Note, running
+
+RAW = "a bare PUT to a bare `/sync`"
+
+
+async def measure(size: Size, note: Note) -> Row:
+    """Send by each way in turns, one message at a time."""
+    row = Row(
+        "latency_accounts",
+        "From one agent to another, with accounts",
+        "As before, but the agents have ordinary accounts (`cchat login`), and so have all others: each receiver syncs,"
+        " with a stored filter for the messages of one room alone, and without presence.",
+    )
+    async with running("accounts") as bench, AsyncExitStack() as stack:
+        ours, content = await stack.enter_async_context(through_gateway(bench, OURS))
+        ways = [
+            ours,
+            await stack.enter_async_context(bare_accounts(bench, RAW)),
+            await stack.enter_async_context(nio_pair(bench, NIO)),
+            await stack.enter_async_context(mautrix_pair(bench, MAUTRIX)),
+        ]
+        took = await in_turns(ways, content, size.times, note)
+    fill_row(row, took, ours=OURS, raw=RAW, others=(NIO, MAUTRIX))
+    return row
