@@ -14,7 +14,19 @@ from bench.machine import describe
 from bench.page import render_charts, render_page, render_table
 from bench.sizes import FULL, QUICK
 
-ROWS = ("latency", "latency_accounts", "throughput", "idle", "warm_start", "who", "heartbeats", "commands", "sidebar")
+ROWS = (
+    "latency",
+    "latency_accounts",
+    "idle",
+    "warm_start",
+    "who",
+    "bytes",
+    "heartbeats",
+    "throughput",
+    "commands",
+    "recovery",
+    "sidebar",
+)
 """The modules of `bench.rows`, in the order of the page."""
 DOCS = Path(__file__).parents[1] / "docs"
 DATA, PAGE, CHARTS = DOCS / "benchmarks" / "data.json", DOCS / "benchmarks.md", DOCS / "benchmarks"
