@@ -127,6 +127,7 @@ async def measure(size: Size, note: Note) -> Row:
         f" {many.unfiltered.packed / 1000:,.0f} kB with none. Not counted are the requests: a filter is a part of each"
         f" one's address, {many.filtered.asked / 1000:,.0f} kB in all, and {many.unfiltered.asked / 1000:,.0f} kB"
         " without.",
+        "Who comes or goes changes the roster, which comes whole: of the changes it is what grows with the agents.",
         "Of an agent's first sync with our filter nothing is wanted but where it stands. A daemon reads the state again"
         " when somebody asks who is there after `AIAGENTCHAT_DIRECTORY_TTL`, 300 s; none did here.",
     ]

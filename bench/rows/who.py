@@ -64,7 +64,8 @@ async def measure(size: Size, note: Note) -> Row:
     ]
     against = ratio_of(series[COLD], series[PARSED])
     row.notes += [
-        f"To a bare read that parses its JSON, without which it knows nobody, `GET /who` anew is {against:.2f} times.",
+        f"To a bare read that parses its JSON, without which it knows nobody, `GET /who` anew is {against:.2f} times."
+        " What the daemon does besides: it checks each event, makes the directory of them, and writes its answer.",
         "The last two are the operator's requests, who is in all rooms: a read of the Space's children and a request"
         " for each room's name, 8 at a time, or `/hierarchy` with the 50 rooms a page that the homeserver allows.",
     ]
