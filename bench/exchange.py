@@ -10,7 +10,7 @@ from bench.figures import Goal, Row, ratio_of
 from bench.system import Note
 
 PAUSE_S = 0.15
-"""After a message, until its last consequences are over: acknowledged, and waited for the next."""
+"""After a message, once the other waits for the next: until its last consequences are over."""
 LATE_S = 30.0
 _WARM_UP = 3
 
@@ -38,13 +38,20 @@ class Arrivals:
         return self._futures.setdefault(event_id, asyncio.get_running_loop().create_future())
 
 
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a message comes from one to another. `send`: returns the event's id."""
+    """How a message comes from one to another. `send`: returns the event's id. `ready`: the other waits for one."""
 
     what: str
     send: Callable[[Content], Awaitable[str]]
-    arrivals: Arrivals = field(default_factory=Arrivals)
+    arrivals: Arrivals
+    ready: asyncio.Event = field(default_factory=_set)
 
     async def time_of(self, content: Content) -> float:
         """Send a message; return how long it took until it was there, in ms."""
@@ -60,8 +67,10 @@ async def in_turns(ways: Sequence[Way], content: Content, times: int, note: Note
         if number >= 0 and number % 50 == 0:
             note(f"{number} of {times}")
         for way in ways:
-            await asyncio.sleep(PAUSE_S)
             took_ms = await way.time_of(content | {"body": f"{content['body']} {number}"})
+            async with asyncio.timeout(LATE_S):
+                await way.ready.wait()
+            await asyncio.sleep(PAUSE_S)
             if number >= 0:
                 took[way.what].append(took_ms)
     return took

@@ -67,13 +67,15 @@ async def through_gateway(bench: Bench, what: str) -> AsyncIterator[tuple[Way, C
 
     The other waits with `GET /read`, acknowledges what came, and waits again.
     """
-    arrivals = Arrivals()
+    arrivals, ready = Arrivals(), asyncio.Event()
     async with keeping(bench) as session:
         writer, reader = (KeptGateway(api, session) for api in await bench.attach(["writer", "reader"]))
 
         async def read() -> None:
             while True:
+                ready.set()
                 event_ids = await reader.read()
+                ready.clear()
                 for event_id in event_ids:
                     arrivals.note(event_id)
                 if event_ids:
@@ -84,6 +86,6 @@ async def through_gateway(bench: Bench, what: str) -> AsyncIterator[tuple[Way, C
 
         reading = asyncio.create_task(read())
         try:
-            yield Way(what, send, arrivals), await content_of(bench, writer, "reader", "Is main green?")
+            yield Way(what, send, arrivals, ready), await content_of(bench, writer, "reader", "Is main green?")
         finally:
             reading.cancel()
