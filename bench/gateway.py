@@ -8,12 +8,21 @@ from typing import Any
 
 import aiohttp
 
-from aiagentchat.model import EventId, RoomId
+from aiagentchat.model import AgentName, EventId, RoomId
+from aiagentchat.space.names import DEVICE_ID, Naming
 from bench.exchange import Arrivals, Content, Way
+from bench.peers import BareRequests
 from bench.system import Bench
 from tests.integration.systems import Api
 
 WAIT_S = 60
+OURS = "through the daemon: `POST /send` to `GET /read`"
+ROOMS = (
+    "A bare PUT as an agent, into the same room, tells the daemon's part from the homeserver's, which has more to do"
+    " there: agents' rooms have the operator as a member besides the two, and each request names a device, so that"
+    " what is sent again after a restart is stored once."
+)
+SAME = "without its first half: a bare PUT as the agent to `GET /read`"
 
 
 class KeptGateway:
@@ -51,24 +60,34 @@ async def keeping(bench: Bench) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def content_of(bench: Bench, writer: KeptGateway, reader: str, body: str) -> Content:
-    """Return what the homeserver has of a message from one agent to another, which is sent for it."""
+async def content_of(bench: Bench, writer: KeptGateway, reader: str, body: str) -> tuple[RoomId, Content]:
+    """Send a message from one agent to another; return in which room it is, and its content there."""
     stored = await writer.send(reader, body)
     async with aiohttp.ClientSession() as http:
         client = bench.synapse.agent_client(http, reader)
-        event = await client.get_event(RoomId(stored["room_id"]), EventId(stored["event_id"]))
-    content: Content = event["content"]
-    return content
+        room_id = RoomId(stored["room_id"])
+        event = await client.get_event(room_id, EventId(stored["event_id"]))
+    return room_id, event["content"]
+
+
+def requests_as(bench: Bench, http: aiohttp.ClientSession, agent: str) -> BareRequests:
+    """Return what makes the requests that the daemon makes as an agent, without the daemon."""
+    synapse = bench.synapse
+    base_url = synapse.config.base_url
+    if synapse.mode == "accounts":
+        return BareRequests(base_url, http, synapse.accounts[agent].access_token)
+    user_id = Naming(synapse.config.server_name).user(AgentName(agent))
+    return BareRequests(base_url, http, synapse.registration.as_token, acting_as=user_id, device_id=DEVICE_ID)
 
 
 @contextlib.asynccontextmanager
-async def through_gateway(bench: Bench, what: str) -> AsyncIterator[tuple[Way, Content]]:
-    """Give the way from one agent to another, and the content of a message of it as the homeserver has it.
+async def through_gateway(bench: Bench) -> AsyncIterator[tuple[Way, Way, Content]]:
+    """Give the way from one agent to another, with the same where a bare PUT sends, and the content of a message.
 
     The other waits with `GET /read`, acknowledges what came, and waits again.
     """
     arrivals, ready = Arrivals(), asyncio.Event()
-    async with keeping(bench) as session:
+    async with keeping(bench) as session, aiohttp.ClientSession() as http:
         writer, reader = (KeptGateway(api, session) for api in await bench.attach(["writer", "reader"]))
 
         async def read() -> None:
@@ -84,8 +103,13 @@ async def through_gateway(bench: Bench, what: str) -> AsyncIterator[tuple[Way, C
         async def send(content: Content) -> str:
             return str((await writer.send("reader", content["body"]))["event_id"])
 
+        async def put(content: Content) -> str:
+            return await requests.send(room_id, content)
+
         reading = asyncio.create_task(read())
         try:
-            yield Way(what, send, arrivals, ready), await content_of(bench, writer, "reader", "Is main green?")
+            room_id, content = await content_of(bench, writer, "reader", "Is main green?")
+            requests = requests_as(bench, http, "writer")
+            yield Way(OURS, send, arrivals, ready), Way(SAME, put, arrivals, ready), content
         finally:
             reading.cancel()

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 from aiohttp import web
@@ -37,15 +37,26 @@ async def make_room(owner: MatrixClient, guest: MatrixClient, guest_id: UserId) 
 
 
 class BareRequests:
-    """Requests of one user, and nothing between them and the wire. `acting_as`: by an application service's token."""
+    """Requests of one user, and nothing between them and the wire.
+
+    `acting_as`: by an application service's token; `device_id`: with it, so that the homeserver keeps what was sent.
+    """
 
     def __init__(
-        self, base_url: str, http: aiohttp.ClientSession, token: str, *, acting_as: UserId | None = None
+        self,
+        base_url: str,
+        http: aiohttp.ClientSession,
+        token: str,
+        *,
+        acting_as: UserId | None = None,
+        device_id: str | None = None,
     ) -> None:
         self._base = f"{base_url}/_matrix/client/v3"
         self._http = http
         self._headers = {"Authorization": f"Bearer {token}"}
-        self._query = "" if acting_as is None else f"?user_id={quote(acting_as)}"
+        identity = {"user_id": acting_as, "device_id": device_id}
+        query = urlencode({key: value for key, value in identity.items() if value is not None})
+        self._query = f"?{query}" if query else ""
         self._numbers = count()
 
     async def send(self, room_id: RoomId, content: Content) -> str:

@@ -5,12 +5,11 @@ from dataclasses import replace
 
 from bench.exchange import fill_row, in_turns
 from bench.figures import Row
-from bench.gateway import through_gateway
+from bench.gateway import OURS, ROOMS, SAME, through_gateway
 from bench.peers import bare_appservice, mautrix_pair, nio_pair
 from bench.sizes import Size
 from bench.system import Note, running
 
-OURS = "through the daemon: `POST /send` to `GET /read`"
 RAW = "a bare PUT to a bare application service"
 AFTER = "the same, just after a push to another application service"
 NIO, MAUTRIX = "`matrix-nio` to `matrix-nio`", "`mautrix` to `mautrix`"
@@ -34,14 +33,16 @@ async def measure(size: Size, note: Note) -> Row:
         " bare application service is such a bridge."
     )
     async with running() as bench, AsyncExitStack() as stack:
-        ours, content = await stack.enter_async_context(through_gateway(bench, OURS))
+        ours, same, content = await stack.enter_async_context(through_gateway(bench))
         ways = [
             await stack.enter_async_context(bare_appservice(bench, RAW)),
             await stack.enter_async_context(nio_pair(bench, NIO)),
             await stack.enter_async_context(mautrix_pair(bench, MAUTRIX)),
             replace(ours, what=AFTER),
             ours,
+            same,
         ]
         took = await in_turns(ways, content, size.times, note)
-    fill_row(row, took, ours=OURS, raw=RAW, others=(NIO, MAUTRIX), also=[AFTER])
+    fill_row(row, took, ours=OURS, raw=RAW, others=(NIO, MAUTRIX), also=[SAME, AFTER])
+    row.notes.append(ROOMS)
     return row

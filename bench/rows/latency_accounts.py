@@ -4,9 +4,9 @@ from contextlib import AsyncExitStack
 
 from bench.exchange import fill_row, in_turns
 from bench.figures import Row
-from bench.gateway import through_gateway
+from bench.gateway import OURS, SAME, through_gateway
 from bench.peers import bare_accounts, mautrix_pair, nio_pair
-from bench.rows.latency import MAUTRIX, NIO, OURS
+from bench.rows.latency import MAUTRIX, NIO
 from bench.sizes import Size
 from bench.system import Note, running
 
@@ -22,13 +22,19 @@ async def measure(size: Size, note: Note) -> Row:
         " with a stored filter for the messages of one room alone, and without presence.",
     )
     async with running("accounts") as bench, AsyncExitStack() as stack:
-        ours, content = await stack.enter_async_context(through_gateway(bench, OURS))
+        ours, same, content = await stack.enter_async_context(through_gateway(bench))
         ways = [
             ours,
+            same,
             await stack.enter_async_context(bare_accounts(bench, RAW)),
             await stack.enter_async_context(nio_pair(bench, NIO)),
             await stack.enter_async_context(mautrix_pair(bench, MAUTRIX)),
         ]
         took = await in_turns(ways, content, size.times, note)
-    fill_row(row, took, ours=OURS, raw=RAW, others=(NIO, MAUTRIX))
+    fill_row(row, took, ours=OURS, raw=RAW, others=(NIO, MAUTRIX), also=[SAME])
+    row.notes.append(
+        "The homeserver wakes the sync of every member of a room, and answers none that has nothing of it before it has"
+        " looked: in an agent's room those of the operator and of who writes, as well as the agent's. In the rooms of"
+        " the others it is one, because who sends does not sync."
+    )
     return row
