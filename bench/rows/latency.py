@@ -43,6 +43,6 @@ async def measure(size: Size, note: Note) -> Row:
             same,
         ]
         took = await in_turns(ways, content, size.times, note)
-    fill_row(row, took, ours=OURS, raw=RAW, others=(NIO, MAUTRIX), also=[SAME, AFTER])
+    fill_row(row, took, ours=OURS, raw=RAW, others=(NIO, MAUTRIX), also=[AFTER, SAME])
     row.notes.append(ROOMS)
     return row
