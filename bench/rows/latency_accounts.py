@@ -33,8 +33,7 @@ async def measure(size: Size, note: Note) -> Row:
         took = await in_turns(ways, content, size.times, note)
     fill_row(row, took, ours=OURS, raw=RAW, others=(NIO, MAUTRIX), also=[SAME])
     row.notes.append(
-        "The homeserver wakes the sync of every member of a room, and answers none that has nothing of it before it has"
-        " looked: in an agent's room those of the operator and of who writes, as well as the agent's. In the rooms of"
-        " the others it is one, because who sends does not sync."
+        "What the difference to the raw way is made of was not taken apart. One thing that differs: in an agent's room"
+        " the operator and who writes have syncs too, and in the rooms of the others one account has."
     )
     return row
