@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,6 +11,7 @@ import aiohttp
 
 from aiagentchat.model import AgentName, EventId, RoomId
 from aiagentchat.space.names import DEVICE_ID, Naming
+from bench.asked import ask
 from bench.exchange import Arrivals, Content, Way
 from bench.peers import BareRequests
 from bench.system import Bench
@@ -46,10 +48,10 @@ class KeptGateway:
         await self._call("POST", "/ack", json={"event_ids": event_ids})
 
     async def _call(self, method: str, path: str, **how: Any) -> dict[str, Any]:
-        async with self._session.request(method, f"http://localhost{path}", headers=self._headers, **how) as response:
-            answer: dict[str, Any] = await response.json()
-            assert response.status == 200, answer
-            return answer
+        answer: dict[str, Any] = json.loads(
+            await ask(self._session, method, f"http://localhost{path}", self._headers, **how)
+        )
+        return answer
 
 
 @contextlib.asynccontextmanager

@@ -3,7 +3,8 @@
 import io
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from bench.figures import Goal, Row, Series
 
@@ -24,7 +25,7 @@ Machine: {machine}
 """
 
 
-def render_page(rows: Sequence[Row], machine: str, charts: Sequence[str] | dict[str, str]) -> str:
+def render_page(rows: Sequence[Row], machine: str, charts: Collection[str]) -> str:
     """Return the page in Markdown. `charts`: the names of those that there are."""
     goals = "\n".join(_goal_line(row, goal) for row in rows for goal in row.goals)
     parts = [HEAD.format(machine=machine, goals=goals)]
@@ -103,24 +104,24 @@ def _height(group: Sequence[Series]) -> float:
     return 3.5 if all(each.x is not None for each in group) else 0.7 + 0.35 * len(group)
 
 
-def _draw_bars(axis: object, group: Sequence[Series]) -> None:
+def _draw_bars(axis: Any, group: Sequence[Series]) -> None:
     names = [each.what.replace("`", "") for each in group]
     values = [each.median for each in group]
     errors = [
         [each.median - each.at(10) for each in group],
         [each.at(90) - each.median for each in group],
     ]
-    axis.barh(names, values, xerr=errors, color="#4c72b0", ecolor="#222222", height=0.6)  # type: ignore[attr-defined]
-    axis.invert_yaxis()  # type: ignore[attr-defined]
+    axis.barh(names, values, xerr=errors, color="#4c72b0", ecolor="#222222", height=0.6)
+    axis.invert_yaxis()
 
 
-def _draw_curves(axis: object, group: Sequence[Series]) -> None:
+def _draw_curves(axis: Any, group: Sequence[Series]) -> None:
     curves: dict[str, list[Series]] = defaultdict(list)
     for each in group:
         curves[each.what.rpartition(", ")[0] or each.what].append(each)
     for name, points in curves.items():
-        axis.plot([each.x for each in points], [each.median for each in points], marker="o", label=name)  # type: ignore[attr-defined]
-    axis.set_xscale("log")  # type: ignore[attr-defined]
-    axis.set_yscale("symlog" if any(each.median <= 0 for each in group) else "log")  # type: ignore[attr-defined]
-    axis.set_xlabel("agents")  # type: ignore[attr-defined]
-    axis.legend(fontsize="small")  # type: ignore[attr-defined]
+        axis.plot([each.x for each in points], [each.median for each in points], marker="o", label=name)
+    axis.set_xscale("log")
+    axis.set_yscale("symlog" if any(each.median <= 0 for each in group) else "log")
+    axis.set_xlabel("agents")
+    axis.legend(fontsize="small")

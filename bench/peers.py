@@ -10,12 +10,12 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 from aiohttp import web
-from yarl import URL
 
 from aiagentchat.config import Paths
 from aiagentchat.homeserver.operator import OperatorAccount, ensure_operator
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomId, UserId
+from bench.asked import ask
 from bench.exchange import Arrivals, Content, Way
 from bench.system import Bench
 
@@ -86,10 +86,8 @@ class BareRequests:
             since = answer["next_batch"]
 
     async def _call(self, method: str, url: str, **how: Any) -> dict[str, Any]:
-        async with self._http.request(method, URL(url, encoded=True), headers=self._headers, **how) as response:
-            answer: dict[str, Any] = await response.json()
-            assert response.status == 200, answer
-            return answer
+        answer: dict[str, Any] = json.loads(await ask(self._http, method, url, self._headers, **how))
+        return answer
 
 
 @contextlib.asynccontextmanager
@@ -170,9 +168,8 @@ async def nio_pair(bench: Bench, what: str) -> AsyncIterator[Way]:
 
     def client_of(account: OperatorAccount) -> AsyncClient:
         config = AsyncClientConfig(encryption_enabled=False)
-        client = AsyncClient(bench.synapse.config.base_url, account.user_id, account.device_id, config=config)
-        client.access_token = account.access_token
-        client.user_id = account.user_id
+        client = AsyncClient(bench.synapse.config.base_url, account.user_id, config=config)
+        client.restore_login(account.user_id, account.device_id, account.access_token)
         return client
 
     async def note(_: MatrixRoom, event: RoomMessageText) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 
+from bench.asked import ask
 from bench.gateway import keeping
 from bench.system import Bench
 
@@ -24,10 +25,7 @@ class Caller:
 
     async def call(self, method: str, path: str, **how: Any) -> bytes:
         """Return the body of an answer that is 200, as it came."""
-        async with self._session.request(method, f"http://localhost{path}", headers=self._headers, **how) as response:
-            body = await response.read()
-            assert response.status == 200, body
-            return body
+        return await ask(self._session, method, f"http://localhost{path}", self._headers, **how)
 
     async def attach(self, name: str) -> dict[str, Any]:
         """Attach an agent; return what the gateway says of it."""

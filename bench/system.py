@@ -18,7 +18,7 @@ import yaml
 from aiagentchat.config import Paths, Settings
 from aiagentchat.homeserver.embedded import embedded_file, load_or_create
 from aiagentchat.homeserver.ports import any_free_port
-from aiagentchat.homeserver.render import REGISTRATION_FILE
+from aiagentchat.homeserver.render import DATABASE_FILE, REGISTRATION_FILE
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomId, UserId
 from aiagentchat.registration import Registration, read_registration
@@ -34,7 +34,6 @@ CALM_S = 3.0
 """After something was done, its last consequences are over."""
 ROUND_S = 30.0
 """The homeserver sums up this often what waits for it."""
-DATABASE = "homeserver.db"
 BUILT = Path(__file__).parents[1] / "build" / "bench"
 """What was built once and is used again. A new version of the homeserver is no reason to build it anew."""
 
@@ -89,7 +88,7 @@ class Bench:
         if self.synapse.mode == "accounts":
             for name in wanted:
                 await self.synapse.provide_account(self.settings.paths, name)
-        return await in_turns(wanted, self.api.attach, note)
+        return await some_at_once(wanted, self.api.attach, note)
 
     async def start_daemon_again(self) -> None:
         """Start the daemon, after it was stopped or killed, and wait until it is up."""
@@ -97,7 +96,7 @@ class Bench:
         self.api = await self.daemon.wait_up()
 
 
-async def in_turns(items: list[T], act: Callable[[T], Awaitable[R]], note: Note | None = None) -> list[R]:
+async def some_at_once(items: list[T], act: Callable[[T], Awaitable[R]], note: Note | None = None) -> list[R]:
     """Do something for each, `AT_ONCE` at a time; return what came of each, in order."""
     results: dict[int, R] = {}
     left = iter(enumerate(items))
@@ -184,7 +183,7 @@ async def prepare(agents: int, note: Note) -> Path:
         making.mkdir(parents=True)
         async with running(home=making) as bench:
             await bench.attach(names_of(agents), note)
-            await _settle(bench.synapse.paths.homeserver / DATABASE)
+            await _settle(bench.synapse.paths.homeserver / DATABASE_FILE)
         making.rename(built)
     return built
 

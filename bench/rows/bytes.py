@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gzip
+import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -10,18 +11,18 @@ from types import SimpleNamespace
 from urllib.parse import quote
 
 import aiohttp
-from yarl import URL
 
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.sync import POLL_S, SyncedRooms, SyncSource
 from aiagentchat.model import RoomId
 from aiagentchat.space.directory import STATE_TYPES
+from bench.asked import ask
 from bench.figures import Goal, Row
 from bench.peers import make_account
 from bench.pushes import PushCounter
 from bench.restarts import Caller, asking
 from bench.sizes import Size
-from bench.system import Bench, Note, in_turns, names_of, prepare, running
+from bench.system import Bench, Note, names_of, prepare, running, some_at_once
 from bench.usage import wait_calm
 
 CHANGES = 20
@@ -30,7 +31,7 @@ GAP_S = 2.5
 FILTERED, UNFILTERED = "with our filter", "with no filter"
 
 
-class Counter:
+class ByteCounter:
     """Counts what comes through its session, in bytes. `packed`: with gzip. `asked`: of the requests' addresses."""
 
     def __init__(self) -> None:
@@ -152,10 +153,10 @@ async def _measure(agents: int, note: Note) -> _Found:
         asking(bench) as operator,
         aiohttp.ClientSession() as http,
     ):
-        await in_turns(names, operator.attach, note)
+        await some_at_once(names, operator.attach, note)
         await operator.wait_online(frozenset(names))
         token, rooms = await _make_onlooker(bench, http)
-        counters = {how: Counter() for how in (FILTERED, UNFILTERED)}
+        counters = {how: ByteCounter() for how in (FILTERED, UNFILTERED)}
         async with counters[FILTERED].session() as ours, counters[UNFILTERED].session() as theirs:
             base_url = bench.synapse.config.base_url
             following = [
@@ -172,7 +173,7 @@ async def _measure(agents: int, note: Note) -> _Found:
             finally:
                 for task in following:
                     task.cancel()
-        whole = Counter()
+        whole = ByteCounter()
         async with whole.session() as session:
             await bench.synapse.appservice(session).get_full_state(await bench.space_id())
         followed = {how: _followed(first[how], counters[how].read()) for how in counters}
@@ -209,8 +210,8 @@ async def _follow_filtered(client: MatrixClient, rooms: SyncedRooms) -> None:
 async def _follow_unfiltered(base_url: str, token: str, session: aiohttp.ClientSession) -> None:
     url, since = f"{base_url}/_matrix/client/v3/sync?timeout={POLL_S * 1000:.0f}", ""
     while True:
-        async with session.get(URL(url + since, encoded=True), headers={"Authorization": f"Bearer {token}"}) as answer:
-            since = f"&since={quote((await answer.json())['next_batch'])}"
+        answer = await ask(session, "GET", url + since, {"Authorization": f"Bearer {token}"})
+        since = f"&since={quote(json.loads(answer)['next_batch'])}"
 
 
 async def _change_all(operator: Caller, names: list[str]) -> None:

@@ -5,12 +5,13 @@ import time
 
 import aiohttp
 
+from aiagentchat.homeserver.render import DATABASE_FILE
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomId
 from bench.database import Stored, read_stored
 from bench.figures import Goal, Row
 from bench.sizes import Size
-from bench.system import DATABASE, ROUND_S, Bench, Note, in_turns, names_of, prepare, running
+from bench.system import ROUND_S, Bench, Note, names_of, prepare, running, some_at_once
 from bench.usage import wait_calm
 
 DAY_S = 86_400
@@ -72,7 +73,7 @@ def _shown(grown: Stored) -> str:
 
 
 async def _stored(bench: Bench) -> Stored:
-    return await asyncio.to_thread(read_stored, bench.synapse.paths.homeserver / DATABASE)
+    return await asyncio.to_thread(read_stored, bench.synapse.paths.homeserver / DATABASE_FILE)
 
 
 async def _grown_within(bench: Bench, seconds: float) -> Stored:
@@ -88,7 +89,7 @@ async def _grown_by_beats(bench: Bench, http: aiohttp.ClientSession, beats: int,
     rooms = [await client.create_room({"preset": "private_chat", "name": f"agent {number}"}) for number in range(ROOMS)]
     await wait_calm(bench)
     before = await _stored(bench)
-    await in_turns(rooms, lambda room_id: _beat(client, room_id, bench.synapse.operator.user_id, beats // ROOMS))
+    await some_at_once(rooms, lambda room_id: _beat(client, room_id, bench.synapse.operator.user_id, beats // ROOMS))
     note(f"{beats} beats are written")
     await wait_calm(bench)
     return await _stored(bench) - before

@@ -14,7 +14,7 @@ from aiagentchat.model import RoomId, UserId
 from bench.figures import Goal, Row
 from bench.machine import memory_bytes
 from bench.sizes import Size
-from bench.system import SERVER_NAME, Bench, Note, in_turns, names_of, prepare, running
+from bench.system import SERVER_NAME, Bench, Note, names_of, prepare, running, some_at_once
 from bench.usage import Usage, usage_within, wait_calm
 
 OURS, NIO, ACCOUNTS = "a daemon", "`matrix-nio`, a client each", "a daemon with ordinary accounts"
@@ -129,7 +129,7 @@ class _Peers:
             _, keeper = await self._bench.bare_user(self._http, "keeper")
             body = {"preset": "public_chat", "creation_content": {"type": "m.space"}}
             self._space = await keeper.create_room(body), keeper
-        self._accounts += await in_turns(names, self._make_one)
+        self._accounts += await some_at_once(names, self._make_one)
 
     async def _make_one(self, name: str) -> dict[str, object]:
         assert self._space is not None

@@ -10,7 +10,7 @@ from aiagentchat.model import RoomId
 from bench.figures import Goal, Row, ratio_of
 from bench.restarts import Caller, asking
 from bench.sizes import Size
-from bench.system import Bench, Note, in_turns, names_of, prepare, running
+from bench.system import Bench, Note, names_of, prepare, running, some_at_once
 from bench.usage import wait_calm
 
 TIMES = 5
@@ -36,7 +36,7 @@ async def measure(size: Size, note: Note) -> Row:
         victim = _Victim(bench, operator, bench.synapse.operator_client(http), names[0])
         many, one = [], []
         for _ in range(TIMES):
-            await in_turns(names, operator.attach, note)
+            await some_at_once(names, operator.attach, note)
             await operator.wait_online(frozenset(names))
             many.append(await victim.recover())
             one.append(await victim.recover())

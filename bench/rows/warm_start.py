@@ -1,6 +1,7 @@
 """A daemon that was killed is back with all its agents, beside the requests that this takes at least."""
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -10,14 +11,14 @@ from typing import Any
 from urllib.parse import quote
 
 import aiohttp
-from yarl import URL
 
 from aiagentchat.model import RoomId
 from aiagentchat.space.content import ROSTER
+from bench.asked import ask
 from bench.figures import Goal, Row, Series, ratio_of
 from bench.restarts import Caller, asking
 from bench.sizes import Size
-from bench.system import Bench, Note, in_turns, names_of, prepare, running
+from bench.system import Bench, Note, names_of, prepare, running, some_at_once
 from bench.usage import Usage, usage, wait_calm
 
 TIMES = 3
@@ -105,7 +106,7 @@ async def _start_with(agents: int, note: Note) -> _Starts:
         aiohttp.ClientSession() as http,
     ):
         bare = _Bare(bench, http, await bench.space_id())
-        await in_turns(names, operator.attach, note)
+        await some_at_once(names, operator.attach, note)
         for _ in range(TIMES):
             await wait_calm(bench)
             found.raw_s += [await bare.start(names) for _ in range(RAW_TIMES)]
@@ -121,7 +122,7 @@ async def _start(bench: Bench, operator: Caller, bare: "_Bare", names: list[str]
     await bench.daemon.start()
     await operator.wait_answers(with_space=True)
     found.up_s.append(time.monotonic() - begun)
-    await in_turns(names, operator.attach)
+    await some_at_once(names, operator.attach)
     found.attached_s.append(time.monotonic() - begun)
     await operator.wait_online(frozenset(names))
     of_ours = Counter({"RoomStateEventRestServlet": await bare.wait_roster(names)})
@@ -167,7 +168,4 @@ class _Bare:
         return asked
 
     async def _call(self, method: str, url: str, **how: Any) -> Any:
-        async with self._http.request(method, URL(url, encoded=True), headers=self._headers, **how) as response:
-            answer = await response.json()
-            assert response.status == 200, answer
-            return answer
+        return json.loads(await ask(self._http, method, url, self._headers, **how))

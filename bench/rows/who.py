@@ -7,13 +7,13 @@ from typing import Any
 from urllib.parse import quote
 
 import aiohttp
-from yarl import URL
 
 from aiagentchat.model import RoomId
+from bench.asked import ask
 from bench.figures import Goal, Row, ratio_of
 from bench.restarts import Caller, asking
 from bench.sizes import Size
-from bench.system import Bench, Note, in_turns, names_of, prepare, running
+from bench.system import Bench, Note, names_of, prepare, running, some_at_once
 from bench.usage import wait_calm
 
 CACHED, COLD = "`GET /who` from the daemon's cache", "`GET /who`, the Space's state read anew"
@@ -40,7 +40,7 @@ async def measure(size: Size, note: Note) -> Row:
         asking(bench) as operator,
         aiohttp.ClientSession() as http,
     ):
-        await in_turns(names_of(size.agents), operator.attach, note)
+        await some_at_once(names_of(size.agents), operator.attach, note)
         await operator.wait_online(frozenset(names_of(size.agents)))
         await wait_calm(bench)
         bare = _Bare(bench, http, await bench.space_id())
@@ -112,7 +112,7 @@ class _Bare:
         begun = time.perf_counter()
         state = json.loads(await self._get(f"{self._room(self._space_id)}/state", self._operator))
         rooms = [event["state_key"] for event in state if event["type"] == "m.space.child" and event["content"]]
-        names = await in_turns(rooms, self._name)
+        names = await some_at_once(rooms, self._name)
         assert len(names) >= least
         return (time.perf_counter() - begun) * 1000
 
@@ -136,8 +136,4 @@ class _Bare:
         return f"/v3/rooms/{quote(room_id, safe='')}"
 
     async def _get(self, path: str, token: str) -> bytes:
-        url, headers = URL(f"{self._client}{path}", encoded=True), {"Authorization": f"Bearer {token}"}
-        async with self._http.get(url, headers=headers) as response:
-            body = await response.read()
-            assert response.status == 200, body
-            return body
+        return await ask(self._http, "GET", f"{self._client}{path}", {"Authorization": f"Bearer {token}"})

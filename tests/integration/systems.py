@@ -29,7 +29,7 @@ from aiagentchat.homeserver.embedded import EmbeddedConfig, embedded_file, load_
 from aiagentchat.homeserver.operator import OperatorAccount, ensure_operator
 from aiagentchat.homeserver.ports import any_free_port
 from aiagentchat.homeserver.process import Homeserver as SynapseProcess
-from aiagentchat.homeserver.render import HOMESERVER_FILE, REGISTRATION_FILE, render_files
+from aiagentchat.homeserver.render import DATABASE_FILE, HOMESERVER_FILE, REGISTRATION_FILE, render_files
 from aiagentchat.matrix.accounts import Account
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import AgentName, UserId, parse_agent_name
@@ -161,7 +161,6 @@ class MainProcess(SynapseProcess):
         return stopped
 
 
-_DATABASE = "homeserver.db"
 _fresh: dict[tuple[str, str], Path] = {}
 """Copies of homeservers that were just made, by server name and mode: to make one takes as long as to start it."""
 
@@ -196,11 +195,11 @@ def _keep_copy(paths: Paths) -> Path:
     directory = Path(tempfile.mkdtemp(prefix="fresh-homeserver-"))
     atexit.register(shutil.rmtree, directory)
     copy = Paths(config_dir=directory, data_dir=directory)
-    names = shutil.ignore_patterns(f"{_DATABASE}*", "*.lo*")
+    names = shutil.ignore_patterns(f"{DATABASE_FILE}*", "*.lo*")
     shutil.copytree(paths.homeserver, copy.homeserver, ignore=names)
     with (
-        contextlib.closing(sqlite3.connect(paths.homeserver / _DATABASE)) as source,
-        contextlib.closing(sqlite3.connect(copy.homeserver / _DATABASE)) as target,
+        contextlib.closing(sqlite3.connect(paths.homeserver / DATABASE_FILE)) as source,
+        contextlib.closing(sqlite3.connect(copy.homeserver / DATABASE_FILE)) as target,
     ):
         source.backup(target)
     for kept, file in (

@@ -446,7 +446,7 @@ async def test_whom_the_settings_name_is_left_alone_and_who_is_invited_approves_
         assert (await task)["by"] == dora.user_id
 
 
-@ON_ONE_PROCESS
+@ON_ONE_PROCESS  # homeservers that federate have listeners of their own
 async def test_somebody_of_another_homeserver_comes_in_and_is_taken_out(
     start_daemon: StartDaemon, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from aiagentchat.registration import EMBEDDED_FILE, new_registration, render_reg
 HOMESERVER_FILE = "homeserver.yaml"
 REGISTRATION_FILE = EMBEDDED_FILE
 LOG_CONFIG_FILE = "log.yaml"
+DATABASE_FILE = "homeserver.db"
 LOG_FILE = "homeserver.log"
 
 _HEADER = "# Written anew by aiagentchat before each start: changes made here are lost.\n"
@@ -64,7 +65,7 @@ def render_homeserver_yaml(config: EmbeddedConfig, directory: Path, public_url: 
                 }
             ],
             # Neither journal nor `synchronous` is set: Synapse's WAL and SQLite's own default keep what was answered.
-            "database": {"name": "sqlite3", "args": {"database": str(directory / "homeserver.db")}},
+            "database": {"name": "sqlite3", "args": {"database": str(directory / DATABASE_FILE)}},
             "media_store_path": str(directory / "media"),
             "signing_key_path": str(directory / SIGNING_KEY_FILE),
             "log_config": str(directory / LOG_CONFIG_FILE),
