@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aiagentchat.daemon.verdicts import (
     Check,
@@ -21,6 +23,7 @@ from aiagentchat.daemon.verdicts import (
     judge_server_name,
     judge_space_alias,
     judge_token,
+    judge_tokens,
 )
 from aiagentchat.matrix.probe import Reply
 from aiagentchat.registration import Registration, new_registration
@@ -30,6 +33,21 @@ REGISTRATION = new_registration("example.org", as_token=AS_TOKEN, hs_token=HS_TO
 FURTHER = new_registration("example.org", as_token=AS_TOKEN, hs_token=HS_TOKEN, daemon_id="lab")
 SETUP = Setup(REGISTRATION, Path("registration.yaml"), "example.org")
 DONE = Reply(200, {})
+KEYS = st.sampled_from(
+    [
+        "errcode",
+        "user_id",
+        "versions",
+        "server",
+        "name",
+        "status",
+        "capabilities",
+        "m.room_versions",
+        "default",
+        "presence",
+    ]
+)
+ERRCODES = st.sampled_from(["M_BAD_STATUS", "M_CONNECTION_FAILED", "M_URL_NOT_SET", "M_EXCLUSIVE", "M_USER_IN_USE"])
 MISSING = Reply(404, {"errcode": "M_NOT_FOUND"})
 EXCLUSIVE = Reply(400, {"errcode": "M_EXCLUSIVE", "error": "not reserved"})
 NAMES = NameReplies("@aiagentchat-_doctor:example.org", "#aiagentchat-_doctor:example.org", DONE, DONE, DONE, EXCLUSIVE)
@@ -205,3 +223,32 @@ def test_agents_are_not_to_be_limited_by_the_homeserver_nor_by_the_file() -> Non
 def test_a_homeserver_that_fails_is_to_be_looked_at_and_not_the_registration() -> None:
     for check in (judge_token(error(502), SETUP), judge_rate_limits([error(500)], SETUP)):
         assert "homeserver's log" in failing(check)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+ANSWERS = st.builds(
+    Reply,
+    st.sampled_from([200, 301, 400, 401, 403, 404, 429, 500, 502, 504]),
+    st.dictionaries(KEYS | st.text(), ERRCODES | JSON),
+)
+
+
+@given(ANSWERS, ANSWERS)
+def test_whatever_a_homeserver_answers_is_judged_and_what_does_not_hold_has_a_remedy(one: Reply, other: Reply) -> None:
+    checks = [
+        judge_homeserver("http://h", one, other),
+        judge_token(one, SETUP),
+        judge_ping(one, SETUP, listener="the daemon"),
+        judge_room_version(one),
+        judge_space_alias("#team:example.org", one, REGISTRATION),
+        judge_names(replace(NAMES, made=one, acted=other), SETUP),
+        judge_names(replace(NAMES, freed=one, foreign_freed=other), SETUP),
+        judge_presence(one, other),
+        judge_rate_limits([one, other], SETUP),
+        judge_tokens({"the operator": one, "claude-dev": other}),
+    ]
+    assert [check.name for check in checks if (check.state == "ok") != (check.remedy == "")] == []
