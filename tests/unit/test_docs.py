@@ -328,10 +328,16 @@ def test_every_endpoint_that_the_homeserver_asks_for_is_documented() -> None:
 # --- cli.md
 
 
-def test_every_command_has_a_heading_in_the_page_of_commands() -> None:
+def test_every_command_and_every_option_of_it_is_in_the_page_of_commands() -> None:
     (commands,) = [action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)]
     headings = [heading.replace("`", "") for heading in HEADING.findall(page("cli.md"))]
     assert [name for name in commands.choices if not any(re.match(rf"cchat {name}\b", each) for each in headings)] == []
+    of_all = {"--help", "--json", "--as"}  # which "Who a command speaks for" and "Output" tell
+    for name, command in commands.choices.items():
+        text = section(page("cli.md"), f"`cchat {name}`")
+        shown = [action for action in command._actions if action.help != argparse.SUPPRESS]
+        options = {option for action in shown for option in action.option_strings if option.startswith("--")}
+        assert [option for option in options - of_all if option not in text] == []
 
 
 # --- every page
