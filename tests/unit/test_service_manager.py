@@ -2,12 +2,15 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from aiagentchat.daemon.main import _take_events
 from aiagentchat.daemon.service_manager import STUCK_S, ServiceManager
+from aiagentchat.matrix.events import EventBatch
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -68,6 +71,27 @@ async def test_a_daemon_that_is_stuck_says_no_more_that_it_goes_on(told: socket.
     await asyncio.sleep(0.05)
     assert heard(told), "it went on after all"
     watching.cancel()
+
+
+async def test_events_that_are_never_taken_in_are_what_a_daemon_is_stuck_in() -> None:
+    now_s, is_taking = 0.0, asyncio.Event()
+    service = ServiceManager({}, clock=lambda: now_s)
+
+    class Source:
+        async def batches(self) -> AsyncGenerator[EventBatch, None]:
+            yield EventBatch(())
+
+    class Endless:
+        async def take(self, batch: EventBatch) -> None:
+            is_taking.set()
+            await asyncio.Event().wait()
+
+    taking = asyncio.create_task(_take_events(Source(), cast(Any, Endless()), service))
+    await asyncio.wait_for(is_taking.wait(), 10)
+    assert not service.is_stuck
+    now_s = STUCK_S + 1
+    assert service.is_stuck
+    taking.cancel()
 
 
 @pytest.mark.parametrize("every", ["", "soon", "-1", "0"])
