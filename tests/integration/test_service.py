@@ -16,6 +16,8 @@ NEEDED = ("systemd", "systemctl", "unshare", "nsenter", "dbus-daemon")
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or None in map(shutil.which, NEEDED), reason=f"needs root and {', '.join(NEEDED)}"
 )
+CONFINED = ("NoNewPrivs:\t1", "Seccomp:\t2", "Umask:\t0077")
+"""What the kernel says of a process that the unit's options hold for."""
 BEGIN = "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system && exec systemd --user"
 
 
@@ -61,6 +63,9 @@ def test_the_service_runs_is_started_again_after_a_crash_and_can_be_taken_off(se
     assert service.cchat("ask", "echo", "are you there?").out == "are you there?\n"
     before = service.pid()
     assert before == service.daemon_pid
+    for pid in (before, service.homeserver_pid):
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert [line for line in CONFINED if line not in status] == []
 
     service.kill(before)
     wait_until(lambda: service.pid() not in (0, before))
@@ -90,6 +95,17 @@ def test_a_daemon_or_a_unit_of_the_persons_own_is_left_alone(service: Service, t
         assert not unit.exists()
     finally:
         service.down()
+
+
+def test_new_secrets_of_the_homeserver_are_taken_up_by_the_same_process_which_goes_on(service: Service) -> None:
+    service.cchat("service", "install")
+    before = service.pid(), service.homeserver_pid
+    service.cchat("rotate", "homeserver")
+    said = service.cchat("service", "status", "--json").data[0]
+    assert (said["state"], said["pid"], said["restarts"]) == ("active", before[0], 0), "nobody waits for its end"
+    assert service.homeserver_pid not in (None, before[1])
+    assert service.cchat("ask", "echo", "are you there?").out == "are you there?\n"
+    service.cchat("service", "uninstall")
 
 
 def test_a_daemon_that_says_no_more_that_it_goes_on_is_started_anew(service: Service) -> None:

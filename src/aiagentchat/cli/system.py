@@ -27,6 +27,7 @@ from aiagentchat.daemon.accounts import AccountStore
 from aiagentchat.daemon.lock import DaemonLock, running_pid
 from aiagentchat.daemon.logs import log_to
 from aiagentchat.daemon.main import run_daemon
+from aiagentchat.daemon.service_manager import ServiceManager
 from aiagentchat.daemon.target import Homeserver, find_homeserver, find_homeserver_of_accounts
 from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, InvalidRequestError
 from aiagentchat.homeserver import RunningHomeserver, ensure_running
@@ -385,10 +386,16 @@ def daemon(call: Invocation) -> None:
 @contextlib.contextmanager
 def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
     """Set `stop` on Ctrl-C, SIGTERM and, unless it runs under `nohup`, the end of its terminal."""
+
+    def end() -> None:
+        # Not where a daemon ends: after `cchat rotate` another one begins, in a process that is not to be waited for.
+        ServiceManager(os.environ).tell("STOPPING=1")
+        stop.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, end)
     yield
 
 

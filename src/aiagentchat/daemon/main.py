@@ -110,7 +110,6 @@ async def run_daemon(
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
-            parts.service.tell("STOPPING=1")
             await _shut_down(parts)
         finally:  # also when this task itself is cancelled: no loop outlives what it works on
             stopping.cancel()
