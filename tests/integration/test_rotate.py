@@ -2,6 +2,8 @@
 
 import json
 import stat
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,7 @@ def test_all_is_replaced_and_what_waits_and_who_waits_get_their_messages_once(sy
         assert system.ask(name, "second", of=writer.name) == "SECOND"
     after = secrets_of(system)
     assert {secret for secret in before if after.get(secret) == before[secret]} == set()
+    assert [name for name, secret in before.items() if secret in system.paths.daemon_log.read_text()] == []
     assert agent.take() == ["unread", "again"]
     assert agent.take() == []
     for token in (before["operator"], before[agent.name], before[reader.name]):
@@ -101,6 +104,43 @@ def test_a_password_of_a_crash_in_between_is_taken_up_whichever_it_is(system: Sy
         assert not fresh.exists()
         assert password.read_text() not in (ours, "never told", "of before")
         assert stat.S_IMODE(password.stat().st_mode) == 0o600
+
+
+def can_sign_in(system: System, password: str) -> bool:
+    """Whether the homeserver takes it for the operator's."""
+    device = json.loads(system.paths.operator_device.read_text())
+    body = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": device["user_id"]}}
+    data = json.dumps(body | {"password": password}).encode()
+    request = urllib.request.Request(f"{system.homeserver_url}/_matrix/client/v3/login", data=data)
+    try:
+        with urllib.request.urlopen(request):
+            return True
+    except urllib.error.HTTPError as error:
+        if error.code != 403:
+            raise
+        return False
+
+
+@IN_ONE_MODE
+def test_the_password_is_replaced_where_the_homeserver_runs_elsewhere_with_the_secrets_of_this_home(
+    system: System, tmp_path: Path
+) -> None:
+    """As in containers, where `deploy/stack.py` keeps them."""
+    here = System(tmp_path, AIAGENTCHAT_HOMESERVER_URL=system.homeserver_url)
+    ours = (system.paths.operator_password, system.paths.operator_device)
+    kept = {here.homeserver / "embedded.json": system.homeserver / "embedded.json"}
+    kept |= {here.home / path.relative_to(system.home): path for path in ours}
+    for copy, path in kept.items():
+        write_private(copy, path.read_text())
+    before = ours[0].read_text().strip()
+    write_private(here.paths.registration, render_registration(new_registration("x", as_token="a" * 64, hs_token="b")))
+    assert "the operator's password" in rotate(here, "password")["left"][0], "another homeserver is told no password"
+    write_private(here.paths.registration, (system.homeserver / "registration.yaml").read_text())
+    rotate(here, "password")
+    for copy, path in kept.items():
+        write_private(path, copy.read_text())
+    assert [can_sign_in(system, password) for password in (before, ours[0].read_text().strip())] == [False, True]
+    assert system.status()["health"] == "ok"
 
 
 def test_a_registration_of_a_homeserver_of_ones_own_stays_until_a_person_has_put_the_new_one_in_place(

@@ -72,13 +72,28 @@ def _is_here(settings: Settings, name: str) -> bool:
 
 def _password(rotation: _Rotation) -> None:
     paths = rotation.settings.paths
-    config = load_remembered(paths)
-    if config is None or find_running(paths) is None:
-        rotation.left.append("the operator's password: start the homeserver ('cchat up'), and 'cchat rotate password'")
+    url = _homeserver_with_our_secrets(rotation.settings)
+    if not url:
+        rotation.left.append("the operator's password: 'cchat rotate password', when the homeserver runs ('cchat up')")
         return
-    asyncio.run(renew_password(config.base_url, paths))
+    asyncio.run(renew_password(url, paths))
     rotation.done.append(f"the operator's password, in {paths.operator_password}, and the token of the daemon's device")
     rotation.left.append("sign in anew in Element: all your devices were signed out")
+
+
+def _homeserver_with_our_secrets(settings: Settings) -> str:
+    """Return where the homeserver answers that was given this home's secrets; "": it does not run.
+
+    That is the embedded one, or one in another container (`deploy/stack.py`). No other that is configured passes for it
+    and is told the password: the home's own registration has the same token.
+    """
+    config, registration = load_remembered(settings.paths), settings.paths.registration
+    if config is None:
+        return ""
+    if find_running(settings.paths) is not None:
+        return config.base_url
+    is_ours = registration.exists() and read_registration(registration).as_token == config.as_token
+    return settings.homeserver_url if is_ours else ""
 
 
 def _homeserver(rotation: _Rotation) -> None:
