@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from aiagentchat.model import RoomAlias, RoomId
 from aiagentchat.space.content import CARD
 from aiagentchat.space.manager import SpaceManager
 from tests.integration.correspondents import Hosted, attach, person, say, until
-from tests.integration.systems import IN_ONE_MODE, RunningDaemon, Synapse, fresh_name, running_daemon
+from tests.integration.systems import ACCOUNTS_ALONE, IN_ONE_MODE, RunningDaemon, Synapse, fresh_name, running_daemon
 
 Json = dict[str, Any]
 TTL_S = 1.5
@@ -35,16 +37,24 @@ async def first(synapse: Synapse, tmp_path: Path) -> AsyncIterator[RunningDaemon
 
 
 @contextlib.asynccontextmanager
-async def after_a_crash(first: RunningDaemon) -> AsyncIterator[RunningDaemon]:
+async def after_a_crash(first: RunningDaemon, ttl_s: float = TTL_S) -> AsyncIterator[RunningDaemon]:
     """Kill a daemon, and run the next one when its sessions have been over for long enough."""
     await first.kill()
     home = first.settings.paths.data_dir.with_name("second")
-    settings = first.synapse.settings(home, AIAGENTCHAT_EPHEMERAL_TTL=str(TTL_S))
-    for agent in first.synapse.accounts:
-        first.synapse.lend_account(settings.paths, agent)
+    settings = first.synapse.settings(home, AIAGENTCHAT_EPHEMERAL_TTL=str(ttl_s))
+    async with aiohttp.ClientSession() as session:
+        for agent in first.synapse.accounts:
+            first.synapse.lend_account(settings.paths, agent)
+            await show(first.synapse, session, agent, "offline")  # as its lease lapses, a minute later
     async with running_daemon(first.synapse, settings) as daemon:
         await asyncio.sleep(TTL_S + 0.5)
         yield daemon
+
+
+async def show(synapse: Synapse, session: aiohttp.ClientSession, agent: str, presence: str) -> None:
+    """Have an agent's user be present, or no more."""
+    client = synapse.agent_client(session, agent)
+    await client.set_presence((await client.whoami())[0], presence)
 
 
 @pytest.fixture
@@ -125,6 +135,61 @@ async def test_who_is_persistent_or_online_or_was_written_to_lately_stays(
         assert await clear(daemon, persistent, online, written_to) == {}
         for agent in (persistent, online, written_to):
             assert await is_there(alice, agent)
+
+
+@ACCOUNTS_ALONE
+async def test_an_account_that_is_in_use_in_another_home_stays(
+    first: RunningDaemon, alice: MatrixClient, http: aiohttp.ClientSession
+) -> None:
+    agent = await attach(first, kind="ephemeral")
+    async with after_a_crash(first) as daemon:
+        await show(daemon.synapse, http, agent.name, "online")  # as a sync of the other home's does
+        assert await clear(daemon, agent) == {}
+        assert await is_there(alice, agent)
+        await show(daemon.synapse, http, agent.name, "offline")
+        assert (await clear(daemon, agent))[agent.name]["state"] == "cleared"
+
+
+@IN_ONE_MODE
+async def test_nobody_is_older_by_a_clock_of_this_machine_that_is_wrong(
+    first: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, right = await attach(first, kind="ephemeral"), time.time
+    monkeypatch.setattr(time, "time", lambda: right() + 7_200)
+    async with after_a_crash(first, ttl_s=3_600) as daemon:
+        assert await clear(daemon, agent, dry_run=True) == {}
+
+
+@IN_ONE_MODE
+async def test_a_card_whose_room_is_no_more_is_emptied(
+    first: RunningDaemon, alice: MatrixClient, http: aiohttp.ClientSession
+) -> None:
+    agent = await attach(first, kind="ephemeral")
+    space = RoomId((await first.api.get("/health"))["system"]["space_id"])
+    card = await alice.get_state(space, CARD, agent.user_id)
+    as_agent = first.synapse.agent_client(http, agent.name)
+    await as_agent.put_state(space, CARD, agent.user_id, card | {"room_id": "!of-before:example.org"})
+    async with after_a_crash(first) as daemon:
+        found = (await clear(daemon, agent))[agent.name]
+        assert (found["room_id"], found["is_listed"], found["state"]) == (None, True, "cleared")
+        assert await alice.get_state(space, CARD, agent.user_id) == {}
+
+
+@IN_ONE_MODE
+async def test_between_two_agents_it_leaves_the_homeserver_alone_for_a_while(
+    first: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = [await attach(first, kind="ephemeral") for _ in range(3)]
+    async with after_a_crash(first) as daemon:
+        monkeypatch.setattr(janitor, "GAP_S", 0.7)
+        came: list[float] = []
+        async with daemon.api.stream("POST", "/janitor", {}) as stream:
+            async for event, _ in stream:
+                came += [time.monotonic()] if event == "agent" else []
+                if event == "done":
+                    break
+    assert len(came) >= len(agents)
+    assert min(after - before for before, after in pairwise(came)) > 0.6
 
 
 @IN_ONE_MODE

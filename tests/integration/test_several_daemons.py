@@ -20,6 +20,7 @@ from aiagentchat.space import others
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, attach, messages_of, until
 from tests.integration.systems import RunningDaemon, Synapse, fresh_name, start_synapse
+from tests.integration.test_janitor import clear
 
 FURTHER = "aiagentchat.ci"
 Json = dict[str, Any]
@@ -189,6 +190,29 @@ async def test_the_name_of_a_daemon_that_is_gone_is_free(pair: Pair) -> None:
     mine = await pair.first.api.post("/agents", name=theirs.name)
     assert mine["taken_over_from"] == f"#{FURTHER}-{theirs.name}:example.org"
     await until_listed(pair.first, theirs.name, status="online", room_id=mine["room_id"])
+
+
+async def test_each_daemon_clears_away_its_own_passing_sessions_and_no_others(
+    synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    over = {"AIAGENTCHAT_EPHEMERAL_TTL": "1"}
+    daemons = {"AIAGENTCHAT_DAEMONS": f"@{FURTHER}:example.org"}
+    first = await start_daemon(synapse, synapse.settings(tmp_path / "first", **daemons, **over))
+    there = further(synapse, tmp_path)
+    second = await start_daemon(there, there.settings(tmp_path / "further", **over))
+    here, other = [await attach(daemon, kind="ephemeral", session="none") for daemon in (first, second)]
+    online = await attach(second, "online", kind="ephemeral")
+    await until_listed(first, online.name, status="online")
+    await asyncio.sleep(2.0)
+    for daemon, own in ((first, here), (second, other)):
+        assert list(await clear(daemon, here, other, online, dry_run=True)) == [own.name]
+    done = await asyncio.gather(*(clear(daemon, here, other, online) for daemon in (first, second)))
+    assert [{name: each["state"] for name, each in found.items()} for found in done] == [
+        {here.name: "cleared"},
+        {other.name: "cleared"},
+    ]
+    rooms = await synapse.operator_client(http).joined_rooms()
+    assert [room in rooms for room in (here.room_id, other.room_id, online.room_id)] == [False, False, True]
 
 
 async def test_without_being_invited_a_further_daemon_waits_and_says_what_it_needs(

@@ -125,11 +125,17 @@ class Janitor:
     def _is_used(self, agent: AgentName) -> bool:
         return agent in self._host.pending or agent in self._host.sessions.online()
 
+    async def _is_used_elsewhere(self, agent: AgentName) -> bool:
+        """Whether an ordinary account is in use in another home: its lease stands, and nobody syncs as it here."""
+        if self._names.has_own_daemon:
+            return False
+        return await self._manager.others.is_alive(self._names.daemon_of(agent), anew=True)
+
     async def _look(self, agent: AgentName, event: RoomEvent, raw: dict[str, Any]) -> Remains | None:
         """Return what is left of the agent of a card; None: it is persistent, or there is nothing."""
         if event.content:
             card = parse_content(Card, event.content)
-            if card is None or card.kind != "ephemeral":
+            if card is None or card.kind != "ephemeral" or await self._is_used_elsewhere(agent):
                 return None
             return await self._aged(agent, RoomId(card.room_id), event.ts, is_listed=True)
         try:
@@ -198,7 +204,8 @@ class Janitor:
         ids = {"agent": agent, "room_id": remains.room_id}
         async with self._manager.one_at_a_time(self._names.alias(agent)):  # who boots it waits, and makes a new room
             try:
-                if self._is_used(agent) or await self._is_written_to(remains):
+                is_used = self._is_used(agent) or await self._is_used_elsewhere(agent)
+                if is_used or await self._is_written_to(remains):
                     return Cleared(remains, "in use again")
                 self._host.drop(agent)
                 await self._manager.unregister(agent)
