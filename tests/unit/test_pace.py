@@ -71,6 +71,15 @@ async def test_an_agents_requests_go_one_after_the_other_and_keep_no_other_waiti
         pass
 
 
+async def test_what_waits_on_purpose_is_counted_and_keeps_nothing_waiting() -> None:
+    pace = Pace(60, clock=lambda: 0.0)
+    async with asyncio.timeout(10), pace.turn(FIRST):
+        for _ in range(30):
+            await pace.count(FIRST)
+        with pytest.raises(TooFastError):
+            await pace.count(FIRST)
+
+
 async def test_what_is_kept_of_agents_is_bounded() -> None:
     pace = Pace(60, clock=lambda: 0.0)
     for number in range(3000):

@@ -12,7 +12,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -190,11 +190,17 @@ class Gateway:
         except TimeoutError:
             raise DeadlineExceededError(f"not done within {limit_s:g} s; it may still take effect") from None
 
-    def _turn(self, route: Route, query: BaseModel | None, caller: Caller) -> AbstractAsyncContextManager[None]:
-        """Return what an agent waits for where the homeserver has to work for its request, and is not waited for."""
-        waits_s: float = getattr(query, "wait", 0.0)
-        is_work = route.is_work or getattr(query, "before", None) is not None
-        return self._pace.turn(caller.agent) if caller.agent is not None and is_work and not waits_s else nullcontext()
+    @asynccontextmanager
+    async def _turn(self, route: Route, query: BaseModel | None, caller: Caller) -> AsyncIterator[None]:
+        """Let an agent's request in as `Pace` does where the homeserver has to work for it."""
+        if caller.agent is None or not (route.is_work or getattr(query, "before", None) is not None):
+            yield
+        elif getattr(query, "wait", 0.0):
+            await self._pace.count(caller.agent)
+            yield
+        else:
+            async with self._pace.turn(caller.agent):
+                yield
 
     def _limit_s(self, route: Route, query: BaseModel | None, size: int) -> float | None:
         """Return seconds that the request may take, with so many bytes of a file; None: as long as it stands."""

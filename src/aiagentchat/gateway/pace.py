@@ -42,7 +42,20 @@ class Pace:
 
     @asynccontextmanager
     async def turn(self, name: AgentName) -> AsyncIterator[None]:
-        """Count a request of an agent, and wait for its turn.
+        """Count a request of an agent, and wait for its turn. Raises what `count` does."""
+        agent = await self.count(name)
+        await agent.turn.acquire()
+        loop = asyncio.get_running_loop()
+        release = loop.call_later(_TURN_S, agent.turn.release)
+        try:
+            yield
+        finally:
+            if loop.time() < release.when():  # else it has been released, or is at once
+                release.cancel()
+                agent.turn.release()
+
+    async def count(self, name: AgentName) -> _Agent:
+        """Count a request of an agent, without a turn: it waits on purpose, and keeps no other of the agent's waiting.
 
         Raises:
             TooFastError: there were too many; the error says how long to wait.
@@ -57,15 +70,7 @@ class Pace:
             await asyncio.sleep(_REFUSAL_S)
             raise _too_fast(name, ahead_s - _BURST_S, self._every_s)
         agent.due = now + ahead_s + self._every_s
-        await agent.turn.acquire()
-        loop = asyncio.get_running_loop()
-        release = loop.call_later(_TURN_S, agent.turn.release)
-        try:
-            yield
-        finally:
-            if loop.time() < release.when():  # else it has been released, or is at once
-                release.cancel()
-                agent.turn.release()
+        return agent
 
 
 def _too_fast(name: AgentName, wait_s: float, every_s: float) -> TooFastError:

@@ -376,7 +376,17 @@ ROUTES = (
     Route(
         "GET", "/sent", _sent, "Own messages: stored, read, answered.", SentAnswer, SentQuery, waits=True, is_work=True
     ),
-    Route("POST", "/agents", _attach, "Attach an agent; boots it if needed.", AttachAnswer, NoQuery, AttachBody, True),
+    Route(
+        "POST",
+        "/agents",
+        _attach,
+        "Attach an agent; boots it if needed.",
+        AttachAnswer,
+        NoQuery,
+        AttachBody,
+        waits=True,
+        is_work=True,
+    ),
     Route("DELETE", "/agents/{name}", _detach, "Detach an agent.", Done, NoQuery),
     Route("PUT", "/status", _status, "What the agent is doing.", Done, NoQuery, StatusBody, is_work=True),
     Route(
@@ -398,6 +408,7 @@ ROUTES = (
         NoQuery,
         ApprovalBody,
         waits=True,
+        is_work=True,
     ),
     Route("DELETE", "/approvals/{key}", _withdraw, "Wait for an approval no more.", Done, NoQuery),
     Route("GET", "/people", _people, "Whom the rooms are for.", PeopleAnswer, NoQuery),
