@@ -18,7 +18,7 @@ from aiagentchat.config import Settings
 from aiagentchat.matrix.client import MatrixClient
 from tests.integration import workers
 from tests.integration.fake_homeserver import FakeHomeserver, fake_homeserver
-from tests.integration.leaks import homes_below, leaks_of
+from tests.integration.leaks import SEEN, homes_below, leaks_of
 from tests.integration.processes import Agent, System
 from tests.integration.systems import RunningDaemon, Synapse, running_daemon, start_synapse
 
@@ -47,11 +47,12 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_log_of_the_whole_run_holds_a_secret_of_its_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """See, when all tests have run, that no home has one of its secrets in a log."""
-    yield
-    leaked = [leak for home in homes_below(tmp_path_factory.getbasetemp()) for leak in leaks_of(home)]
-    assert leaked == []
+def nothing_of_the_whole_run_shows_a_secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """See, when all have run, that no secret of a home was in a log, an error, a metric or a process's arguments."""
+    with SEEN.watching():
+        yield
+    homes = homes_below(tmp_path_factory.getbasetemp())
+    assert [leak for home in homes for leak in leaks_of(home)] + SEEN.leaks(homes) == []
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ from aiagentchat.daemon.lock import running_pid
 from aiagentchat.errors import InvalidNameError
 from aiagentchat.homeserver.process import find_running
 from aiagentchat.model import parse_agent_name
+from tests.integration.leaks import SEEN
 from tests.integration.systems import OPERATOR, Synapse, fresh_name
 
 Json = Any
@@ -87,13 +88,16 @@ class Running:
         self._reading: dict[str, threading.Thread] = {}
         for name, stream in (("out", process.stdout), ("err", process.stderr)):
             assert stream is not None
-            self._reading[name] = threading.Thread(target=self._pass_on, args=(stream, self._lines[name]), daemon=True)
+            passing_on = (stream, self._lines[name], name)
+            self._reading[name] = threading.Thread(target=self._pass_on, args=passing_on, daemon=True)
             self._reading[name].start()
 
     @staticmethod
-    def _pass_on(stream: IO[str], lines: "queue.Queue[str]") -> None:
+    def _pass_on(stream: IO[str], lines: "queue.Queue[str]", of: str) -> None:
         for line in stream:
             lines.put(line.rstrip("\n"))
+            if of == "err":
+                SEEN.note(line)
 
     @property
     def pid(self) -> int:
@@ -162,6 +166,7 @@ class System:
             timeout=PROCESS_S,
             check=False,
         )
+        SEEN.note(ended.stderr)
         assert code in (None, ended.returncode), (arguments, ended.returncode, ended.stdout, ended.stderr)
         return Done(ended.returncode, ended.stdout, ended.stderr)
 

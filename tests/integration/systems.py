@@ -37,6 +37,7 @@ from aiagentchat.registration import Registration, read_registration
 from aiagentchat.space.identities import AppserviceIdentities
 from aiagentchat.space.names import DEVICE_ID, Naming
 from tests.integration import workers
+from tests.integration.leaks import SEEN
 
 OPERATOR = "alice"
 APPSERVICE_ALONE = pytest.mark.parametrize("mode", ["appservice"], indirect=True, scope="session")
@@ -46,6 +47,7 @@ IN_ONE_MODE = APPSERVICE_ALONE
 """For a test whose claim has nothing to do with how the daemon is on the homeserver."""
 WAIT_S = 60.0
 """Most time for what is to happen. What the homeserver does not push is found after half a minute."""
+_METRICS_S = 5.0
 UNLIKE_USE = {"AIAGENTCHAT_AGENT_RATE": "0", "AIAGENTCHAT_LOOP_RATE": "0", "AIAGENTCHAT_SIDEBAR": "off"}
 """Tests write more than agents do, and what few of them look at costs the homeserver a third more for each agent."""
 
@@ -302,6 +304,8 @@ class Api:
             ) as response,
         ):
             text = await response.text()
+            if response.status >= 400 or path == "/metrics":
+                SEEN.note(text)
             return Answer(response.status, json.loads(text) if "json" in response.content_type else text)
 
     async def get(self, path: str, **query: str) -> Any:
@@ -406,6 +410,9 @@ async def running_daemon(
             if ready:
                 await running.wait_ready()
             yield running
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # the test has stopped it, or its homeserver
+                async with asyncio.timeout(_METRICS_S):
+                    await api.call("GET", "/metrics")
         finally:
             stop.set()
             async with asyncio.timeout(WAIT_S):

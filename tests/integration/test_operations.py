@@ -1,14 +1,19 @@
 """What an operator does besides: a backup while all runs, and another home restored from it."""
 
+import contextlib
 import json
+import os
+import signal
 import stat
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from aiagentchat import __version__
 from tests.integration.processes import Agent, System, wait_until
 from tests.integration.systems import IN_ONE_MODE
 
@@ -96,6 +101,28 @@ def test_the_metrics_move_with_what_is_sent_read_and_answered(system: System, wr
     assert conditions == {condition["name"]: 1.0 for condition in system.status()["conditions"]}
 
 
+def test_the_metrics_tell_of_writes_that_wait_and_of_requests_that_were_repeated(system: System) -> None:
+    agent = system.join()
+    system.send(MARKED, to=agent.name)  # whatever else has to be asked for was asked for by now
+    before, homeserver = figures(system), system.homeserver_pid
+    assert homeserver is not None
+    os.kill(homeserver, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor() as pool:
+            sending = [pool.submit(system.send, MARKED, to=agent.name) for _ in range(3)]
+            wait_until(lambda: figures(system)["aiagentchat_homeserver_writes_waiting", ""] == 2, timeout_s=15)
+            wait_until(lambda: figures(system)["aiagentchat_condition", "homeserver"] == 0, timeout_s=15)
+            system.kill(homeserver)  # 'cchat up' starts another one
+            assert len({each.result() for each in sending}) == 3
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(homeserver, signal.SIGCONT)
+    after = figures(system)
+    for name in ("retries", "breaks"):
+        assert after[f"aiagentchat_homeserver_{name}_total", ""] > before[f"aiagentchat_homeserver_{name}_total", ""]
+    assert after["aiagentchat_homeserver_writes_waiting", ""] == 0
+
+
 def test_the_log_tells_what_became_of_a_message_and_neither_a_body_nor_a_secret(system: System, writer: Agent) -> None:
     agent = system.join()
     event_id = system.send(MARKED, to=agent.name, of=writer.name)
@@ -114,6 +141,9 @@ def test_the_log_is_shown_and_followed(system: System, writer: Agent) -> None:
     shown = system.cchat("logs", "-n", "3")
     assert shown.lines == system.paths.daemon_log.read_text().splitlines()[-3:]
     assert "Synapse" in system.cchat("logs", "--homeserver", "-n", "100000").out
+    assert (
+        f"aiagentchat {__version__} has begun, on {system.homeserver_url}" in system.cchat("logs", "-n", "100000").out
+    )
     with system.running("logs", "--follow", "-n", "1") as following:
         following.line()
         agent = system.join()

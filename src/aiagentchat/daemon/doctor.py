@@ -145,7 +145,7 @@ async def _homeserver(url: str, session: aiohttp.ClientSession, timeout_s: float
     try:
         versions = await probe.ask("GET", ("client", "versions"))
     except HomeserverUnavailableError as error:
-        remedy = "start it, or set AIAGENTCHAT_HOMESERVER_URL to where it is reached from here"
+        remedy = "start it ('cchat up' this home's own), or set AIAGENTCHAT_HOMESERVER_URL to where it is reached"
         return Check("homeserver", "failed", f"{url} does not answer: {error.message}", remedy)
     told = None
     with suppress(HomeserverUnavailableError):  # many do not serve the federation API here

@@ -53,3 +53,5 @@ def log_to(handler: logging.Handler, settings: Settings) -> None:
     """Have all entries of the level that is set be written by `handler`, in the form that is set."""
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    # It quotes requests that are no HTTP, a credential in them too. What fails in a good one the gateway itself logs.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import aiohttp
 
+from aiagentchat import __version__
 from aiagentchat.agents.asides import Asides
 from aiagentchat.agents.commands import Commands
 from aiagentchat.agents.files import Files
@@ -106,6 +107,7 @@ async def run_daemon(
     settings = _on_server(settings, homeserver.server_name)
     async with _wired(settings, homeserver) as parts:
         parts.service.tell("READY=1")  # commands are answered, with or without a homeserver
+        log.info("aiagentchat %s has begun, on %s", __version__, homeserver.url)
         work = asyncio.create_task(_run_loops(parts, agents, on_ready, on_waiting))
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -115,6 +117,7 @@ async def run_daemon(
             stopping.cancel()
             work.cancel()
             await asyncio.gather(work, stopping, return_exceptions=True)
+            log.info("it has ended")
         if not work.cancelled() and (fault := work.exception()) is not None:
             raise fault
 
