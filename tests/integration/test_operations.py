@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import stat
 import urllib.request
 from collections.abc import Iterator
@@ -128,6 +129,11 @@ def test_the_log_tells_what_became_of_a_message_and_neither_a_body_nor_a_secret(
     event_id = system.send(MARKED, to=agent.name, of=writer.name)
     agent.cchat("read")
     system.cchat("--as", agent.name, "send", "--to", "nobody-of-this-name", MARKED, code=4)
+    with socket.socket(socket.AF_UNIX) as gateway:
+        gateway.connect(str(system.paths.socket))
+        broken = f"GET /who HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {writer.joined['token']}\0\r\n\r\n"
+        gateway.sendall(broken.encode())
+        assert b" 400 " in gateway.recv(65_536)
     text = system.paths.daemon_log.read_text()
     entries = [entry for line in text.splitlines() if (entry := json.loads(line)).get("event_id") == event_id]
     stored, acknowledged = [{key: entry.get(key) for key in ("level", "agent", "room_id")} for entry in entries]

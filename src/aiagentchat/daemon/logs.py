@@ -8,6 +8,8 @@ import json
 import logging
 from datetime import UTC, datetime
 
+from aiohttp.http import HttpProcessingError
+
 from aiagentchat.config import Settings
 from aiagentchat.model import one_line
 
@@ -53,5 +55,9 @@ def log_to(handler: logging.Handler, settings: Settings) -> None:
     """Have all entries of the level that is set be written by `handler`, in the form that is set."""
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
-    # It quotes requests that are no HTTP, a credential in them too. What fails in a good one the gateway itself logs.
-    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+    logging.getLogger("aiohttp.server").addFilter(_quotes_no_request)
+
+
+def _quotes_no_request(record: logging.LogRecord) -> bool:
+    """Leave out what aiohttp says of a request that is no HTTP: it quotes it, a credential in it too."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
