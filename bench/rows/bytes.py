@@ -12,9 +12,10 @@ from urllib.parse import quote
 
 import aiohttp
 
+from aiagentchat.homeserver.operator import OperatorAccount
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.sync import POLL_S, SyncedRooms, SyncSource
-from aiagentchat.model import RoomId
+from aiagentchat.model import RoomId, UserId
 from aiagentchat.space.directory import STATE_TYPES
 from bench.asked import ask
 from bench.figures import Goal, Row
@@ -155,12 +156,12 @@ async def _measure(agents: int, note: Note) -> _Found:
     ):
         await some_at_once(names, operator.attach, note)
         await operator.wait_online(frozenset(names))
-        token, rooms = await _make_onlooker(bench, http)
+        account, rooms = await _make_onlooker(bench, http)
         counters = {how: ByteCounter() for how in (FILTERED, UNFILTERED)}
         async with counters[FILTERED].session() as ours, counters[UNFILTERED].session() as theirs:
-            base_url = bench.synapse.config.base_url
+            base_url, token = bench.synapse.config.base_url, account.access_token
             following = [
-                asyncio.create_task(_follow_filtered(MatrixClient(base_url, token, ours), rooms)),
+                asyncio.create_task(_follow_filtered(MatrixClient(base_url, token, ours), account.user_id, rooms)),
                 asyncio.create_task(_follow_unfiltered(base_url, token, theirs)),
             ]
             try:
@@ -187,8 +188,8 @@ def _followed(first: tuple[int, int, int], in_all: tuple[int, int, int]) -> _Fol
     return _Followed(first[0], body - first[0], packed, asked)
 
 
-async def _make_onlooker(bench: Bench, http: aiohttp.ClientSession) -> tuple[str, SyncedRooms]:
-    """Return the token of an account and the rooms that it is in, as an agent's are."""
+async def _make_onlooker(bench: Bench, http: aiohttp.ClientSession) -> tuple[OperatorAccount, SyncedRooms]:
+    """Return an account and the rooms that it is in, as an agent's are."""
     account = await make_account(bench, "onlooker")
     client = MatrixClient(bench.synapse.config.base_url, account.access_token, http)
     space_id = await bench.space_id()
@@ -197,12 +198,12 @@ async def _make_onlooker(bench: Bench, http: aiohttp.ClientSession) -> tuple[str
     for room_id in (space_id, broadcast_id):
         await client.join_room(room_id)
     own = await client.create_room({"preset": "private_chat"})
-    return account.access_token, SyncedRooms(own, space_id, broadcast_id)
+    return account, SyncedRooms(own, space_id, broadcast_id)
 
 
-async def _follow_filtered(client: MatrixClient, rooms: SyncedRooms) -> None:
+async def _follow_filtered(client: MatrixClient, user_id: UserId, rooms: SyncedRooms) -> None:
     """Follow as the daemon does."""
-    async with aclosing(SyncSource(client, lambda: rooms, state_types=STATE_TYPES).batches()) as batches:
+    async with aclosing(SyncSource(client, user_id, lambda: rooms, state_types=STATE_TYPES).batches()) as batches:
         async for _ in batches:
             pass
 

@@ -80,6 +80,11 @@ class Paths:
         return self.data_dir / "landmarks.json"
 
     @property
+    def rooms_checked(self) -> Path:
+        """Which agents' rooms are known to be in order: a digest, and a line for each of the others."""
+        return self.data_dir / "rooms-checked"
+
+    @property
     def registration(self) -> Path:
         """The application-service registration for a homeserver of one's own: it holds tokens, mode 0600."""
         return self.data_dir / "registration.yaml"

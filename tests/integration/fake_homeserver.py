@@ -23,7 +23,7 @@ from tests.integration.matrix_calls import DEVICE, ROOM, USER
 TOKEN = "a-secret-token"
 LIMITED = {"errcode": "M_LIMIT_EXCEEDED", "error": "Too Many Requests"}
 _UNCARING = {"room_id": "!room", "event_id": "$event", "user_id": "@someone:example.org", "start": "t1", "end": "t2"}
-_UNCARING |= {"content_uri": "mxc://example.org/abc"}
+_UNCARING |= {"filter_id": "1", "content_uri": "mxc://example.org/abc"}
 
 
 @dataclass(frozen=True, slots=True)

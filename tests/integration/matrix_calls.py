@@ -67,6 +67,7 @@ CALLS: dict[str, Call] = WRITES | {
     "upload": lambda client, _: client.upload(b"bytes", name="a b.txt", mimetype="text/plain"),
     "download": lambda client, _: client.download("mxc://example.org/abc", most_bytes=1_000),
     "download_in_the_open": lambda client, _: client.download_in_the_open("mxc://example.org/abc", most_bytes=1_000),
+    "put_filter": lambda client, _: client.put_filter(USER, "{}"),
     "sync": lambda client, _: client.sync(filter_json="{}", since="s1", timeout_s=0.0),
 }
 

@@ -1,8 +1,11 @@
-"""A relay between a daemon and a homeserver, which can withhold what the homeserver answers to a message."""
+"""A relay between a daemon and a homeserver: it counts, and can withhold what the homeserver answers to a message."""
 
 import asyncio
 import contextlib
+import re
+from collections import Counter
 from collections.abc import AsyncIterator
+from urllib.parse import unquote
 
 import aiohttp
 from aiohttp import web
@@ -18,12 +21,16 @@ class Relay:
     Attributes:
         port: where it listens. taken: set once the homeserver has answered a message and that answer is withheld.
         withheld: that answer.
+        asked: how often what was requested: method and path, `{}` in place of each id.
+        answered: the bytes of all answers.
     """
 
     def __init__(self, target: str, session: aiohttp.ClientSession) -> None:
         self.port = 0
         self.taken = asyncio.Event()
         self.withheld = b""
+        self.asked: Counter[str] = Counter()
+        self.answered = 0
         self._target = target
         self._session = session
         self._withholding = False
@@ -45,6 +52,7 @@ class Relay:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
+        self.asked[_shape(request)] += 1
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
         url = URL(f"{self._target}{request.raw_path}", encoded=True)
         try:
@@ -58,6 +66,7 @@ class Relay:
             self.taken.set()
             await self._dropped.wait()
             return _cut(request)
+        self.answered += len(content)
         passed_on = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP}
         return web.Response(status=answer.status, body=content, headers=passed_on)
 
@@ -73,6 +82,12 @@ async def relay_to(target: str) -> AsyncIterator[Relay]:
             relay.port = server.port or 0
             yield relay
             relay.drop()
+
+
+def _shape(request: web.Request) -> str:
+    path = unquote(request.raw_path.partition("?")[0]).removeprefix("/_matrix/client/v3")
+    path = re.sub(r"(/send/m.room.message/|/devices/|/login/)[^/]+", r"\1{}", path)
+    return f"{request.method} {re.sub(r'/[!@#$][^/]*', '/{}', path)}"
 
 
 def _cut(request: web.Request) -> web.StreamResponse:

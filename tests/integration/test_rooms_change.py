@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from aiagentchat.daemon import main as daemon_main
+from aiagentchat.agents import room_check
 from aiagentchat.errors import MatrixForbiddenError
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomAlias, RoomId, UserId
@@ -94,7 +94,7 @@ async def test_an_upgraded_room_is_followed_by_the_list_and_by_who_reads(
 async def test_a_deleted_room_is_made_anew_and_a_waiting_reader_goes_on_there(
     synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon_main, "_LOOK_S", 0.5)  # where it is purged before its last events were handed on
+    monkeypatch.setattr(room_check, "_LOOK_S", 0.5)  # where it is purged before its last events were handed on
     daemon = await start_daemon(synapse, synapse.settings(tmp_path))
     agent = await attach(daemon)
     async with agent.api.stream("GET", "/events") as stream:

@@ -205,8 +205,8 @@ async def test_other_people_are_invited_to_the_space_and_every_room_in_it_those_
     later, later_room, _ = await attached(daemon.api, "later")
     space_id, broadcast_id = [await bob.resolve_room_alias(alias) for alias in common_rooms(daemon)]
     invites = (await bob.sync(filter_json="{}", timeout_s=0))["rooms"]["invite"]
-    shown = {room: titles(invite["invite_state"]["events"]) for room, invite in invites.items()}
     expected = {space_id: "AIChatSpace", broadcast_id: "AIChatRoom", room_id: name, later_room: later}
+    shown = {room: titles(invites[room]["invite_state"]["events"]) for room in expected}  # there may be older agents
     assert shown == {room: [title] for room, title in expected.items()}
 
 

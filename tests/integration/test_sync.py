@@ -4,9 +4,11 @@ import asyncio
 import json
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
+from aiagentchat.errors import MatrixError
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventBatch
 from aiagentchat.matrix.filters import POSITION_ONLY, render_sync_filter
@@ -48,7 +50,7 @@ async def agent(appservice: MatrixClient) -> Account:
 
 
 def source_of(agent: Account, rooms: SyncedRooms) -> SyncSource:
-    return SyncSource(agent.client, lambda: rooms, state_types=STATE_TYPES, poll_s=0.2)
+    return SyncSource(agent.client, agent.user_id, lambda: rooms, state_types=STATE_TYPES, poll_s=0.2)
 
 
 async def read(source: SyncSource, *, until: str | None = None) -> list[EventBatch]:
@@ -87,10 +89,38 @@ async def test_everything_comes_once_across_restarts_of_the_loop_and_a_flood_is_
     assert bodies(batches) == [f"flood {number}" for number in range(10, 60)]
 
 
+async def test_a_filter_is_kept_by_the_homeserver_and_again_where_it_has_lost_it(
+    agent: Account, appservice: MatrixClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = await agent.client.create_room({"preset": "public_chat"})
+    await appservice.join_room(own)
+    asked, sync = [], MatrixClient.sync
+
+    async def note(self: MatrixClient, **query: Any) -> dict[str, Any]:
+        asked.append(query["filter_json"])
+        return await sync(self, **query)
+
+    monkeypatch.setattr(MatrixClient, "sync", note)
+    source = source_of(agent, SyncedRooms(own))
+    await read(source)
+    await say(appservice, own, "before")
+    await read(source, until="before")
+    assert asked[0] == POSITION_ONLY
+    assert len(set(asked[1:])) == 1
+    assert len(asked[1]) < 10
+    await say(appservice, own, "after")
+    source._filter = source._filter[0], "4711"
+    with pytest.raises(MatrixError, match="No such filter"):
+        await read(source)
+    await read(source)
+    await say(appservice, own, "found anew")
+    assert bodies(await read(source, until="found anew")) == ["found anew"]
+
+
 async def test_what_is_written_while_it_waits_arrives_at_once(agent: Account, appservice: MatrixClient) -> None:
     own = await agent.client.create_room({"preset": "public_chat"})
     await appservice.join_room(own)
-    source = SyncSource(agent.client, lambda: SyncedRooms(own), state_types=STATE_TYPES)
+    source = SyncSource(agent.client, agent.user_id, lambda: SyncedRooms(own), state_types=STATE_TYPES)
     async with aclosing(source.batches()) as stream, asyncio.timeout(WAIT_S):
         await anext(stream)
         waiting = asyncio.ensure_future(anext(stream))

@@ -13,7 +13,7 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventBatch
 from aiagentchat.matrix.filters import POSITION_ONLY
 from aiagentchat.matrix.sync import LatestMessages, SyncedRooms, SyncSource, parse_sync
-from aiagentchat.model import RoomId
+from aiagentchat.model import RoomId, UserId
 from tests.unit.test_content import JSON
 
 OWN, SPACE, ALL = RoomId("!own"), RoomId("!space"), RoomId("!all")
@@ -74,6 +74,7 @@ class Homeserver:
 
     def __init__(self, *answers: Json | Exception) -> None:
         self.answers = list(answers)
+        self.keeps = True
         self.asked: list[Json] = []
 
     async def sync(self, **query: Any) -> Json:
@@ -83,10 +84,16 @@ class Homeserver:
             raise given
         return given
 
+    async def put_filter(self, user_id: UserId, filter_json: str) -> str:
+        if not self.keeps:
+            raise MatrixError(404, "M_UNRECOGNIZED", "Unrecognized request")
+        return str(hash(filter_json))
+
     def source(self, *rooms: SyncedRooms) -> SyncSource:
         following = list(rooms)
         return SyncSource(
             cast("MatrixClient", self),
+            UserId("@a:example.org"),
             lambda: following.pop(0) if len(following) > 1 else following[0],
             state_types=(),
         )
@@ -111,6 +118,13 @@ def test_the_position_moves_on_once_a_batch_was_taken_in_and_outlives_the_loop()
     assert [query.get("since") for query in server.asked] == [None, "p0", "p1", "p1"]
     assert server.asked[0]["filter_json"] == POSITION_ONLY
     assert server.asked[2]["timeout_s"] != server.asked[3]["timeout_s"], "Synapse would answer from its cache"
+
+
+def test_where_the_homeserver_keeps_no_filter_it_is_sent_with_each_sync() -> None:
+    server = Homeserver(*(answer(f"p{n}", {}) for n in range(3)))
+    server.keeps = False
+    asyncio.run(take(server.source(SyncedRooms(OWN)), 1))
+    assert [OWN in query["filter_json"] for query in server.asked] == [False, True, True]
 
 
 def test_an_answer_that_fails_or_names_no_position_ends_the_loop_and_keeps_the_position() -> None:

@@ -1,10 +1,11 @@
-"""Who waits for an answer: from the event asked about to whoever wants to know what answers it."""
+"""Who waits for an answer, from the event asked about to whoever wants to know what answers it, or for a reading."""
 
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from weakref import WeakValueDictionary
 
-from aiagentchat.model import EventId, Message
+from aiagentchat.model import AgentName, EventId, Message
 
 
 class Answers:
@@ -12,6 +13,17 @@ class Answers:
 
     def __init__(self) -> None:
         self._waiting: dict[EventId, dict[asyncio.Future[Message], Callable[[Message], bool]]] = {}
+        self._acknowledged: WeakValueDictionary[AgentName, asyncio.Event] = WeakValueDictionary()
+
+    def acknowledgement_by(self, agent: AgentName) -> asyncio.Event:
+        """Return an event that is set once an agent of this daemon has acknowledged something from now on."""
+        return self._acknowledged.setdefault(agent, asyncio.Event())
+
+    def note_acknowledged(self, agent: AgentName) -> None:
+        """Tell whoever waits for it."""
+        waited_for = self._acknowledged.pop(agent, None)
+        if waited_for is not None:
+            waited_for.set()
 
     def note(self, message: Message) -> None:
         """Tell whoever waits for an answer to what this message names."""

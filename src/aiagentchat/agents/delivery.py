@@ -158,7 +158,9 @@ class Delivery:
         deadline = loop.time() + wait_s
         with host.answers.waiting(event_id, is_answer) as arriving:
             while True:
-                acknowledged = host.acknowledgement_by(to) if to is not None and until == "read" else asyncio.Event()
+                acknowledged = (
+                    host.answers.acknowledgement_by(to) if to is not None and until == "read" else asyncio.Event()
+                )
                 pages = await self._look_back(speaker, dict.fromkeys(rooms, message.ts))
                 answer = _answers(pages.values(), speaker).get(event_id)
                 if answer is None and arriving.done():

@@ -5,6 +5,7 @@ presence, of which the homeserver keeps no rows. The daemon runs both loops.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 ROSTER_GAP_S = 2.0
 """Least time between two writes of the roster: a burst of comings and goings is one event."""
+_COMING_BACK_S = 0.25
 _RETRY_S = 5.0
 
 
@@ -98,6 +100,7 @@ class Heartbeat:
 
     async def run_roster(self) -> None:
         """Write the roster when who is online changes, at most every `ROSTER_GAP_S`, until cancelled."""
+        is_begun = False
         while True:
             wait_s = self._sessions.expire()
             try:
@@ -105,6 +108,9 @@ class Heartbeat:
                     await self._sessions.changed.wait()
             except TimeoutError:
                 continue
+            if not is_begun and self._manager.space_id is not None:
+                is_begun = True
+                await self._until_all_are_back()
             self._sessions.changed.clear()
             if not await self.write_roster():
                 self._sessions.changed.set()
@@ -112,6 +118,14 @@ class Heartbeat:
             else:
                 self._on_written()
                 await asyncio.sleep(ROSTER_GAP_S)
+
+    async def _until_all_are_back(self) -> None:
+        """Return once nobody has come for a moment, `ROSTER_GAP_S` at most: at a start many come at once."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ROSTER_GAP_S):
+                while self._sessions.changed.is_set():
+                    self._sessions.changed.clear()
+                    await asyncio.sleep(_COMING_BACK_S)
 
     async def write_roster(self) -> bool:
         """Write who is online, unless it stands so already; return whether it does now."""

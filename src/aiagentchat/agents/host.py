@@ -8,20 +8,18 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from weakref import WeakValueDictionary
 
 from aiagentchat.agents.answers import Answers
 from aiagentchat.agents.heartbeat import check_roster_has_room
 from aiagentchat.agents.hosted import AS_IT_IS, Attached, HostedAgent, Pending, Wish
 from aiagentchat.agents.inbox import Inbox
 from aiagentchat.agents.room_inbox import Reader, RoomInbox
+from aiagentchat.agents.room_order import RoomOrder
 from aiagentchat.agents.sessions import Sessions
 from aiagentchat.agents.tally import Tally
-from aiagentchat.agents.visits import Visits
+from aiagentchat.agents.visits import Visits, end_old_visits
 from aiagentchat.errors import (
     AiAgentChatError,
     MatrixError,
@@ -31,7 +29,7 @@ from aiagentchat.errors import (
     RefusedError,
     RoomEncryptedError,
 )
-from aiagentchat.model import AgentName, DirectoryEntry, Reach, RoomAlias, RoomId, localpart_of
+from aiagentchat.model import AgentName, DirectoryEntry, RoomAlias, RoomId, localpart_of
 from aiagentchat.space.content import Card
 from aiagentchat.space.directory import DirectoryView
 from aiagentchat.space.manager import SpaceManager
@@ -45,11 +43,19 @@ class AgentHost:
     """Boots agents, and keeps their sessions, rooms and inboxes.
 
     Args:
-        jitter: seconds to wait before an ephemeral agent boots, a function for tests' sake.
+        order: which rooms need no look. jitter: seconds to wait before an ephemeral agent boots, for tests' sake.
     """
 
-    def __init__(self, manager: SpaceManager, sessions: Sessions, *, jitter: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        manager: SpaceManager,
+        sessions: Sessions,
+        order: RoomOrder | None = None,
+        *,
+        jitter: random.Random | None = None,
+    ) -> None:
         self.manager = manager
+        self.order = order or RoomOrder()
         self.sessions = sessions
         self.names = manager.names
         self.sender_of = manager.directory.sender_of
@@ -65,7 +71,6 @@ class AgentHost:
         self._agents: dict[AgentName, HostedAgent] = {}
         self._rooms: dict[RoomId, AgentName] = {}
         self._removed: dict[AgentName, str] = {}
-        self._acknowledged: WeakValueDictionary[AgentName, asyncio.Event] = WeakValueDictionary()
         self._checking: set[asyncio.Task[None]] = set()
         self._booting = 0
         manager.on_lost = self.lose_space
@@ -98,13 +103,42 @@ class AgentHost:
             self._check_alias(name)
         elif await self._is_invited_again(name):
             self.readmit(name)
-        async with self._booting_one():
-            self.hosted(name).wish = wish
-            room_id = await self.ready(name)
+        self.hosted(name).wish = wish
+        trusted = self._find_in_order(name, wish)
+        self._booting += 1
+        try:
+            room_id = trusted or await self.ready(name)
+        finally:
+            self._booting -= 1
         log.info("%s is up", name, extra={"agent": name, "room_id": room_id})
-        registered = await self._register(name, wish)
+        registered = trusted is not None or await self._register(name, wish)
         lost = RoomAlias(before.card.alias) if before is not None and before.user_id != self.names.user(name) else None
         return Attached(name, self.names.user(name), room_id, self.names.alias(name), registered, lost)
+
+    def _find_in_order(self, name: AgentName, wish: Wish) -> RoomId | None:
+        """Return the room of an agent that is listed as it is to be: `ready` looks at it when it is first used.
+
+        So a start costs the same however many agents there are. None: that is not known, or the agent is in use.
+        """
+        card = self.manager.directory.card(name)
+        is_new = name not in self.in_use and name not in self.pending and not self.hosted(name).expelled
+        if card is None or not is_new or not self.order.has(name, self.manager.rooms_are_for):
+            return None
+        room_id, listed = RoomId(card.room_id), self.manager.directory.find(name)
+        is_listed = listed is not None and listed.is_hosted and self.manager.directory.has_child(room_id)
+        if not is_listed or card != self._card(name, room_id, wish):
+            return None
+        self._use(name, room_id)
+        return room_id
+
+    def _use(self, name: AgentName, room_id: RoomId) -> None:
+        before = self.in_use.get(name, room_id)
+        if before != room_id:  # that the directory knows was gone
+            self._rooms.pop(before, None)
+            self.list_later(name)
+        self._rooms[room_id] = name
+        self.in_use[name] = room_id
+        self.in_use_changed.set()
 
     def _refuse_name_of_person(self, name: AgentName) -> None:
         """An agent named as the operator would be taken for them where only the name is shown."""
@@ -133,14 +167,6 @@ class AgentHost:
         """Sleep a random 0–2 s, so that many that start at once do not arrive at once; not when booted alone."""
         if self._booting:
             await asyncio.sleep(self._jitter.uniform(0, _EPHEMERAL_JITTER_S))
-
-    @asynccontextmanager
-    async def _booting_one(self) -> AsyncIterator[None]:
-        self._booting += 1
-        try:
-            yield
-        finally:
-            self._booting -= 1
 
     async def _register(self, name: AgentName, wish: Wish) -> bool:
         try:
@@ -204,33 +230,30 @@ class AgentHost:
                 raise RefusedError(agent.expelled, hint=f"invite {self.names.user(name)} there again to have it back")
             while agent.room_id is None:
                 losses = agent.losses
-                room = await self.manager.find_or_create_agent_room(name, agent.wish.kind, agent.wish.description)
+                try:
+                    room = await self.manager.find_or_create_agent_room(name, agent.wish.kind, agent.wish.description)
+                except AiAgentChatError as error:
+                    if name in self.in_use and not error.retryable:  # since the directory was trusted
+                        self.lose_room(name, error.message)
+                    raise
                 if agent.losses != losses:
                     continue
                 if self._agents.get(name) is not agent:
                     return room.room_id  # it left meanwhile
-                self._rooms[room.room_id] = name
-                agent.room_id = self.in_use[name] = room.room_id
-                self.in_use_changed.set()
+                self._use(name, room.room_id)
+                self.order.note(name, in_order=True)
+                agent.room_id = room.room_id
                 if room.encrypted:
                     self.mark_encrypted(room.room_id)
                 if self.manager.layout.open_rooms:
-                    await self._end_old_visits(name)
+                    await end_old_visits(self.manager.client_of(name), name, self.owner_of)
             return agent.room_id
-
-    async def _end_old_visits(self, name: AgentName) -> None:
-        """Leave the rooms of other agents that a daemon before this one did not come to leave."""
-        client = self.manager.client_of(name)
-        with contextlib.suppress(AiAgentChatError):
-            for room_id in await client.joined_rooms():
-                if self.owner_of(room_id) not in (None, name):
-                    await client.leave_room(room_id)
 
     async def retire(self, name: AgentName) -> None:
         """Close an agent's sessions and drop what is held for it; an ephemeral one is taken off the list as well."""
         self.drop(name)
         card = self.manager.directory.card(name)
-        if card is not None and card.kind == "ephemeral" and self._is_hosted(card):
+        if card is not None and card.kind == "ephemeral" and card.daemon == self.names.daemon_of(name):
             await self.manager.unregister(name)
             self.sessions.forget(name)
 
@@ -258,12 +281,12 @@ class AgentHost:
     def lose_room(self, name: AgentName, reason: str, *, on_purpose: bool = False) -> None:
         """An agent's room is not, or no more, where it was: it is looked for again, unless a person meant it."""
         agent = self.hosted(name)
-        log.warning("%s: %s", name, reason, extra={"agent": name, "room_id": agent.room_id})
+        log.warning("%s: %s", name, reason, extra={"agent": name, "room_id": self.in_use.get(name)})
         agent.losses += 1
-        if agent.room_id is not None:
-            self._rooms.pop(agent.room_id, None)
-            agent.room_id = None
-        if self.in_use.pop(name, None) is not None:
+        agent.room_id = None
+        self.order.note(name, in_order=False)
+        if (room_id := self.in_use.pop(name, None)) is not None:
+            self._rooms.pop(room_id, None)
             self.in_use_changed.set()
         if agent.inbox is not None:
             agent.inbox.replace()
@@ -303,7 +326,7 @@ class AgentHost:
         return self._removed | {name: agent.expelled for name, agent in self._agents.items() if agent.expelled}
 
     def _check_alias(self, name: AgentName) -> None:
-        """See, without waiting for it, that an agent's alias still names its room."""
+        """See, without waiting for it."""
         task = asyncio.create_task(self._check_alias_now(name), name=f"check the alias of {name}")
         self._checking.add(task)
         task.add_done_callback(self._checking.discard)
@@ -320,16 +343,6 @@ class AgentHost:
         else:
             if found != self.in_use.get(name, found):
                 self.lose_room(name, f"its alias {alias} names another room now, {found}")
-
-    async def look_after(self, room_id: RoomId) -> None:
-        """See that an agent of this daemon is still in its room, of which somebody else is gone: of a purge none tells.
-
-        Raises:
-            AiAgentChatError: that cannot be seen now.
-        """
-        name = self.owner_of(room_id)
-        if name is not None and self.is_known(name) and not await self.is_in_its_room(name):
-            self.lose_room(name, f"its room {room_id} is gone")
 
     async def is_in_its_room(self, name: AgentName) -> bool:
         """Whether an agent of this daemon is in the room that it is thought to be in."""
@@ -350,9 +363,6 @@ class AgentHost:
         listed = self.manager.directory.find(name)
         return name in self._agents if listed is None else listed.is_hosted
 
-    def _is_hosted(self, card: Card) -> bool:
-        return card.daemon == self.names.daemon_of(card.name)
-
     def owner_of(self, room_id: RoomId) -> AgentName | None:
         """Return the agent whose room this is."""
         return self._rooms.get(room_id) or self.manager.directory.agent_of_room(room_id)
@@ -369,12 +379,10 @@ class AgentHost:
         encrypted = entry.encrypted or entry.room_id in self.encrypted
         if agent is None and seen is None and encrypted == entry.encrypted:
             return entry
-        reach: Reach = entry.reach
         if entry.status == "online" and agent is not None:
-            is_rung = agent.bell.asked_in == self.sessions.began_ms(name)
-            reach = "push" if agent.streams else "hook" if is_rung else "poll"
-        status_line = agent.status_line if agent is not None and entry.status == "online" else ""
-        return replace(entry, reach=reach, status_line=status_line, encrypted=encrypted, last_seen_ts=seen)
+            reach = agent.reach(self.sessions.began_ms(name))
+            entry = replace(entry, reach=reach, status_line=agent.status_line)
+        return replace(entry, encrypted=encrypted, last_seen_ts=seen)
 
     async def inbox(self, name: AgentName) -> Inbox:
         """Return the agent's inbox, opened when it is first asked for."""
@@ -384,22 +392,16 @@ class AgentHost:
             user, client = self.names.user(name), self.manager.client_of(name)
             if agent.inbox is None:
                 own = RoomInbox(client, Reader(user, room_id, is_own_room=True), self.sender_of)
-                agent.inbox = Inbox(own, on_acknowledged=partial(self._tell_acknowledged, name))
+                agent.inbox = Inbox(own, on_acknowledged=partial(self._note_acknowledged, name))
             broadcast = self.manager.broadcast_id
             if broadcast is not None and not agent.inbox.has_broadcast and await self._is_in_broadcast(name):
                 reader = Reader(user, broadcast, is_own_room=False)
                 agent.inbox.add_broadcast(RoomInbox(client, reader, self.sender_of))
             return agent.inbox
 
-    def acknowledgement_by(self, name: AgentName) -> asyncio.Event:
-        """Return an event that is set once an agent of this daemon has acknowledged something from now on."""
-        return self._acknowledged.setdefault(name, asyncio.Event())
-
-    def _tell_acknowledged(self, name: AgentName, count: int) -> None:
+    def _note_acknowledged(self, name: AgentName, count: int) -> None:
         self.tally.acknowledged += count
-        waited_for = self._acknowledged.pop(name, None)
-        if waited_for is not None:
-            waited_for.set()
+        self.answers.note_acknowledged(name)
 
     async def _is_in_broadcast(self, name: AgentName) -> bool:
         """Whether the agent can read the broadcast room: once it is listed; one that the person named it joins now."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aiagentchat.agents.bells import Bell
 from aiagentchat.agents.inbox import Inbox
-from aiagentchat.model import AgentKind, AgentName, RoomAlias, RoomId, UserId
+from aiagentchat.model import AgentKind, AgentName, Reach, RoomAlias, RoomId, UserId
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,10 @@ class HostedAgent:
         self.expelled = ""
         self.losses = 0
         self.lock = asyncio.Lock()
+
+    def reach(self, began_ms: int | None) -> Reach:
+        """Return how a message reaches the agent, whose time online began then."""
+        return "push" if self.streams else "hook" if self.bell.asked_in == began_ms else "poll"
 
     @contextmanager
     def streaming(self, *, stops: bool) -> Iterator[None]:

@@ -218,7 +218,12 @@ class Intake:
     # --- rooms of nobody
 
     def _refuse_strange_room(self, event: RoomEvent) -> None:
-        """Have an agent leave a room that it did not make: anyone on a server can invite anyone."""
+        """Have an agent leave a room that it did not make: anyone on a server can invite anyone.
+
+        Before the directory is known, any room is strange, and may be an agent's that is not in order any more.
+        """
+        if self._manager.directory.is_stale() and _changes_a_room(event):
+            self._host.order.forget()
         if event.type != "m.room.member" or event.content.get("membership") not in ("invite", "join"):
             return
         agent = self._names.agent_of(event.state_key or "")
@@ -247,6 +252,10 @@ class Intake:
 
 def _is_gone(event: RoomEvent) -> bool:
     return event.type == "m.room.member" and event.content.get("membership") in _GONE
+
+
+def _changes_a_room(event: RoomEvent) -> bool:
+    return _is_gone(event) or event.type in ("m.room.tombstone", "m.room.encryption")
 
 
 def _removal(event: RoomEvent, room: str) -> str:

@@ -4,12 +4,14 @@ So an agent's account does not go on seeing what others write in a room that was
 """
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Callable
 
 from aiagentchat.errors import AiAgentChatError
 from aiagentchat.matrix.client import MatrixClient
-from aiagentchat.model import RoomId, UserId
+from aiagentchat.model import AgentName, RoomId, UserId
 
 log = logging.getLogger(__name__)
 
@@ -57,3 +59,13 @@ class Visits:
             await client.leave_room(room_id)
         except AiAgentChatError as error:
             log.warning("%s did not leave: %s", user_id, error.message, extra={"room_id": room_id})
+
+
+async def end_old_visits(
+    client: MatrixClient, agent: AgentName, owner_of: Callable[[RoomId], AgentName | None]
+) -> None:
+    """Have an agent leave the rooms of others that a daemon before this one did not come to leave."""
+    with contextlib.suppress(AiAgentChatError):
+        for room_id in await client.joined_rooms():
+            if owner_of(room_id) not in (None, agent):
+                await client.leave_room(room_id)

@@ -28,6 +28,8 @@ from aiagentchat.agents.onlooker import Onlooker
 from aiagentchat.agents.overview import Overview
 from aiagentchat.agents.past import Past, Speaker
 from aiagentchat.agents.people import People
+from aiagentchat.agents.room_check import RoomCheck
+from aiagentchat.agents.room_order import RoomOrder
 from aiagentchat.agents.service import AgentService
 from aiagentchat.agents.sessions import Sessions
 from aiagentchat.agents.sidebar import Sidebar
@@ -61,7 +63,6 @@ log = logging.getLogger(__name__)
 
 _PROBE_DEADLINE_S = 2.0
 _GOODBYE_S = 2.0
-_LOOK_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,8 @@ class _Parts:
     health: Health
     gateway: Gateway
     probe: Probe
-    operator: MatrixClient | None
     janitor: Janitor
+    room_check: RoomCheck
     service: ServiceManager
 
 
@@ -166,7 +167,8 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         directory = Directory(access.identities.names, ttl_s=settings.directory_ttl_s)
         manager = SpaceManager(access.identities, operator, _space_settings(settings, homeserver, access), directory)
         sessions = Sessions(ttl_s=settings.session_ttl_s, server_now_ms=client.server_earliest_ms)
-        host = AgentHost(manager, sessions)
+        order = RoomOrder(None if registration is None else settings.paths.rooms_checked)
+        host = AgentHost(manager, sessions, order)
         sidebar = None
         if settings.sidebar != "off":
             with_pictures = settings.sidebar == "pictures"
@@ -194,6 +196,7 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         probe = client.with_token("").with_deadline(probe_s)
 
         def begin_anew(reason: str) -> None:
+            order.forget()
             host.begin_anew(reason)
             transport.begin_anew()
 
@@ -258,8 +261,8 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
             health,
             gateway,
             asking,
-            operator,
             janitor,
+            RoomCheck(host, operator),
             ServiceManager(os.environ),
         )
 
@@ -324,26 +327,10 @@ async def _run_loops(
             group.create_task(parts.sidebar.run(), name="sidebar")
         group.create_task(parts.host.visits.run(), name="visits")
         group.create_task(parts.janitor.run(), name="janitor")
-        if parts.operator is not None:
-            group.create_task(_look_after_rooms(parts.host, parts.operator), name="rooms")
-        group.create_task(_keep_registered(parts, on_ready, on_waiting), name="registration")
+        group.create_task(_keep_registered(parts, group, on_ready, on_waiting), name="registration")
         for agent in agents:
             parts.sessions.hold(agent)
             group.create_task(_boot_until_it_holds(parts, agent), name=f"boot {agent}")
-
-
-async def _look_after_rooms(host: AgentHost, operator: MatrixClient) -> None:
-    """Notice rooms that were purged, by one request for all: the operator is in each, and then no more."""
-    known = frozenset[RoomId]()
-    while True:
-        try:
-            joined = frozenset(await operator.joined_rooms())
-            for room_id in known - joined:
-                await host.look_after(room_id)
-            known = joined
-        except AiAgentChatError as error:
-            log.info("the rooms were not looked after: %s", error.message)
-        await asyncio.sleep(_LOOK_S)
 
 
 async def _look_for_endpoints(parts: _Parts) -> None:
@@ -369,10 +356,14 @@ async def _take_events(source: EventSource, intake: Intake, service: ServiceMana
 
 
 async def _keep_registered(
-    parts: _Parts, on_ready: Callable[[], Awaitable[None]] | None, on_waiting: Callable[[str], None] | None
+    parts: _Parts,
+    group: asyncio.TaskGroup,
+    on_ready: Callable[[], Awaitable[None]] | None,
+    on_waiting: Callable[[str], None] | None,
 ) -> None:
-    """Find or create the Space, then list whoever could not be listed; each until it holds."""
+    """Find or create the Space, have rooms be looked after, and list whoever could not be listed; until it holds."""
     await _find_space(parts, on_waiting)
+    group.create_task(parts.room_check.run(), name="room check")
     parts.service.tell(f"STATUS={parts.manager.settings.alias} is there")
     if on_ready is not None:
         await on_ready()

@@ -387,14 +387,14 @@ class PollTransport:
     def _source(self, agent: AgentName | None) -> SyncSource:
         if agent is None:
             assert self._operator is not None
-            client, presence = self._operator[1], "offline"
+            (user_id, client), presence = self._operator, "offline"
         else:
-            client, presence = self._host.manager.client_of(agent), "online"
+            user_id, client, presence = self._host.names.user(agent), self._host.manager.client_of(agent), "online"
 
         def rooms() -> SyncedRooms:
             return self._rooms(None if agent is None else self._host.in_use.get(agent))
 
-        return SyncSource(client, rooms, state_types=STATE_TYPES, presence=presence)
+        return SyncSource(client, user_id, rooms, state_types=STATE_TYPES, presence=presence)
 
     async def _hand_on(self, batch: EventBatch) -> None:
         if batch.events or batch.gaps or batch.skipped:

@@ -292,12 +292,18 @@ class MatrixClient(Wire):
         body = {"typing": timeout_s > 0} | ({"timeout": int(timeout_s * 1000)} if timeout_s > 0 else {})
         await self._request("PUT", (*_V3, "rooms", room_id, "typing", user_id), body=body)
 
+    async def put_filter(self, user_id: UserId, filter_json: str) -> str:
+        """Have the homeserver keep a sync filter of one's own; return its id. The same one has the same id."""
+        answer = await self._request("POST", (*_V3, "user", user_id, "filter"), body=filter_json.encode())
+        return _text(answer, "filter_id")
+
     async def sync(
         self, *, filter_json: str, since: str | None = None, timeout_s: float = 30.0, presence: str = "offline"
     ) -> dict[str, Json]:
         """Long-poll what is new after `since`; ordinary accounts only (an application service's own user gets 500).
 
-        `timeout_s`: how long the server may hold the request; the answer itself is bounded by the client's deadline.
+        `filter_json`: the filter, or the id of one that is kept. `timeout_s`: how long the server may hold the request;
+        the answer itself is bounded by the client's deadline.
         """
         query = {"filter": filter_json, "timeout": str(int(timeout_s * 1000)), "set_presence": presence}
         query |= {"since": since} if since is not None else {}

@@ -6,6 +6,7 @@ gap, and whoever reads that room reads it on from where it stands.
 """
 
 import contextlib
+import logging
 import random
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventBatch, RoomEvent, parse_events
 from aiagentchat.matrix.filters import LATEST_MESSAGES, POSITION_ONLY, TAGS, render_receipt_filter, render_sync_filter
 from aiagentchat.model import EventId, RoomId, UserId
+
+log = logging.getLogger(__name__)
 
 POLL_S = 30.0
 """How long the homeserver may hold a sync that has nothing new."""
@@ -42,8 +45,8 @@ class SyncSource:
     """An `EventSource`: one account's events, in the order in which the homeserver hands them.
 
     Args:
-        client: acts as the account. rooms: what to follow, asked before each sync. state_types: of the Space's state.
-        presence: what each sync makes the account's presence; `offline` leaves it as it is.
+        client: acts as the account, `user_id`. rooms: what to follow, asked before each sync. state_types: of the
+        Space's state. presence: what each sync makes the account's presence; `offline` leaves it as it is.
 
     The position outlives the generator: who asks for `batches` again goes on where the last batch was taken in. A room
     that is followed from now on has a gap: what came before is on the homeserver.
@@ -52,6 +55,7 @@ class SyncSource:
     def __init__(
         self,
         client: MatrixClient,
+        user_id: UserId,
         rooms: Callable[[], SyncedRooms],
         *,
         state_types: tuple[str, ...],
@@ -59,11 +63,13 @@ class SyncSource:
         poll_s: float = POLL_S,
     ) -> None:
         self._client = client
+        self._user_id = user_id
         self._rooms = rooms
         self._state_types = state_types
         self._presence = presence
         self._poll_s = poll_s
         self._since: str | None = None
+        self._filter = ("", "")  # and what stands for it in a sync
         self._followed = frozenset[RoomId]()
         self._untaken = 0  # batches handed out from this position, and not taken in
 
@@ -94,11 +100,21 @@ class SyncSource:
         # two minutes, so a repeated one differs by a millisecond.
         poll_s = self._poll_s if rooms.followed == self._followed else 0.0
         try:
-            return await self._ask(filter_json, poll_s + self._untaken / 1000)
+            return await self._ask(await self._kept(filter_json), poll_s + self._untaken / 1000)
         except MatrixError as error:
             if error.status == 400:  # a position that the server does not know, after it was restored from a backup
-                self._since = None
+                self._since, self._filter = None, ("", "")
             raise
+
+    async def _kept(self, filter_json: str) -> str:
+        """Return the id of a filter that the homeserver keeps: it is not sent, nor read through, with each sync."""
+        if self._filter[0] != filter_json:
+            try:
+                self._filter = filter_json, await self._client.put_filter(self._user_id, filter_json)
+            except MatrixError as error:  # which may have no place for one
+                log.info("the filter of %s is sent with each sync: %s", self._user_id, error.message)
+                self._filter = filter_json, filter_json
+        return self._filter[1]
 
     async def _ask(self, filter_json: str, timeout_s: float) -> dict[str, Any]:
         return await self._client.sync(

@@ -3,14 +3,18 @@
 `space.manager` and the layers above use `Identities`, and do not know which of the two they have.
 """
 
+import asyncio
+import random
 from collections.abc import Callable
 from typing import Protocol
 
-from aiagentchat.errors import MatrixNotFoundError
+from aiagentchat.errors import MatrixError, MatrixNotFoundError
 from aiagentchat.matrix.accounts import DEVICE_NAME
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import AgentName, UserId
 from aiagentchat.space.names import DEVICE_ID, AccountNames, Names, Naming
+
+_AFTER_THE_OTHER_S = 0.1, 0.5
 
 
 class Identities(Protocol):
@@ -56,7 +60,7 @@ class AppserviceIdentities:
         """Make account and device where there are none."""
         await self.daemon.register_appservice_user(self.names.user_localpart(agent))
         try:
-            await self.client_of(agent).put_device(DEVICE_ID, DEVICE_NAME)
+            await self._put_device(self.client_of(agent))
         except MatrixNotFoundError:  # an older Synapse makes a device at a login alone; the token is thrown away
             await self.daemon.log_in(
                 {
@@ -66,6 +70,16 @@ class AppserviceIdentities:
                     "initial_device_display_name": DEVICE_NAME,
                 }
             )
+
+    async def _put_device(self, client: MatrixClient) -> None:
+        try:
+            await client.put_device(DEVICE_ID, DEVICE_NAME)
+        except MatrixError as error:
+            if error.status != 500:
+                raise
+            # So Synapse answers one of two who make it at the same time, on PostgreSQL. After the other it is there.
+            await asyncio.sleep(random.uniform(*_AFTER_THE_OTHER_S))
+            await client.put_device(DEVICE_ID, DEVICE_NAME)
 
 
 class AccountIdentities:

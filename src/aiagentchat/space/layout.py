@@ -3,8 +3,10 @@
 Who may do what is a table in `docs/security.md`; the tests try what it forbids.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from aiagentchat.errors import RefusedError
@@ -173,6 +175,12 @@ def agent_room_spec(
         awaits_space=layout.open_rooms and space is None,
         picture=picture,
     )
+
+
+def digest_rooms(names: Names, layout: Layout, space: RoomId | None, host: str) -> str:
+    """Return a digest of what all agents' rooms follow from and of what is made of that, the same in every process."""
+    room = agent_room_spec(AgentName("agent"), names, layout, space, topic=host)
+    return sha256(json.dumps([asdict(room), asdict(layout)], default=sorted).encode()).hexdigest()
 
 
 def broadcast_spec(alias: RoomAlias, creator: UserId, layout: Layout, space: RoomId) -> RoomSpec:

@@ -36,6 +36,7 @@ from aiagentchat.space.layout import (
     SpaceSettings,
     agent_room_spec,
     broadcast_spec,
+    digest_rooms,
     order_of,
     render_child,
     render_topic,
@@ -101,6 +102,10 @@ class SpaceManager:
         """What the person decides about the rooms, with the people that the Space's state names."""
         layout, listed = self.settings.layout, self.directory.people()
         return replace(layout, people=merge_people(layout.people, self._kept if listed is None else listed))
+
+    def rooms_are_for(self) -> str:
+        """Return a digest of what agents' rooms follow from."""
+        return digest_rooms(self.names, self.layout, self.space_id, self.settings.host)
 
     @property
     def people(self) -> frozenset[UserId]:

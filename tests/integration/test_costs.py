@@ -1,0 +1,212 @@
+"""What does not depend on the machine: how many requests, state events and bytes things cost. More is a defect.
+
+`make bench` measures what does.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from aiagentchat.agents.room_inbox import _SETTLING_MS as SETTLING_MS
+from aiagentchat.config import Settings
+from aiagentchat.model import AgentName, RoomId
+from aiagentchat.space.content import ROSTER
+from tests.integration.conftest import StartDaemon
+from tests.integration.correspondents import Json, attach, messages_of, until
+from tests.integration.relay import Relay, relay_to
+from tests.integration.systems import ACCOUNTS_ALONE, APPSERVICE_ALONE, RunningDaemon, Synapse, running_daemon
+
+BY_THE_CLOCK = {
+    "PUT /presence/{}/status",
+    "GET /presence/{}/status",
+    "POST /_matrix/client/v1/appservice/aiagentchat/ping",
+    "GET /sync",
+    "GET /joined_rooms",
+    "GET /_matrix/client/versions",
+}
+"""What is requested from time to time, whatever agents do. With PATCH, which none takes, endpoints are looked for."""
+
+
+@pytest.fixture
+async def relay(synapse: Synapse) -> AsyncIterator[Relay]:
+    """Stands before the homeserver."""
+    async with relay_to(synapse.config.base_url) as relay:
+        yield relay
+
+
+@pytest.fixture
+def behind(synapse: Synapse, relay: Relay) -> Synapse:
+    """The homeserver, as it is reached through the relay."""
+    return replace(synapse, config=replace(synapse.config, port=relay.port))
+
+
+class Costs:
+    """What has been requested since it was asked last."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._before = relay.asked.copy()
+
+    def read(self) -> dict[str, int]:
+        asked, self._before = self._relay.asked - self._before, self._relay.asked.copy()
+        return {what: count for what, count in asked.items() if what not in BY_THE_CLOCK and what[:6] != "PATCH "}
+
+
+async def state_of_space(synapse: Synapse, http: aiohttp.ClientSession, daemon: RunningDaemon) -> list[Json]:
+    """Return all state events of the Space, in their order."""
+    client = synapse.operator_client(http)
+    space = RoomId((await daemon.api.get("/health"))["system"]["space_id"])
+    page = await client.get_messages(space, direction="f", limit=1000, filter_json="{}")
+    return [event for event in page.chunk if "state_key" in event]
+
+
+async def until_roster(
+    synapse: Synapse, http: aiohttp.ClientSession, daemon: RunningDaemon, names: set[AgentName]
+) -> None:
+    async def is_written() -> bool:
+        said = [event for event in await state_of_space(synapse, http, daemon) if event["type"] == ROSTER]
+        return bool(said) and set(said[-1]["content"]["online"]) == names
+
+    await until(is_written)
+
+
+async def until_quiet(daemon: RunningDaemon) -> None:
+    """Return once a start is through: all rooms were looked at, and the homeserver pushes; until then they are read."""
+
+    async def is_through() -> bool:
+        is_pushed = "aiagentchat_transactions_total 0" not in await daemon.api.get("/metrics")
+        return is_pushed and daemon.settings.paths.rooms_checked.exists()
+
+    await until(is_through)
+
+
+async def start_anew(
+    synapse: Synapse, relay: Relay, http: aiohttp.ClientSession, settings: Settings, names: list[AgentName]
+) -> dict[str, int]:
+    """Start a daemon whose agents all come back, and kill it; return what was requested until the roster has them."""
+    costs = Costs(relay)
+    behind = replace(synapse, config=replace(synapse.config, port=relay.port))
+    async with running_daemon(behind, settings) as daemon:
+        await asyncio.gather(*(daemon.api.post("/agents", name=name) for name in names))
+        await until_roster(synapse, http, daemon, set(names))
+        asked = costs.read()
+        await daemon.kill()
+    return asked
+
+
+@APPSERVICE_ALONE  # an account has a sync of its own anyway
+async def test_a_start_costs_the_same_however_many_agents_come_back(
+    synapse: Synapse, behind: Synapse, relay: Relay, tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    settings = behind.settings(tmp_path)
+    async with running_daemon(behind, settings) as daemon:
+        names = [(await attach(daemon, session="none")).name for _ in range(8)]
+        await daemon.kill()
+    few, many = [await start_anew(synapse, relay, http, settings, each) for each in (names[:2], names)]
+    assert few == many
+    assert sum(few.values()) <= 10, few
+
+
+@APPSERVICE_ALONE
+async def test_a_new_agent_costs_these_requests_and_no_others(
+    behind: Synapse, relay: Relay, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(behind, behind.settings(tmp_path))
+    await attach(daemon, session="none")  # the first one has the homeserver say its default room version
+    await until_quiet(daemon)
+    costs = Costs(relay)
+    await attach(daemon, session="none")
+    assert costs.read() == {
+        "POST /register": 1,
+        "PUT /devices/{}": 1,  # by which the homeserver knows a message that is sent again
+        "PUT /profile/{}/displayname": 1,
+        "GET /directory/room/{}": 1,  # is there a room?
+        "POST /createRoom": 1,
+        "GET /rooms/{}/state": 1,  # is it as it should be: in clear above all
+        "POST /rooms/{}/invite": 2,  # the operator into it, the agent into the Space
+        "POST /join/{}": 3,  # those two, and the agent into the room for all
+        "GET /rooms/{}/state/m.room.member/{}": 1,  # which event let the operator in
+        "POST /rooms/{}/receipt/m.read/{}": 1,  # so that it does not count as unread
+        "PUT /rooms/{}/state/io.aiagentchat.agent/{}": 1,
+        "PUT /rooms/{}/state/m.space.child/{}": 1,
+    }
+
+
+@APPSERVICE_ALONE
+async def test_a_message_costs_one_request_to_read_it_none_and_to_acknowledge_it_two(
+    behind: Synapse, relay: Relay, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(behind, behind.settings(tmp_path))
+    writer, reader = await attach(daemon, "writer"), await attach(daemon, "reader")
+    async with reader.api.stream("GET", "/events") as stream:
+        await writer.send("the first: the writer comes into the room", to=reader.name)
+        await reader.acknowledge(await messages_of(stream, 1))
+        await until_quiet(daemon)
+        await asyncio.sleep(SETTLING_MS / 1000)
+        costs = Costs(relay)
+        for number in range(5):
+            await writer.send(f"message {number}", to=reader.name)
+        messages = await messages_of(stream, 5)
+        assert costs.read() == {"PUT /rooms/{}/send/m.room.message/{}": 5}
+        await reader.acknowledge(messages)
+        assert costs.read() == {
+            "PUT /user/{}/rooms/{}/account_data/io.aiagentchat.cursor": 1,
+            "POST /rooms/{}/receipt/m.read/{}": 1,
+        }
+
+
+@APPSERVICE_ALONE
+async def test_agents_that_do_nothing_cost_no_request_and_no_task(
+    behind: Synapse, relay: Relay, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(behind, behind.settings(tmp_path))
+    tasks = len(asyncio.all_tasks())
+    for _ in range(8):
+        await attach(daemon)
+    await until_quiet(daemon)
+    await asyncio.sleep(3)  # for the roster
+    costs, before = Costs(relay), relay.asked.copy()
+    await asyncio.sleep(31)  # longer than each of what is done by the clock
+    assert costs.read() == {}
+    assert sum((relay.asked - before).values()) <= 8, relay.asked - before
+    assert len(asyncio.all_tasks()) <= tasks + 1
+
+
+@APPSERVICE_ALONE  # an account has a roster of its own
+async def test_to_come_or_to_go_is_one_state_event_and_so_is_that_of_many_at_once(
+    synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path))
+    agents = [await attach(daemon, session="none") for _ in range(8)]
+    names = {agent.name for agent in agents}
+    before = len(await state_of_space(synapse, http, daemon))
+    for name in (agents[0].name, *names):
+        await daemon.api.post("/agents", name=name)
+    await until_roster(synapse, http, daemon, names)
+    for name in names:
+        await daemon.api.call("DELETE", f"/agents/{name}")
+    await until_roster(synapse, http, daemon, set())
+    written = (await state_of_space(synapse, http, daemon))[before:]
+    assert {event["type"] for event in written} == {ROSTER}
+    assert len(written) <= 4, "the first at once, the others 2 s later; and so when they go"
+
+
+@ACCOUNTS_ALONE
+async def test_a_sync_brings_what_has_changed_and_little_besides(
+    behind: Synapse, relay: Relay, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(behind, behind.settings(tmp_path))
+    for _ in range(3):
+        await attach(daemon)
+    going = await attach(daemon)
+    await asyncio.sleep(3)  # for the rosters
+    bytes_before, syncs_before = relay.answered, relay.asked["GET /sync"]
+    await daemon.api.call("DELETE", f"/agents/{going.name}")
+    await asyncio.sleep(3)
+    syncs = relay.asked["GET /sync"] - syncs_before
+    assert syncs >= 3, "of each of the others"
+    assert (relay.answered - bytes_before) / syncs <= 1000
