@@ -12,12 +12,12 @@ HEAD = """# Benchmarks
 
 <!-- Made by `make bench`; changes made here are lost. -->
 
-Every figure is measured beside what it is compared with, in one run on one homeserver, one after the other or in turns:
+Every figure is measured beside what it is compared with, on one homeserver, one after the other or in turns:
 ratios hold on other machines, milliseconds do not. `make bench` makes this page anew, in under an hour on two cores; it
 builds a homeserver of 1,000 agents first, once. All that was measured, value by value, is in
 [benchmarks/data.json](benchmarks/data.json). What follows from it for larger systems is in [capacity.md](capacity.md).
 
-Machine: {machine}
+{measured}
 
 | | goal | found | |
 |---|---|---|---|
@@ -25,15 +25,26 @@ Machine: {machine}
 """
 
 
-def render_page(rows: Sequence[Row], machine: str, charts: Collection[str]) -> str:
+def render_page(rows: Sequence[Row], charts: Collection[str]) -> str:
     """Return the page in Markdown. `charts`: the names of those that there are."""
     goals = "\n".join(_goal_line(row, goal) for row in rows for goal in row.goals)
-    parts = [HEAD.format(machine=machine, goals=goals)]
+    parts = [HEAD.format(measured=_measured(rows), goals=goals)]
     for row in rows:
         chart = f"![{row.title}](benchmarks/{row.key}.svg)\n\n" if f"{row.key}.svg" in charts else ""
         notes = "".join(f"- {note}\n" for note in row.notes)
         parts.append(f"## {row.title}\n\n{row.how}\n\n{chart}{render_table(row)}\n" + (f"\n{notes}" if notes else ""))
     return "\n".join(parts)
+
+
+def _measured(rows: Sequence[Row]) -> str:
+    """Say when and on what the rows were measured, which may have been one by one."""
+    together: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in rows:
+        together[row.day, row.machine].append(f"[{row.title}](#{_anchor(row.title)})")
+    return "\n".join(
+        f"- Measured on {day}, on {machine}" + (f" {', '.join(titles)}." if len(together) > 1 else "")
+        for (day, machine), titles in together.items()
+    )
 
 
 def render_table(row: Row) -> str:

@@ -18,7 +18,7 @@ synapse_http_server_requests_received_total{method="GET",servlet="RoomStateEvent
 
 
 def row() -> Row:
-    made = Row("key", "Title, of `it`", "How.", notes=["A note."])
+    made = Row("key", "Title, of `it`", "How.", notes=["A note."], day="2026-01-31", machine="2 cores.")
     ours, other = made.add("ours", "ms", [1.0, 2.0, 3.0]), made.add("other", "ms", [4.0, 4.0, 4.0], x=10)
     made.goals = [Goal("less", ratio_of(ours, other), 0.5), Goal("more", 2.0, 3.0, is_least=True)]
     return made
@@ -47,12 +47,20 @@ def test_what_was_measured_is_kept_as_it_is() -> None:
 
 
 def test_the_page_has_every_goal_with_what_was_found_and_leads_to_its_row() -> None:
-    page = render_page([row()], "a machine", {"key.svg": ""})
+    page = render_page([row()], {"key.svg": ""})
     assert "| less | ≤ 0.500 times | 0.500 times | [met](#title-of-it) |" in page
     assert "| more | ≥ 3.00 times | 2.00 times | [**missed**](#title-of-it) |" in page
     assert "## Title, of `it`\n\nHow.\n\n![Title, of `it`](benchmarks/key.svg)" in page
     assert "- A note.\n" in page
     assert "| ours | 2.00 ms | 1.20 to 2.80 | 3 |" in render_table(row())
+
+
+def test_the_page_says_of_each_row_when_and_on_what_it_was_measured() -> None:
+    assert "\n- Measured on 2026-01-31, on 2 cores.\n" in render_page([row(), row()], ())
+    other = Row("other", "Other", "How.", day="2026-02-01", machine="4 cores.")
+    page = render_page([row(), other], ())
+    assert "\n- Measured on 2026-01-31, on 2 cores. [Title, of `it`](#title-of-it).\n" in page
+    assert "\n- Measured on 2026-02-01, on 4 cores. [Other](#other).\n" in page
 
 
 def test_requests_are_counted_by_servlet_whatever_their_method() -> None:
