@@ -7,8 +7,9 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
+from bench import capacity
+from bench.capacity import DATA, DOCS
 from bench.figures import Row, from_json, to_json
 from bench.machine import describe
 from bench.page import render_charts, render_page, render_table
@@ -19,17 +20,18 @@ ROWS = (
     "latency_accounts",
     "idle",
     "warm_start",
+    "cold_start",
     "who",
     "bytes",
     "heartbeats",
     "throughput",
+    "people",
     "commands",
     "recovery",
     "sidebar",
 )
 """The modules of `bench.rows`, in the order of the page."""
-DOCS = Path(__file__).parents[1] / "docs"
-DATA, PAGE, CHARTS = DOCS / "benchmarks" / "data.json", DOCS / "benchmarks.md", DOCS / "benchmarks"
+PAGE, CHARTS = DOCS / "benchmarks.md", DATA.parent
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -76,6 +78,10 @@ def _write(rows: list[Row]) -> None:
     for name, svg in charts.items():
         (CHARTS / name).write_text(svg)
     PAGE.write_text(render_page(rows, charts))
+    try:
+        capacity.write(rows)
+    except capacity.MissingRowsError as error:
+        print(error)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def _measured(rows: Sequence[Row]) -> str:
 def render_table(row: Row) -> str:
     """Return a row's series and goals as tables in Markdown."""
     series = [
-        f"| {each.what} | {_amount(each.median, each.unit)} | {_spread(each)} | {len(each.values)} |"
+        f"| {each.what} | {amount(each.median, each.unit)} | {_spread(each)} | {len(each.values)} |"
         for each in row.series
     ]
     goals = [_goal_line(row, goal) for goal in row.goals]
@@ -61,7 +61,7 @@ def render_table(row: Row) -> str:
 def _goal_line(row: Row, goal: Goal) -> str:
     sign = "≥" if goal.is_least else "≤"
     met = "met" if goal.is_met else "**missed**"
-    limit, value = _amount(goal.limit, goal.unit), _amount(goal.value, goal.unit)
+    limit, value = amount(goal.limit, goal.unit), amount(goal.value, goal.unit)
     return f"| {goal.what} | {sign} {limit} | {value} | [{met}](#{_anchor(row.title)}) |"
 
 
@@ -70,7 +70,7 @@ def _anchor(title: str) -> str:
     return kept.replace(" ", "-")
 
 
-def _amount(value: float, unit: str) -> str:
+def amount(value: float, unit: str) -> str:
     """Return a value with three digits that say something."""
     digits = 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{min(digits, 6)}f} {unit}"
@@ -79,8 +79,8 @@ def _amount(value: float, unit: str) -> str:
 def _spread(series: Series) -> str:
     if len(series.values) < 3:
         return "–"
-    low, high = (_amount(series.at(percent), "").strip() for percent in (10, 90))
-    return f"{low} to {high}" + (f", {_amount(series.at(99), '').strip()}" if len(series.values) >= 100 else "")
+    low, high = (amount(series.at(percent), "").strip() for percent in (10, 90))
+    return f"{low} to {high}" + (f", {amount(series.at(99), '').strip()}" if len(series.values) >= 100 else "")
 
 
 def render_charts(rows: Sequence[Row]) -> dict[str, str]:
