@@ -201,11 +201,12 @@ async def _record(bench: Bench, operator: Caller) -> _Recorded:
         attached = await operator.attach(RECORDED)
         until = len(seen)
         await wait_calm(bench)
+        asked = tuple(seen)  # when it stops, it shows its agents as offline
         await bench.daemon.stop()
     await bench.restart_daemon(base_url)
     room_id, broadcast_id = attached["room_id"], await bench.broadcast_id()
     until_attached, afterwards = (
-        [each for each in part if _is_of_agent(each, room_id)] for part in (seen[:until], seen[until:])
+        [each for each in part if _is_of_agent(each, room_id)] for part in (asked[:until], asked[until:])
     )
     account = bench.synapse.operator
     known = {
