@@ -17,6 +17,8 @@ from bench.sizes import Size
 from bench.system import SERVER_NAME, Bench, Note, names_of, prepare, running, some_at_once
 from bench.usage import Usage, usage_within, wait_calm
 
+LONG = 6
+"""As many times longer the daemon is looked at whose requests are counted."""
 OURS, NIO, ACCOUNTS = "a daemon", "`matrix-nio`, a client each", "a daemon with ordinary accounts"
 
 
@@ -56,7 +58,7 @@ class _Curve:
 async def measure(size: Size, note: Note) -> Row:
     """Attach more and more, and look on while nothing happens."""
     ours, nio, accounts = _Curve(OURS), _Curve(NIO), _Curve(ACCOUNTS)
-    long_s = 3 * size.idle_s  # few requests are made, and how many fall into a short time is chance
+    long_s = LONG * size.idle_s  # few requests are made, and how many fall into a short time is chance
     async with running() as bench, aiohttp.ClientSession() as http:
         for more, agents in _steps(size.some):
             await bench.attach(more)
@@ -108,7 +110,7 @@ def _row(size: Size, ours: _Curve, nio: _Curve, accounts: _Curve) -> Row:
         f" {accounts.memory_per_agent / 1000:.0f} kB of a daemon that has an ordinary account for each.",
         "The clients of `matrix-nio` are in one process, `sync_forever(timeout=30000)` each, without encryption, with"
         " lazily loaded members; each is in its own room and in the Space, and no daemon runs then.",
-        f"Of the daemon with {few} and with {many:,} agents {3 * size.idle_s:.0f} s were taken: it makes so few"
+        f"Of the daemon with {few} and with {many:,} agents {LONG * size.idle_s:.0f} s were taken: it makes so few"
         " requests that their number in a short time is chance.",
     ]
     return row

@@ -20,7 +20,7 @@ from bench.sizes import Size
 from bench.system import AT_ONCE, CALM_S, Bench, Note, running
 from bench.usage import usage_within, wait_calm
 
-MOST = 100
+MOST = 60
 ROUNDS = 3
 IDLE, SEEN = "a person, while nothing happens", "a person, for each message that comes"
 ALONE, LOOKED_AT = "a message that nobody looks at", f"the same with {AT_ONCE} people who do"
@@ -29,14 +29,14 @@ FILTER = quote(json.dumps({"room": {"state": {"lazy_load_members": True}}}))
 
 async def measure(size: Size, note: Note) -> Row:
     """Look on while nothing happens and while messages are sent, without people and with some."""
-    times = min(MOST, size.times)
+    times, seconds = min(MOST, size.times), 2 * size.idle_s
     row = Row(
         "people",
         "People who look on",
-        f"The homeserver's processor while nothing happens for {size.idle_s:.0f} s, and while an agent sends another"
-        f" {times} messages, one at a time, as bare PUTs: at first with nobody, then with {AT_ONCE} people in Space,"
-        " broadcast room and the agent's room, who each follow with `/sync` as Element does, with lazily loaded"
-        f" members. {ROUNDS} rounds each. A person's part is the difference, divided by them.",
+        f"The homeserver's processor while nothing happens for {seconds:.0f} s, and while an agent sends another"
+        f" {times} messages, one at a time, as bare PUTs, {ROUNDS} rounds of them: at first with nobody, then with"
+        f" {AT_ONCE} people in Space, broadcast room and the agent's room, who each follow with `/sync` as Element"
+        " does, with lazily loaded members. A person's part is the difference, divided by them.",
     )
     async with running() as bench, keeping(bench) as session, aiohttp.ClientSession() as http:
         writer, _ = await bench.attach(["writer", "reader"])
@@ -45,7 +45,7 @@ async def measure(size: Size, note: Note) -> Row:
 
         async def look(what: str) -> tuple[list[float], list[float]]:
             await wait_calm(bench)
-            idle = [(await usage_within(bench, size.idle_s / ROUNDS)).homeserver_percent for _ in range(ROUNDS)]
+            idle = [(await usage_within(bench, seconds)).homeserver_percent]
             seen = [await _send(bench, requests, room_id, content, times) for _ in range(ROUNDS)]
             note(f"{what}: {idle[-1]:.2f} % of a core, and {seen[-1]:.1f} ms a message")
             return idle, seen
