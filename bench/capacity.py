@@ -66,7 +66,8 @@ agents of a Space              at most  {wait:g} s / r
 with m the messages of an agent a second, k the agents of a person, and the other letters as above. {share} of a core is
 what is planned with of each process: above it, what comes waits for what came before.
 
-- Messages: {share} / d and {share} / h, with nothing else to do. People: {share} / p, of whom nobody is written to.
+- Messages: {share} / d and {share} / h, with nothing else to do. People: {share} / p, of whom nobody is written to;
+  less than {least_percent} % of a core a person cannot be told from nothing, and is taken for that.
 - Workers ([how](operating.md#postgresql-and-several-processes)): as many times one process, which is the most that it
   can be. What all of them share was not measured: PostgreSQL, Redis, and the one process that sends all pushes.
 
@@ -119,16 +120,31 @@ WORK = Work(messages_an_hour=12, agents_a_person=20)
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What was measured. `_ms`: of a core, but for `warm_ms`, `cold_ms` and `who_ms`, which are time; by the agent."""
+    """What was measured. `_ms`: of a core, but for `warm_ms`, `cold_ms` and `who_ms`, which are time; by the agent.
+
+    A message is sent by one agent and read by another: both count, on the daemon and on the homeserver.
+    """
 
     daemon_message_ms: float
+    daemon_read_ms: float
     homeserver_message_ms: float
+    homeserver_read_ms: float
     daemon_agent_bytes: float
     person_percent: float
     person_message_ms: float
     cold_ms: float
     warm_ms: float
     who_ms: float
+
+    @property
+    def daemon_ms(self) -> float:
+        """Of a message that is sent and read."""
+        return self.daemon_message_ms + self.daemon_read_ms
+
+    @property
+    def homeserver_ms(self) -> float:
+        """Of a message that is sent and read, without people."""
+        return self.homeserver_message_ms + self.homeserver_read_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +177,9 @@ def read_costs(rows: Mapping[str, Row]) -> Costs:
     kept = throughput.KEPT
     return Costs(
         daemon_message_ms=_median(rows["throughput"], f"{kept}: daemon"),
+        daemon_read_ms=_median(rows["people"], people.READ_DAEMON),
         homeserver_message_ms=_median(rows["throughput"], f"{kept}: homeserver"),
+        homeserver_read_ms=_median(rows["people"], people.READ),
         daemon_agent_bytes=_slope(rows["idle"], f"{idle.OURS}: memory, ") * 1e6,
         person_percent=max(LEAST_PERCENT, _median(rows["people"], people.IDLE)),
         person_message_ms=_median(rows["people"], people.SEEN),
@@ -187,7 +205,7 @@ def _slope(row: Row, stem: str) -> float:
 
 def homeserver_cores(costs: Costs, work: Work) -> float:
     """Return how much of a core an agent is on the homeserver, with its part of a person who sees what it writes."""
-    messages = work.messages_s * (costs.homeserver_message_ms + costs.person_message_ms) / 1000
+    messages = work.messages_s * (costs.homeserver_ms + costs.person_message_ms) / 1000
     return messages + costs.person_percent / 100 / work.agents_a_person
 
 
@@ -196,7 +214,7 @@ def bounds(costs: Costs, work: Work) -> list[Bound]:
     daemons = "several daemons, each with its own agents, roster and gateway"
     found = [
         Bound("the roster, one event", DAEMON, NAME_BYTES, ROSTER_LIMIT_BYTES, "bytes", daemons),
-        Bound("processor", DAEMON, work.messages_s * costs.daemon_message_ms / 1000, SHARE, "cores", daemons),
+        Bound("processor", DAEMON, work.messages_s * costs.daemon_ms / 1000, SHARE, "cores", daemons),
         Bound("memory", DAEMON, costs.daemon_agent_bytes, MEMORY_BYTES, "bytes", daemons),
         Bound("a start, until all are online again", DAEMON, costs.warm_ms / 1000, START_S, "s", daemons),
         Bound(
@@ -230,6 +248,7 @@ def render_page(costs: Costs, work: Work) -> str:
         share=f"{SHARE:g}",
         most_processes=MOST_PROCESSES,
         roster=f"{ROSTER_LIMIT_BYTES:,} bytes / {NAME_BYTES} bytes",
+        least_percent=LEAST_PERCENT,
         start=START_S,
         wait=WAIT_S,
         work=f"an agent sends {work.messages_an_hour:g} messages an hour, and each {work.agents_a_person:g} agents have"
@@ -266,8 +285,12 @@ def render_page(costs: Costs, work: Work) -> str:
 
 def _cost_lines(costs: Costs) -> list[list[str]]:
     return [
-        ["h", "a message, of the homeserver's processor", amount(costs.homeserver_message_ms, "ms")],
-        ["d", "a message, of the daemon's processor", amount(costs.daemon_message_ms, "ms")],
+        ["", "a message that is sent, of the homeserver's processor", amount(costs.homeserver_message_ms, "ms")],
+        ["", "that an agent reads and acknowledges it", amount(costs.homeserver_read_ms, "ms")],
+        ["h", "both", amount(costs.homeserver_ms, "ms")],
+        ["", "a message that is sent, of the daemon's processor", amount(costs.daemon_message_ms, "ms")],
+        ["", "that an agent reads and acknowledges it", amount(costs.daemon_read_ms, "ms")],
+        ["d", "both", amount(costs.daemon_ms, "ms")],
         ["s", "a person who sees a message, of the homeserver's processor", amount(costs.person_message_ms, "ms")],
         ["p", "a person while nothing happens, of the homeserver's processor", amount(costs.person_percent, "%")],
         ["b", "an agent, of the daemon's memory", amount(costs.daemon_agent_bytes / 1000, "kB")],
@@ -279,12 +302,12 @@ def _cost_lines(costs: Costs) -> list[list[str]]:
 
 def _carried_lines(costs: Costs, found: Sequence[Bound]) -> list[list[str]]:
     agents = most_agents(found, SYNAPSE)
-    messages_s, people_at_most = SHARE * 1000 / costs.homeserver_message_ms, SHARE * 100 / costs.person_percent
+    messages_s, people_at_most = SHARE * 1000 / costs.homeserver_ms, SHARE * 100 / costs.person_percent
     lines = [
         [
             "one daemon",
             _rounded(most_agents(found, DAEMON)),
-            _rounded(SHARE * 1000 / costs.daemon_message_ms),
+            _rounded(SHARE * 1000 / costs.daemon_ms),
             "the homeserver's",
         ],
         ["one Synapse, one process", *map(_rounded, (agents, messages_s, people_at_most))],

@@ -1,9 +1,10 @@
-"""What a person costs the homeserver who looks on with a Matrix client."""
+"""What it costs the homeserver that a message is read: by its agent, and by people with a Matrix client."""
 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 import aiohttp
@@ -23,78 +24,106 @@ from bench.usage import usage_within, wait_calm
 MOST = 60
 ROUNDS = 3
 IDLE, SEEN = "a person, while nothing happens", "a person, for each message that comes"
-ALONE, LOOKED_AT = "a message that nobody looks at", f"the same with {AT_ONCE} people who do"
+READ, READ_DAEMON = "an agent, for each message that it reads and acknowledges", "the same: the daemon's"
+ALONE, HANDED = "a message that nobody reads", "the same, and its agent reads and acknowledges it"
+LOOKED_AT = f"the same, and {AT_ONCE} people look on"
 FILTER = quote(json.dumps({"room": {"state": {"lazy_load_members": True}}}))
 
 
+@dataclass
+class _Spent:
+    """What was used while something was done. `idle_percent`: of the homeserver. `_ms`: by the message."""
+
+    idle_percent: float
+    homeserver_ms: list[float] = field(default_factory=list)
+    daemon_ms: list[float] = field(default_factory=list)
+
+
 async def measure(size: Size, note: Note) -> Row:
-    """Look on while nothing happens and while messages are sent, without people and with some."""
+    """Send messages, one at a time, that nobody reads, then those that an agent reads, then with people besides."""
     times, seconds = min(MOST, size.times), 2 * size.idle_s
     row = Row(
         "people",
-        "People who look on",
-        f"The homeserver's processor while nothing happens for {seconds:.0f} s, and while an agent sends another"
-        f" {times} messages, one at a time, as bare PUTs, {ROUNDS} rounds of them: at first with nobody, then with"
-        f" {AT_ONCE} people in Space, broadcast room and the agent's room, who each follow with `/sync` as Element"
-        " does, with lazily loaded members. A person's part is the difference, divided by them.",
+        "Who reads",
+        f"The homeserver's processor while an agent sends another {times} messages, one at a time, as bare PUTs:"
+        " nobody reads them; the other has each handed out by the daemon, and acknowledges it; and besides"
+        f" {AT_ONCE} people are in Space, broadcast room and the agent's room, who each follow with `/sync` as Element"
+        f" does, with lazily loaded members. {ROUNDS} rounds each. Before that nothing happens for {seconds:.0f} s."
+        " What the agent and each person cost is the difference.",
     )
     async with running() as bench, keeping(bench) as session, aiohttp.ClientSession() as http:
-        writer, _ = await bench.attach(["writer", "reader"])
+        writer, reader = await bench.attach(["writer", "reader"])
         room_id, content = await content_of(bench, KeptGateway(writer, session), "reader", "Is main green?")
         requests = requests_as(bench, http, "writer")
 
-        async def look(what: str) -> tuple[list[float], list[float]]:
+        async def look(what: str) -> _Spent:
             await wait_calm(bench)
-            idle = [(await usage_within(bench, seconds)).homeserver_percent]
-            seen = [await _send(bench, requests, room_id, content, times) for _ in range(ROUNDS)]
-            note(f"{what}: {idle[-1]:.2f} % of a core, and {seen[-1]:.1f} ms a message")
-            return idle, seen
+            spent = _Spent((await usage_within(bench, seconds)).homeserver_percent)
+            for _ in range(ROUNDS):
+                await _send(bench, requests, room_id, content, times, spent)
+            note(f"{what}: {spent.idle_percent:.2f} % of a core, and {spent.homeserver_ms[-1]:.1f} ms a message")
+            return spent
 
-        before = await look("nobody")
-        async with _people(bench, http, room_id):
-            after = await look(f"{AT_ONCE} people")
-    (idle_before, sent_before), (idle_after, sent_after) = before, after
-    row.add(IDLE, "% of a core", _parts(idle_before, idle_after))
-    row.add(ALONE, "ms of CPU", sent_before)
-    row.add(LOOKED_AT, "ms of CPU", sent_after)
-    row.add(SEEN, "ms of CPU", _parts(sent_before, sent_after))
+        alone = await look("nobody")
+        async with _following([_read(KeptGateway(reader, session))]):
+            handed = await look("an agent")
+            people = [await _make_person(bench, http, room_id, number) for number in range(AT_ONCE)]
+            async with _following([_follow(bench.synapse.config.base_url, token) for token in people]):
+                looked_at = await look(f"and {AT_ONCE} people")
+    row.add(IDLE, "% of a core", [max(0.0, looked_at.idle_percent - handed.idle_percent) / AT_ONCE])
+    for what, spent in ((ALONE, alone), (HANDED, handed), (LOOKED_AT, looked_at)):
+        row.add(what, "ms of CPU", spent.homeserver_ms)
+    row.add(READ, "ms of CPU", _more(alone.homeserver_ms, handed.homeserver_ms))
+    row.add(READ_DAEMON, "ms of CPU", _more(alone.daemon_ms, handed.daemon_ms))
+    row.add(SEEN, "ms of CPU", [each / AT_ONCE for each in _more(handed.homeserver_ms, looked_at.homeserver_ms)])
     return row
 
 
-def _parts(before: list[float], after: list[float]) -> list[float]:
-    return [max(0.0, later - earlier) / AT_ONCE for earlier, later in zip(before, after, strict=True)]
+def _more(before: Sequence[float], after: Sequence[float]) -> list[float]:
+    return [max(0.0, later - earlier) for earlier, later in zip(before, after, strict=True)]
 
 
-async def _send(bench: Bench, requests: BareRequests, room_id: RoomId, content: Content, times: int) -> float:
-    """Send messages; return the homeserver's processor of each, in ms."""
-    before = cpu_s(bench.homeserver_pid)
+async def _send(
+    bench: Bench, requests: BareRequests, room_id: RoomId, content: Content, times: int, spent: _Spent
+) -> None:
+    """Send messages, and note what each took of homeserver and daemon."""
+    before = cpu_s(bench.homeserver_pid), cpu_s(bench.daemon.pid)
     for _ in range(times):
         await requests.send(room_id, content)
         await asyncio.sleep(PAUSE_S)
     await asyncio.sleep(CALM_S)
-    return (cpu_s(bench.homeserver_pid) - before) / times * 1000
+    spent.homeserver_ms.append((cpu_s(bench.homeserver_pid) - before[0]) / times * 1000)
+    spent.daemon_ms.append((cpu_s(bench.daemon.pid) - before[1]) / times * 1000)
 
 
 @contextlib.asynccontextmanager
-async def _people(bench: Bench, http: aiohttp.ClientSession, room_id: RoomId) -> AsyncIterator[None]:
-    """Have people be in the rooms and follow them."""
-    base_url, operator = bench.synapse.config.base_url, bench.synapse.operator_client(http)
-    following = []
+async def _following(loops: Sequence[Coroutine[None, None, None]]) -> AsyncIterator[None]:
+    """Run what goes on for ever. Raises what one of them has raised."""
+    tasks = [asyncio.create_task(loop) for loop in loops]
     try:
-        for number in range(AT_ONCE):
-            account = await make_account(bench, f"person-{number}")
-            person = MatrixClient(base_url, account.access_token, http)
-            for each in (await bench.space_id(), await bench.broadcast_id(), room_id):
-                await operator.invite(each, account.user_id)
-                await person.join_room(each)
-            following.append(asyncio.create_task(_follow(base_url, account.access_token)))
         yield
-        for task in following:
+        for task in tasks:
             if task.done():
                 task.result()
     finally:
-        for task in following:
+        for task in tasks:
             task.cancel()
+
+
+async def _read(reader: KeptGateway) -> None:
+    while True:
+        if event_ids := await reader.read():
+            await reader.acknowledge(event_ids)
+
+
+async def _make_person(bench: Bench, http: aiohttp.ClientSession, room_id: RoomId, number: int) -> str:
+    """Have a person be in the rooms; return their token."""
+    operator, account = bench.synapse.operator_client(http), await make_account(bench, f"person-{number}")
+    person = MatrixClient(bench.synapse.config.base_url, account.access_token, http)
+    for each in (await bench.space_id(), await bench.broadcast_id(), room_id):
+        await operator.invite(each, account.user_id)
+        await person.join_room(each)
+    return account.access_token
 
 
 async def _follow(base_url: str, token: str) -> None:

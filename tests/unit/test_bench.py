@@ -118,7 +118,9 @@ def test_names_in_an_address_are_replaced_quoted_or_not_and_somebody_acts_where_
 
 COSTS = capacity.Costs(
     daemon_message_ms=3.0,
+    daemon_read_ms=2.0,
     homeserver_message_ms=20.0,
+    homeserver_read_ms=5.0,
     daemon_agent_bytes=25_000,
     person_percent=0.5,
     person_message_ms=10.0,
@@ -139,6 +141,8 @@ def measured() -> dict[str, Row]:
         rows["warm_start"].add(f"{warm_start.ONLINE}, {agents:,} agents", "s", [seconds], x=agents)
     rows["people"].add(people.IDLE, "%", [0.5])
     rows["people"].add(people.SEEN, "ms", [10.0])
+    rows["people"].add(people.READ, "ms", [5.0])
+    rows["people"].add(people.READ_DAEMON, "ms", [2.0])
     rows["cold_start"].add(cold_start.OURS, "ms", [300])
     rows["who"].add(who.COLD, "ms", [100.0])
     return rows
@@ -160,8 +164,8 @@ def test_capacity_names_each_row_that_was_not_measured() -> None:
 def test_a_part_carries_what_its_tightest_bound_lets_it() -> None:
     found = capacity.bounds(COSTS, capacity.Work(messages_an_hour=36, agents_a_person=10))
     assert [bound.agents for bound in found] == sorted(bound.agents for bound in found)
-    assert capacity.homeserver_cores(COSTS, capacity.Work(36, 10)) == pytest.approx(0.01 * 0.030 + 0.005 / 10)
-    assert capacity.most_agents(found, capacity.SYNAPSE) == pytest.approx(0.5 / 0.0008)
+    assert capacity.homeserver_cores(COSTS, capacity.Work(36, 10)) == pytest.approx(0.01 * 0.035 + 0.005 / 10)
+    assert capacity.most_agents(found, capacity.SYNAPSE) == pytest.approx(0.5 / 0.00085)
     assert capacity.most_agents(found, capacity.DAEMON) == pytest.approx(55_000 / 15)
     assert capacity.most_agents(found, capacity.SPACE) == pytest.approx(10_000)
     assert capacity.number_needed(found, 1_000, capacity.SYNAPSE) == 2
@@ -177,5 +181,5 @@ def test_the_page_of_capacity_has_each_size_and_what_breaks_there() -> None:
     text = capacity.render_page(COSTS, capacity.Work(messages_an_hour=36, agents_a_person=10))
     assert "| a daemon | 3,600 | 27% | **2.7 times** | **27.3 times** |" in text
     assert "| 1,000 | a process of Synapse: processor | 1 | 1 | 2 | 1 | 5 minutes |" in text
-    assert "| 100,000 | a process of Synapse: processor | 28 | 10 | 160 | 20 | 500 minutes |" in text
-    assert "| Synapse with 4 workers, at most | 2,500 | 100 | 400 |" in text
+    assert "| 100,000 | a process of Synapse: processor | 28 | 10 | 170 | 22 | 500 minutes |" in text
+    assert "| Synapse with 4 workers, at most | 2,300 | 80 | 400 |" in text
