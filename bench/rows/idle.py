@@ -5,14 +5,15 @@ import contextlib
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import aiohttp
 
 from aiagentchat.matrix.client import MatrixClient
-from aiagentchat.model import RoomId, UserId
+from aiagentchat.model import RoomId
 from bench.figures import Goal, Row
 from bench.machine import memory_bytes
+from bench.peers import make_account
 from bench.sizes import Size
 from bench.system import SERVER_NAME, Bench, Note, names_of, prepare, running, some_at_once
 from bench.usage import Usage, usage_within, wait_calm
@@ -136,12 +137,12 @@ class _Peers:
     async def _make_one(self, name: str) -> dict[str, object]:
         assert self._space is not None
         space_id, keeper = self._space
-        user, client = await self._bench.bare_user(self._http, name)
+        account = await make_account(self._bench, f"peer-{name}")
+        client = MatrixClient(self._bench.synapse.config.base_url, account.access_token, self._http)
         await client.join_room(space_id)
         room_id = await client.create_room({"preset": "private_chat", "name": name})
         await keeper.put_state(space_id, "m.space.child", room_id, {"via": [SERVER_NAME]})
-        bare = MatrixClient(self._bench.synapse.config.base_url, self._bench.bare.as_token, self._http)
-        return await bare.log_in({"type": "m.login.application_service", "identifier": _identifier(user)})
+        return asdict(account)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[int]:
@@ -162,7 +163,3 @@ class _Peers:
         finally:
             process.kill()
             await process.wait()
-
-
-def _identifier(user: UserId) -> dict[str, str]:
-    return {"type": "m.id.user", "user": user}
