@@ -7,8 +7,9 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
+from bench import capacity
+from bench.capacity import DATA, DOCS
 from bench.figures import Row, from_json, to_json
 from bench.machine import describe
 from bench.page import render_charts, render_page, render_table
@@ -19,17 +20,18 @@ ROWS = (
     "latency_accounts",
     "idle",
     "warm_start",
+    "cold_start",
     "who",
     "bytes",
     "heartbeats",
     "throughput",
+    "people",
     "commands",
     "recovery",
     "sidebar",
 )
 """The modules of `bench.rows`, in the order of the page."""
-DOCS = Path(__file__).parents[1] / "docs"
-DATA, PAGE, CHARTS = DOCS / "benchmarks" / "data.json", DOCS / "benchmarks.md", DOCS / "benchmarks"
+PAGE, CHARTS = DOCS / "benchmarks.md", DATA.parent
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,21 +41,24 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--no-write", action="store_true", help="print the tables alone")
     parser.add_argument("--page", action="store_true", help="measure nothing: write the page anew from its data")
     given = parser.parse_args(arguments)
-    rows = {row.key: row for row in from_json(json.loads(DATA.read_text())["rows"])} if DATA.exists() else {}
-    machine = describe()
+    rows = {row.key: row for row in from_json(json.loads(DATA.read_text()))} if DATA.exists() else {}
+    writes = not (given.quick or given.no_write)
     for key in () if given.page else given.row or ROWS:
         begun = time.monotonic()
         print(f"{key}", flush=True)
         rows[key] = _measure(key, quick=given.quick)
         print(render_table(rows[key]), f"({time.monotonic() - begun:.0f} s)\n", sep="\n", flush=True)
-    if not (given.quick or given.no_write):
-        _write([rows[key] for key in ROWS if key in rows], machine)
+        if writes:
+            _keep(rows)
+    if writes:
+        _write([rows[key] for key in ROWS if key in rows])
     return 0
 
 
 def _measure(key: str, *, quick: bool) -> Row:
     module = importlib.import_module(f"bench.rows.{key}")
     row: Row = asyncio.run(module.measure(QUICK if quick else FULL, _note))
+    row.day, row.machine = time.strftime("%Y-%m-%d", time.gmtime()), describe()
     return row
 
 
@@ -61,13 +66,22 @@ def _note(text: str) -> None:
     print(f"  {text}", flush=True)
 
 
-def _write(rows: list[Row], machine: str) -> None:
+def _keep(rows: dict[str, Row]) -> None:
+    """Write the data after each row: one that fails does not take with it what was measured before."""
     CHARTS.mkdir(exist_ok=True)
-    DATA.write_text(json.dumps({"machine": machine, "rows": to_json(rows)}, indent=1) + "\n")
+    DATA.write_text(json.dumps(to_json([rows[key] for key in ROWS if key in rows]), indent=1) + "\n")
+
+
+def _write(rows: list[Row]) -> None:
+    CHARTS.mkdir(exist_ok=True)
     charts = render_charts(rows)
     for name, svg in charts.items():
         (CHARTS / name).write_text(svg)
-    PAGE.write_text(render_page(rows, machine, charts))
+    PAGE.write_text(render_page(rows, charts))
+    try:
+        capacity.write(rows)
+    except capacity.MissingRowsError as error:
+        print(error)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ class Row:
     Args:
         key: for the command line. title: what is measured. how: in a sentence or two, what was done.
         notes: what a reader has to know besides, each a sentence in Markdown.
+        day, machine: when it was measured, as in "2026-01-31", and on what: rows can be measured one by one.
     """
 
     key: str
@@ -69,6 +70,8 @@ class Row:
     series: list[Series] = field(default_factory=list)
     goals: list[Goal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    day: str = ""
+    machine: str = ""
 
     def add(self, what: str, unit: str, values: Sequence[float], *, x: float | None = None) -> Series:
         """Keep a series, and return it."""
@@ -97,6 +100,8 @@ def from_json(data: Sequence[dict[str, Any]]) -> list[Row]:
             [Series(each["what"], each["unit"], tuple(each["values"]), each["x"]) for each in row["series"]],
             [Goal(**goal) for goal in row["goals"]],
             list(row["notes"]),
+            row["day"],
+            row["machine"],
         )
         for row in data
     ]

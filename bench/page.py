@@ -12,12 +12,12 @@ HEAD = """# Benchmarks
 
 <!-- Made by `make bench`; changes made here are lost. -->
 
-Every figure is measured beside what it is compared with, in one run on one homeserver, one after the other or in turns:
+Every figure is measured beside what it is compared with, on one homeserver, one after the other or in turns:
 ratios hold on other machines, milliseconds do not. `make bench` makes this page anew, in under an hour on two cores; it
 builds a homeserver of 1,000 agents first, once. All that was measured, value by value, is in
 [benchmarks/data.json](benchmarks/data.json). What follows from it for larger systems is in [capacity.md](capacity.md).
 
-Machine: {machine}
+{measured}
 
 | | goal | found | |
 |---|---|---|---|
@@ -25,10 +25,10 @@ Machine: {machine}
 """
 
 
-def render_page(rows: Sequence[Row], machine: str, charts: Collection[str]) -> str:
+def render_page(rows: Sequence[Row], charts: Collection[str]) -> str:
     """Return the page in Markdown. `charts`: the names of those that there are."""
     goals = "\n".join(_goal_line(row, goal) for row in rows for goal in row.goals)
-    parts = [HEAD.format(machine=machine, goals=goals)]
+    parts = [HEAD.format(measured=_measured(rows), goals=goals)]
     for row in rows:
         chart = f"![{row.title}](benchmarks/{row.key}.svg)\n\n" if f"{row.key}.svg" in charts else ""
         notes = "".join(f"- {note}\n" for note in row.notes)
@@ -36,10 +36,21 @@ def render_page(rows: Sequence[Row], machine: str, charts: Collection[str]) -> s
     return "\n".join(parts)
 
 
+def _measured(rows: Sequence[Row]) -> str:
+    """Say when and on what the rows were measured, which may have been one by one."""
+    together: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in rows:
+        together[row.day, row.machine].append(f"[{row.title}](#{_anchor(row.title)})")
+    return "\n".join(
+        f"- Measured on {day}, on {machine}" + (f" {', '.join(titles)}." if len(together) > 1 else "")
+        for (day, machine), titles in together.items()
+    )
+
+
 def render_table(row: Row) -> str:
     """Return a row's series and goals as tables in Markdown."""
     series = [
-        f"| {each.what} | {_amount(each.median, each.unit)} | {_spread(each)} | {len(each.values)} |"
+        f"| {each.what} | {amount(each.median, each.unit)} | {_spread(each)} | {len(each.values)} |"
         for each in row.series
     ]
     goals = [_goal_line(row, goal) for goal in row.goals]
@@ -50,7 +61,7 @@ def render_table(row: Row) -> str:
 def _goal_line(row: Row, goal: Goal) -> str:
     sign = "≥" if goal.is_least else "≤"
     met = "met" if goal.is_met else "**missed**"
-    limit, value = _amount(goal.limit, goal.unit), _amount(goal.value, goal.unit)
+    limit, value = amount(goal.limit, goal.unit), amount(goal.value, goal.unit)
     return f"| {goal.what} | {sign} {limit} | {value} | [{met}](#{_anchor(row.title)}) |"
 
 
@@ -59,7 +70,7 @@ def _anchor(title: str) -> str:
     return kept.replace(" ", "-")
 
 
-def _amount(value: float, unit: str) -> str:
+def amount(value: float, unit: str) -> str:
     """Return a value with three digits that say something."""
     digits = 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{min(digits, 6)}f} {unit}"
@@ -68,8 +79,8 @@ def _amount(value: float, unit: str) -> str:
 def _spread(series: Series) -> str:
     if len(series.values) < 3:
         return "–"
-    low, high = (_amount(series.at(percent), "").strip() for percent in (10, 90))
-    return f"{low} to {high}" + (f", {_amount(series.at(99), '').strip()}" if len(series.values) >= 100 else "")
+    low, high = (amount(series.at(percent), "").strip() for percent in (10, 90))
+    return f"{low} to {high}" + (f", {amount(series.at(99), '').strip()}" if len(series.values) >= 100 else "")
 
 
 def render_charts(rows: Sequence[Row]) -> dict[str, str]:

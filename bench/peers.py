@@ -95,6 +95,8 @@ async def receiving(bench: Bench, arrivals: Arrivals | None = None) -> AsyncIter
     """Take what the homeserver pushes to the bare application service, and note it. Before it has users."""
 
     async def take(request: web.BaseRequest) -> web.Response:
+        if request.method != "PUT":  # whether there is a user, or an alias, that it claims and has not made
+            return web.json_response({"errcode": "M_NOT_FOUND"}, status=404)
         for event in json.loads(await request.read()).get("events", ()):
             if arrivals is not None:
                 arrivals.note(event["event_id"])

@@ -70,6 +70,10 @@ class Bench:
         """Return the Space."""
         return RoomId((await self.api.get("/health"))["system"]["space_id"])
 
+    async def broadcast_id(self) -> RoomId:
+        """Return the broadcast room."""
+        return RoomId((await self.api.get("/health"))["system"]["broadcast_id"])
+
     async def requests(self) -> Counter[str]:
         """Return how many requests the homeserver has received since it started, by servlet."""
         async with aiohttp.ClientSession() as session, session.get(self.metrics_url) as answer:
@@ -90,8 +94,10 @@ class Bench:
                 await self.synapse.provide_account(self.settings.paths, name)
         return await some_at_once(wanted, self.api.attach, note)
 
-    async def start_daemon_again(self) -> None:
-        """Start the daemon, after it was stopped or killed, and wait until it is up."""
+    async def restart_daemon(self, homeserver_url: str) -> None:
+        """Stop the daemon, start it with another way to its homeserver, and wait until it is up."""
+        await self.daemon.stop()
+        self.daemon.system.environment["AIAGENTCHAT_HOMESERVER_URL"] = homeserver_url
         await self.daemon.start()
         self.api = await self.daemon.wait_up()
 
@@ -138,11 +144,12 @@ async def running(
         if prepared is not None:
             _give_ports(embedded_file(paths))
         config = load_or_create(paths, server_name=SERVER_NAME, port=0).config
-        if pushes is not None:
-            pushes.url = f"http://127.0.0.1:{config.appservice_port}"
         metrics_port, bare = any_free_port(), _write_bare(home / "bare.yaml")
         ours = [str(paths.homeserver / REGISTRATION_FILE)] if mode == "appservice" else []
-        registrations = ours if pushes is None else [await stack.enter_async_context(pushes.beside(Path(ours[0])))]
+        registrations = ours
+        if pushes is not None:
+            url = f"http://127.0.0.1:{config.appservice_port}"
+            registrations = [await stack.enter_async_context(pushes.beside(Path(ours[0]), url))]
         local = {"bind_addresses": ["127.0.0.1"]}
         overrides = {
             "enable_metrics": True,
@@ -215,6 +222,8 @@ def _write_bare(path: Path) -> Registration:
 
 
 def _new_bare() -> dict[str, object]:
-    claims = {"users": [{"exclusive": True, "regex": f"@bare-.*:{SERVER_NAME}$"}], "aliases": [], "rooms": []}
+    users, aliases = ([{"exclusive": True, "regex": f"{sign}bare-.*:{SERVER_NAME}$"}] for sign in "@#")
+    claims = {"users": users, "aliases": aliases, "rooms": list[str]()}
     tokens = {"as_token": secrets.token_hex(32), "hs_token": secrets.token_hex(32)}
-    return {"id": "bare", "sender_localpart": "bare-", "rate_limited": False, "namespaces": claims, **tokens}
+    kind = {"id": "bare", "sender_localpart": "bare-", "rate_limited": False, "io.element.msc4190": True}
+    return {**kind, "namespaces": claims, **tokens}

@@ -15,7 +15,7 @@ import aiohttp
 from aiagentchat.homeserver.operator import OperatorAccount
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.sync import POLL_S, SyncedRooms, SyncSource
-from aiagentchat.model import RoomId, UserId
+from aiagentchat.model import UserId
 from aiagentchat.space.directory import STATE_TYPES
 from bench.asked import ask
 from bench.figures import Goal, Row
@@ -192,8 +192,7 @@ async def _make_onlooker(bench: Bench, http: aiohttp.ClientSession) -> tuple[Ope
     """Return an account and the rooms that it is in, as an agent's are."""
     account = await make_account(bench, "onlooker")
     client = MatrixClient(bench.synapse.config.base_url, account.access_token, http)
-    space_id = await bench.space_id()
-    broadcast_id = RoomId((await bench.api.get("/health"))["system"]["broadcast_id"])
+    space_id, broadcast_id = await bench.space_id(), await bench.broadcast_id()
     await bench.synapse.operator_client(http).invite(space_id, account.user_id)
     for room_id in (space_id, broadcast_id):
         await client.join_room(room_id)

@@ -23,7 +23,7 @@ LIMIT = 1 / 500
 
 async def measure(size: Size, note: Note) -> Row:
     """Look on for some time with all online, then without a daemon, and write real beats."""
-    seconds = 3 * size.idle_s
+    seconds = 4 * size.idle_s
     async with running(prepared=await prepare(size.agents, note)) as bench, aiohttp.ClientSession() as http:
         await bench.attach(names_of(size.agents), note)
         await asyncio.sleep(ROUND_S)

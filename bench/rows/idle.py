@@ -5,18 +5,21 @@ import contextlib
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import aiohttp
 
 from aiagentchat.matrix.client import MatrixClient
-from aiagentchat.model import RoomId, UserId
+from aiagentchat.model import RoomId
 from bench.figures import Goal, Row
 from bench.machine import memory_bytes
+from bench.peers import make_account
 from bench.sizes import Size
 from bench.system import SERVER_NAME, Bench, Note, names_of, prepare, running, some_at_once
 from bench.usage import Usage, usage_within, wait_calm
 
+LONG = 6
+"""As many times longer the daemon is looked at whose requests are counted."""
 OURS, NIO, ACCOUNTS = "a daemon", "`matrix-nio`, a client each", "a daemon with ordinary accounts"
 
 
@@ -56,7 +59,7 @@ class _Curve:
 async def measure(size: Size, note: Note) -> Row:
     """Attach more and more, and look on while nothing happens."""
     ours, nio, accounts = _Curve(OURS), _Curve(NIO), _Curve(ACCOUNTS)
-    long_s = 3 * size.idle_s  # few requests are made, and how many fall into a short time is chance
+    long_s = LONG * size.idle_s  # few requests are made, and how many fall into a short time is chance
     async with running() as bench, aiohttp.ClientSession() as http:
         for more, agents in _steps(size.some):
             await bench.attach(more)
@@ -108,7 +111,7 @@ def _row(size: Size, ours: _Curve, nio: _Curve, accounts: _Curve) -> Row:
         f" {accounts.memory_per_agent / 1000:.0f} kB of a daemon that has an ordinary account for each.",
         "The clients of `matrix-nio` are in one process, `sync_forever(timeout=30000)` each, without encryption, with"
         " lazily loaded members; each is in its own room and in the Space, and no daemon runs then.",
-        f"Of the daemon with {few} and with {many:,} agents {3 * size.idle_s:.0f} s were taken: it makes so few"
+        f"Of the daemon with {few} and with {many:,} agents {LONG * size.idle_s:.0f} s were taken: it makes so few"
         " requests that their number in a short time is chance.",
     ]
     return row
@@ -134,12 +137,12 @@ class _Peers:
     async def _make_one(self, name: str) -> dict[str, object]:
         assert self._space is not None
         space_id, keeper = self._space
-        user, client = await self._bench.bare_user(self._http, name)
+        account = await make_account(self._bench, f"peer-{name}")
+        client = MatrixClient(self._bench.synapse.config.base_url, account.access_token, self._http)
         await client.join_room(space_id)
         room_id = await client.create_room({"preset": "private_chat", "name": name})
         await keeper.put_state(space_id, "m.space.child", room_id, {"via": [SERVER_NAME]})
-        bare = MatrixClient(self._bench.synapse.config.base_url, self._bench.bare.as_token, self._http)
-        return await bare.log_in({"type": "m.login.application_service", "identifier": _identifier(user)})
+        return asdict(account)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[int]:
@@ -160,7 +163,3 @@ class _Peers:
         finally:
             process.kill()
             await process.wait()
-
-
-def _identifier(user: UserId) -> dict[str, str]:
-    return {"type": "m.id.user", "user": user}

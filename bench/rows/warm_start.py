@@ -25,6 +25,7 @@ from bench.usage import Usage, usage, wait_calm
 
 TIMES = 5
 RAW_TIMES = 2
+ONLINE = "until all are online"
 LEAST = "a daemon that does the least"
 REQUESTS = "its requests to the homeserver alone"
 _POLL_S = 0.02
@@ -89,7 +90,7 @@ def _add(row: Row, agents: int, found: _Starts) -> Series:
         ("requests in all", "requests", _totals(found.used_in_all)),
     ):
         row.add(_name(what, agents), unit, values, x=agents)
-    return row.add(_name("until all are online", agents), "s", found.online_s, x=agents)
+    return row.add(_name(ONLINE, agents), "s", found.online_s, x=agents)
 
 
 def _name(what: str, agents: int) -> str:
