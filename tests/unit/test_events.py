@@ -59,6 +59,14 @@ def test_every_entry_of_any_json_is_either_parsed_or_counted(raw: object, room_i
     assert list(batch.events) == [event for entry in entries if (event := parse_event(entry, room_id)) is not None]
 
 
+@given(JSON | st.lists(JSON | NEARLY, max_size=6))
+@example([None, MESSAGE, STATE, 7, []])
+def test_of_some_types_alone_come_those_that_would_come_anyway(raw: object) -> None:
+    of_some, of_all = parse_events(raw, kinds=(STATE["type"],)), parse_events(raw)
+    assert of_some.events == tuple(event for event in of_all.events if event.type == STATE["type"])
+    assert of_some.skipped <= of_all.skipped
+
+
 def test_a_message_is_read_whole_and_is_no_state() -> None:
     assert parse_event(MESSAGE) == RoomEvent(
         event_id=EventId("$event"),

@@ -65,9 +65,11 @@ def parse_event(raw: object, room_id: str | None = None) -> RoomEvent | None:
     return RoomEvent(EventId(str(event_id)), RoomId(str(room)), UserId(str(sender)), str(kind), state_key, content, ts)
 
 
-def parse_events(raw: object, room_id: str | None = None) -> EventBatch:
-    """Return the events of a JSON list, and how many of its entries were none."""
+def parse_events(raw: object, room_id: str | None = None, *, kinds: tuple[str, ...] | None = None) -> EventBatch:
+    """Return the events of a JSON list, and how many of its entries were none; `kinds`: of these types alone."""
     entries = raw if isinstance(raw, list | tuple) else []
+    if kinds is not None:  # before what is none of them is made an event: of a Space it is as many as there are agents
+        entries = [entry for entry in entries if not isinstance(entry, dict) or entry.get("type") in kinds]
     parsed = [parse_event(entry, room_id) for entry in entries]
     events = tuple(event for event in parsed if event is not None)
     return EventBatch(events, skipped=len(parsed) - len(events))

@@ -28,7 +28,7 @@ from aiagentchat.matrix.events import RoomEvent, parse_events
 from aiagentchat.model import AgentKind, AgentName, RoomAlias, RoomId, UserId, server_of
 from aiagentchat.space.appearance import introduce, renew_topic
 from aiagentchat.space.content import CARD, PEOPLE, Card, to_content
-from aiagentchat.space.directory import Directory, DirectoryView, Listed
+from aiagentchat.space.directory import STATE_TYPES, Directory, DirectoryView, Listed
 from aiagentchat.space.identities import Identities
 from aiagentchat.space.layout import (
     Layout,
@@ -484,7 +484,7 @@ class SpaceManager:
                 return
             self.directory.begin_read()
             space_id = self._space()
-            batch = parse_events(await self.client_of_daemon.get_full_state(space_id), space_id)
+            batch = parse_events(await self.client_of_daemon.get_full_state(space_id), space_id, kinds=STATE_TYPES)
             self.directory.load(batch.events, malformed=batch.skipped)
         await self.others.check_claims()
 
