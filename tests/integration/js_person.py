@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -74,7 +75,7 @@ async def js_person(synapse: Synapse) -> AsyncIterator[JsPerson]:
         str(SCRIPT),
         synapse.config.base_url,
         synapse.operator.user_id,
-        password,
+        env=os.environ | {"PASSWORD": password},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=_LINE_BYTES,

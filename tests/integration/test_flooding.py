@@ -12,7 +12,9 @@ import pytest
 
 from tests.integration.conftest import StartDaemon
 from tests.integration.correspondents import Hosted, Json, attach
-from tests.integration.systems import IN_ONE_MODE, WAIT_S, Answer, RunningDaemon, Synapse
+from tests.integration.systems import IN_ONE_MODE, ON_ONE_PROCESS, WAIT_S, Answer, RunningDaemon, Synapse
+
+pytestmark = ON_ONE_PROCESS  # a measurement: three processes share two processors with what they are measured by
 
 SAMPLES = 11
 AT_ONCE = 20

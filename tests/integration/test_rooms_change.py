@@ -372,11 +372,13 @@ async def test_a_shared_room_works_without_any_space(
     assert (await daemon.api.post("/send", body="to all"))["room_id"] == room
     assert await agent.bodies(wait="20") == ["to all"]
     await agent.send("an answer to all")
-    page = await alice.get_messages(room, direction="b", limit=10)
-    assert [event["content"]["body"] for event in page.chunk if event["type"] == "m.room.message"] == [
-        "an answer to all",
-        "to all",
-    ]
+
+    async def are_all_there() -> bool:
+        page = await alice.get_messages(room, direction="b", limit=10)
+        messages = [event["content"]["body"] for event in page.chunk if event["type"] == "m.room.message"]
+        return messages == ["an answer to all", "to all"]
+
+    await until(are_all_there)
 
 
 async def attach_squatter(

@@ -208,7 +208,7 @@ async def test_a_daemon_that_does_not_come_back_leaves_a_key_with_which_the_mess
 ) -> None:
     """Lesson: Made, and never sent."""
     system = behind_relay(synapse, relay, tmp_path / "home")
-    system.environment["AIAGENTCHAT_DEADLINE"] = "3"
+    system.environment["AIAGENTCHAT_DEADLINE"] = "6"
     if synapse.mode == "accounts":
         await synapse.provide_account(system.paths, "first")
     words = ("send", "--json", "--to")

@@ -5,7 +5,8 @@ import { createClient } from "matrix-js-sdk";
 import { logger } from "matrix-js-sdk/lib/logger.js";
 
 logger.disableAll();
-const [baseUrl, user, password] = process.argv.slice(2);
+const [baseUrl, user] = process.argv.slice(2);
+const password = process.env.PASSWORD;
 const asked = [];
 let client;
 
