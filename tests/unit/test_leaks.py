@@ -67,6 +67,7 @@ def test_a_secret_that_a_daemon_logs_a_command_says_or_a_process_is_given_is_fou
     with seen.watching():
         logging.getLogger("aiagentchat.x").debug("it is %s", secrets[0])
         seen.note(f"error: it is {secrets[1]}\n")
+        # It runs for as long as several looks at the processes take.
         said = subprocess.run(
             [sys.executable, "-c", "import time; time.sleep(0.6)", secrets[2]], capture_output=True, check=True
         )

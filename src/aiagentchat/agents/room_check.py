@@ -17,6 +17,7 @@ from aiagentchat.space.content import Card
 log = logging.getLogger(__name__)
 
 _GAP_S = 0.1
+"""From one room to the next: nobody waits for it, and the homeserver has others to serve."""
 _LOOK_S = 300.0
 
 
