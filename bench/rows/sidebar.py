@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 
-from aiagentchat.matrix.sync import get_tags
 from aiagentchat.model import AgentName, RoomId
 from aiagentchat.space.appearance import introduce, upload_picture
 from aiagentchat.space.content import OFFLINE
@@ -56,9 +55,6 @@ async def measure(size: Size, note: Note) -> Row:
             content = render_picture(pictures, shown="online" if number % 2 else "offline")
             await client.put_state(room, "m.room.avatar", "", content)
 
-        async def look(_: int) -> None:
-            await get_tags(operator)
-
         async def make(number: int, *, with_picture: bool) -> None:
             name = AgentName(f"new-{number}-{with_picture}".lower())
             await identities.ensure_account(name)
@@ -83,7 +79,6 @@ async def measure(size: Size, note: Note) -> Row:
         await client.put_state(room, "m.room.avatar", "", render_picture(pictures))
         await time_of("`quiet`: an agent goes or comes, 2 requests, no event", tag)
         await time_of("`pictures`: besides, 2 requests, 1 event", picture)
-        await time_of(f"a start of the daemon with {times} agents that are shown as they are, 1 request", look)
         await time_of("a new agent's account and name", bare)
         await time_of("the same with its picture, 3 requests more", pictured)
     return row

@@ -85,6 +85,11 @@ class Paths:
         return self.data_dir / "rooms-checked"
 
     @property
+    def rooms_shown(self) -> Path:
+        """How people see agents' rooms in their list: whose, and a line for each that is not shown as online."""
+        return self.data_dir / "rooms-shown"
+
+    @property
     def registration(self) -> Path:
         """The application-service registration for a homeserver of one's own: it holds tokens, mode 0600."""
         return self.data_dir / "registration.yaml"

@@ -6,6 +6,7 @@ What it shows on a homeserver is tried in `tests/integration/test_sidebar.py`; h
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -32,14 +33,6 @@ class Tags:
         self.at_once = self.most_at_once = 0
         self.broken = False
 
-    async def sync(self, **_: object) -> dict[str, Any]:
-        self.requests.append("sync")
-        if self.broken:
-            raise HomeserverUnavailableError("down")
-        tags = {"tags": {LOW_PRIORITY: {"io.aiagentchat.offline": True}}}
-        part = {"account_data": {"events": [{"type": "m.tag", "content": tags}]}}
-        return {"rooms": {"join": dict.fromkeys(self.low, part)}}
-
     async def get_room_tags(self, _user_id: str, room_id: str) -> dict[str, Any]:
         self.requests.append(f"get {room_id}")
         self.at_once += 1
@@ -62,9 +55,9 @@ class Tags:
 class World:
     """Agents, of which those named are online, and a clock that stands until it is told."""
 
-    def __init__(self, *agents: AgentName) -> None:
+    def __init__(self, file: Path, *agents: AgentName, before: Tags | None = None) -> None:
         self.now_s = 0.0
-        self.tags = Tags()
+        self.tags = before or Tags()
         self.sessions = Sessions(ttl_s=1e6, server_now_ms=lambda: 0, clock=lambda: self.now_s)
         self.cards = {agent: SimpleNamespace(name=agent, room_id=f"!{agent}") for agent in agents}
         directory = SimpleNamespace(own_cards=lambda: list(self.cards.values()), card=self.cards.get)
@@ -74,6 +67,7 @@ class World:
             self.sessions,
             operator,
             with_pictures=False,
+            file=file,
             clock=lambda: self.now_s,
         )
 
@@ -100,12 +94,28 @@ def without_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sidebar, "GAP_S", 0.0)
 
 
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "shown"
+
+
+def shown(file: Path, *offline: str) -> Path:
+    """Have a daemon before have shown all as online but these."""
+    file.write_text("\n".join([f"quiet {ALICE}", *(f"offline {room_id}" for room_id in offline)]) + "\n")
+    file.chmod(0o600)
+    return file
+
+
+def kept(file: Path) -> str:
+    return file.read_text()
+
+
 @pytest.mark.usefixtures("without_gaps")
-async def test_who_comes_back_soon_was_not_away() -> None:
-    world = World(A)
+async def test_who_comes_back_soon_was_not_away(file: Path) -> None:
+    world = World(shown(file), A)
     world.sessions.renew(A)
     async with running(world):
-        assert await world.after(0) == ["sync"]
+        assert await world.after(0) == []
         for _ in range(5):
             world.sessions.end(A)
             assert await world.after(OFFLINE_AFTER_S - 0.1) == []
@@ -120,11 +130,11 @@ async def test_who_comes_back_soon_was_not_away() -> None:
 
 
 @pytest.mark.usefixtures("without_gaps")
-async def test_after_a_start_who_is_not_back_soon_is_shown_as_offline() -> None:
-    world = World(A, B)
+async def test_after_a_start_who_is_not_back_soon_is_shown_as_offline(file: Path) -> None:
+    world = World(shown(file, "!b"), A, B)
     async with running(world):
         world.tags.low.add("!b")
-        assert await world.after(OFFLINE_AFTER_S - 1) == ["sync"]
+        assert await world.after(OFFLINE_AFTER_S - 1) == []
         world.sessions.renew(B)
         assert await world.after(0) == ["get !b", "delete !b"]
         assert await world.after(1) == []
@@ -132,12 +142,12 @@ async def test_after_a_start_who_is_not_back_soon_is_shown_as_offline() -> None:
 
 
 @pytest.mark.usefixtures("without_gaps")
-async def test_what_failed_is_tried_again_later_and_holds_up_no_other() -> None:
-    world = World(A, B)
+async def test_what_failed_is_tried_again_later_and_holds_up_no_other(file: Path) -> None:
+    world = World(file, A, B)
     world.tags.broken = True
     world.sessions.renew(A)
     async with running(world):
-        assert await world.after(0) == ["sync", "get !a"]
+        assert await world.after(0) == ["get !a"]
         world.tags.broken = False
         world.sessions.renew(B)
         assert await world.after(1) == ["get !b"]
@@ -145,17 +155,56 @@ async def test_what_failed_is_tried_again_later_and_holds_up_no_other() -> None:
 
 
 @pytest.mark.usefixtures("without_gaps")
-async def test_a_start_costs_one_request_however_many_are_shown_as_they_are() -> None:
+async def test_a_start_costs_nothing_however_many_are_shown_as_they_are(file: Path) -> None:
     agents = [AgentName(f"agent-{number}") for number in range(100)]
-    world = World(*agents)
-    world.tags.low = {f"!{agent}" for agent in agents[:50]}
+    world = World(file, *agents)
     for agent in agents[50:]:
         world.sessions.renew(agent)
     async with running(world):
-        assert await world.after(0) + await world.after(OFFLINE_AFTER_S) == ["sync"]
+        for _ in range(10):
+            await world.after(OFFLINE_AFTER_S)
+    assert world.tags.low == {f"!{agent}" for agent in agents[:50]}
+    again = World(file, *agents, before=world.tags)
+    for agent in agents[50:]:
+        again.sessions.renew(agent)
+    async with running(again):
+        assert await again.after(0) + await again.after(OFFLINE_AFTER_S) == []
 
 
-async def test_a_hundred_that_come_at_once_are_shown_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("without_gaps")
+async def test_one_that_was_being_changed_when_the_daemon_was_killed_is_looked_at(file: Path) -> None:
+    world = World(shown(file), A, B)
+    world.sessions.renew(B)
+    async with running(world):
+        await world.after(0)
+        world.tags.put_room_tag = hang  # type: ignore[assignment, method-assign]
+        assert await world.after(OFFLINE_AFTER_S) == ["get !a"]
+    again = World(file, A, B, before=world.tags)
+    again.tags.low = {"!a"}
+    for agent in (A, B):
+        again.sessions.renew(agent)
+    async with running(again):
+        assert await again.after(0) == ["get !a", "delete !a"]
+
+
+async def hang(*_: object) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.usefixtures("without_gaps")
+async def test_after_the_homeserver_was_restored_from_a_backup_each_is_looked_at(file: Path) -> None:
+    world = World(shown(file, "!b"), A, B)
+    async with running(world):
+        assert await world.after(0) == []
+        world.sidebar.doubt()
+        for agent in (A, B):
+            world.sessions.renew(agent)
+        assert await world.after(0) == ["get !a", "get !b"]
+
+
+async def test_a_hundred_that_come_at_once_are_shown_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
     asleep: list[float] = []
     sleep = asyncio.sleep
 
@@ -164,7 +213,7 @@ async def test_a_hundred_that_come_at_once_are_shown_one_after_the_other(monkeyp
         await sleep(0)
 
     monkeypatch.setattr(asyncio, "sleep", note)
-    world = World(*(AgentName(f"agent-{number}") for number in range(100)))
+    world = World(file, *(AgentName(f"agent-{number}") for number in range(100)))
     for number in range(100):
         world.sessions.renew(AgentName(f"agent-{number}"))
         world.tags.low.add(f"!agent-{number}")
@@ -172,20 +221,20 @@ async def test_a_hundred_that_come_at_once_are_shown_one_after_the_other(monkeyp
         world.sidebar.changed.set()
         for _ in range(1_000):
             await sleep(0)
-    assert len(world.tags.requests) == 201
+    assert len(world.tags.requests) == 200
     assert not world.tags.low
     assert world.tags.most_at_once == 1
     assert asleep.count(GAP_S) == 100
 
 
 @pytest.mark.usefixtures("without_gaps")
-async def test_a_stop_shows_a_few_as_offline_at_once() -> None:
+async def test_a_stop_shows_a_few_as_offline_at_once(file: Path) -> None:
     agents = [AgentName(f"agent-{number}") for number in range(MOST_AT_STOP + 5)]
-    world = World(*agents)
+    world = World(shown(file), *agents)
     async with running(world):
         for agent in agents:
             world.sessions.renew(agent)
-        assert await world.after(0) == ["sync"]
+        assert await world.after(0) == []
         world.sessions.end_all()
         await world.sidebar.end()
     assert len(world.tags.low) == MOST_AT_STOP
@@ -193,8 +242,10 @@ async def test_a_stop_shows_a_few_as_offline_at_once() -> None:
 
 @pytest.mark.usefixtures("without_gaps")
 @pytest.mark.parametrize("gone", [A, B])
-async def test_a_stop_while_one_that_is_no_more_is_being_shown_so_shows_the_others_too(gone: AgentName) -> None:
-    world = World(A, B)
+async def test_a_stop_while_one_that_is_no_more_is_being_shown_so_shows_the_others_too(
+    gone: AgentName, file: Path
+) -> None:
+    world = World(file, A, B)
     async with running(world):
         for agent in (A, B):
             world.sessions.renew(agent)
@@ -208,11 +259,12 @@ async def test_a_stop_while_one_that_is_no_more_is_being_shown_so_shows_the_othe
 
 
 @pytest.mark.usefixtures("without_gaps")
-async def test_one_that_was_shown_as_offline_before_it_was_gone_for_good_is_forgotten() -> None:
-    world = World(A, B)
+async def test_one_that_was_shown_as_offline_before_it_was_gone_for_good_is_forgotten(file: Path) -> None:
+    world = World(shown(file, "!a", "!b"), A, B)
     world.tags.low = {"!a", "!b"}
     async with running(world):
         await world.after(0)
         del world.cards[A]
         await world.after(0)
     assert list(world.sidebar._rooms) == [B]
+    assert kept(file) == f"quiet {ALICE}\noffline !b\n"

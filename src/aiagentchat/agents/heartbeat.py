@@ -184,7 +184,8 @@ class Heartbeat:
 
 def check_roster_has_room(online: frozenset[AgentName], agent: AgentName) -> None:
     """Raise `RefusedError` where one more name would pass the size limit of the roster."""
-    size = sum(len(name) + 3 for name in online | {agent})
+    names = online | {agent}
+    size = sum(map(len, names)) + 3 * len(names)
     if size > ROSTER_LIMIT_BYTES:
         raise RefusedError(
             f"{len(online)} agents are online here, and the roster has no room for more",

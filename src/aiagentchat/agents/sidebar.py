@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aiagentchat.agents.sessions import Sessions
+from aiagentchat.agents.shown import Shown
 from aiagentchat.errors import AiAgentChatError, MatrixNotFoundError
 from aiagentchat.matrix.client import MatrixClient
-from aiagentchat.matrix.sync import get_tags
 from aiagentchat.model import AgentName, RoomId, UserId
 from aiagentchat.space.appearance import upload_picture
 from aiagentchat.space.content import OFFLINE, PICTURES
@@ -50,8 +51,8 @@ class Sidebar:
     """Shows who is online.
 
     Args:
-        operator: whose tags they are; None: nobody's. with_pictures: rooms' pictures are grey as well. clock:
-            monotonic seconds.
+        operator: whose tags they are; None: nobody's. with_pictures: rooms' pictures are grey as well. file: keeps how
+            they are shown for the next daemon; None: it looks at each. clock: monotonic seconds.
 
     `changed` is to be set when the set of online agents has changed.
     """
@@ -63,6 +64,7 @@ class Sidebar:
         operator: tuple[UserId, MatrixClient] | None,
         *,
         with_pictures: bool,
+        file: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._manager = manager
@@ -71,7 +73,8 @@ class Sidebar:
         self._with_pictures = with_pictures
         self._clock = clock
         self._rooms: dict[AgentName, RoomId] = {}
-        self._shown: dict[AgentName, bool] = {}
+        who, how = "nobody" if operator is None else operator[0], "pictures" if with_pictures else "quiet"
+        self._shown = Shown(file, f"{how} {who}")
         self._changes: dict[AgentName, _Change] = {}
         self._is_begun = False
         self.changed = asyncio.Event()
@@ -81,9 +84,6 @@ class Sidebar:
         while True:
             self.changed.clear()
             self._note_rooms()
-            if self._rooms and not self._is_begun:
-                self._is_begun = True
-                await self._begin()
             change = self._next()
             wait_s = None if change is None else change.due - self._clock()
             if change is not None and wait_s is not None and wait_s <= 0:
@@ -96,52 +96,53 @@ class Sidebar:
 
     async def end(self) -> None:
         """Show the agents of a daemon that stops as offline, as far as they are few."""
-        online = [agent for agent, is_online in self._shown.items() if is_online]
+        online = [agent for agent, room_id in self._rooms.items() if self._shown.is_online(room_id)]
         for agent in online[:MOST_AT_STOP]:
             await self._show(agent, online=False)
 
-    async def _begin(self) -> None:
-        """Learn how all of them are shown from one request, so that a start costs the same however many they are."""
-        if self._operator is None or self._with_pictures:  # of pictures each has to be asked for
-            return
-        try:
-            tags = await get_tags(self._operator[1])
-        except AiAgentChatError as error:  # then each is asked for
-            log.info("the operator's tags were not read: %s", error.message)
-            return
-        self._shown = {agent: not _is_ours(tags.get(room_id, {})) for agent, room_id in self._rooms.items()}
+    def doubt(self) -> None:
+        """Have each agent's room be looked at: the homeserver is an older copy of itself."""
+        self._shown.doubt()
+        self.changed.set()
 
     def _note_rooms(self) -> None:
         cards = self._manager.directory.own_cards()
         if self._manager.space_id is not None:  # else nobody has a card, and all may be there
             for agent in self._rooms.keys() - {card.name for card in cards}:
-                if self._shown.get(agent) is False:  # it is no more, and shown so
+                if self._shown.is_online(self._rooms[agent]) is False:  # it is no more, and shown so
                     self._forget(agent)
-        for card in cards:
-            if self._rooms.get(card.name) != card.room_id:
-                self._rooms[card.name] = RoomId(card.room_id)
-                self._shown.pop(card.name, None)
+        fresh = {card.name: RoomId(card.room_id) for card in cards if self._rooms.get(card.name) != card.room_id}
+        for agent in fresh.keys() & self._rooms.keys():
+            self._shown.forget(self._rooms[agent])
+        self._rooms |= fresh
+        if self._is_begun:
+            for room_id in fresh.values():
+                self._shown.note(room_id, None)
+        elif fresh:
+            self._is_begun = True
+            self._shown.recall(fresh.values())
 
     def _next(self) -> _Change | None:
         """Return the change that is due first."""
         online, now = self._sessions.online(), self._clock()
-        for agent in self._rooms:
+        for agent, room_id in self._rooms.items():
             is_online, change = agent in online, self._changes.get(agent)
-            if self._shown.get(agent) == is_online:
+            if self._shown.is_online(room_id) == is_online:
                 self._changes.pop(agent, None)
             elif change is None or change.online != is_online:
                 self._changes[agent] = _Change(agent, is_online, now if is_online else now + OFFLINE_AFTER_S)
         return min(self._changes.values(), key=lambda change: change.due, default=None)
 
     def _forget(self, agent: AgentName) -> None:
-        self._rooms.pop(agent, None)
-        self._shown.pop(agent, None)
+        if (room_id := self._rooms.pop(agent, None)) is not None:
+            self._shown.forget(room_id)
         self._changes.pop(agent, None)
 
     async def _show(self, agent: AgentName, *, online: bool) -> None:
         room_id = self._rooms.get(agent)
         if room_id is None:  # it was shown as it is meanwhile, for good
             return
+        self._shown.note(room_id, None)
         try:
             if self._operator is not None:
                 await self._tag(*self._operator, room_id, online=online)
@@ -152,7 +153,7 @@ class Sidebar:
             self._changes[agent] = _Change(agent, online, self._clock() + _RETRY_S)
             return
         self._changes.pop(agent, None)
-        self._shown[agent] = online
+        self._shown.note(room_id, online)
         if not online and self._manager.directory.card(agent) is None:  # it is no more
             self._forget(agent)
 

@@ -172,7 +172,8 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
         sidebar = None
         if settings.sidebar != "off":
             with_pictures = settings.sidebar == "pictures"
-            sidebar = Sidebar(manager, sessions, access.operator, with_pictures=with_pictures)
+            shown = settings.paths.rooms_shown
+            sidebar = Sidebar(manager, sessions, access.operator, with_pictures=with_pictures, file=shown)
         on_written = (lambda: None) if sidebar is None else sidebar.changed.set
         heartbeat = Heartbeat(manager, sessions, on_written=on_written)
         loops = Loops(LoopLimits(settings.loop_hops, settings.loop_rate))
@@ -197,6 +198,8 @@ async def _wired(settings: Settings, homeserver: Homeserver) -> AsyncIterator[_P
 
         def begin_anew(reason: str) -> None:
             order.forget()
+            if sidebar is not None:
+                sidebar.doubt()
             host.begin_anew(reason)
             transport.begin_anew()
 
@@ -371,8 +374,7 @@ async def _keep_registered(
         await parts.host.pending_changed.wait()
         async for _ in retries():
             parts.host.pending_changed.clear()
-            has_rooms = parts.manager.space_id is not None and parts.manager.broadcast_id is not None
-            if (has_rooms or await _ensure_space(parts)) and await parts.host.register_pending():
+            if (parts.manager.has_rooms or await _ensure_space(parts)) and await parts.host.register_pending():
                 break
 
 

@@ -23,12 +23,6 @@ LATEST_MESSAGES = (
 )
 """The JSON of a filter that lets through the latest message of each room."""
 
-TAGS = (
-    '{"account_data":{"types":[]},"presence":{"types":[]},"room":{"account_data":{"types":["m.tag"]},'
-    '"ephemeral":{"not_types":["*"]},"state":{"not_types":["*"]},"timeline":{"not_types":["*"]}}}'
-)
-"""The JSON of a filter that lets through one's tags of each room."""
-
 _FIELDS = ("type", "content", "sender", "state_key", "event_id", "origin_server_ts")
 
 

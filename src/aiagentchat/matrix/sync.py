@@ -15,7 +15,7 @@ from typing import Any
 from aiagentchat.errors import MatrixError
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventBatch, RoomEvent, parse_events
-from aiagentchat.matrix.filters import LATEST_MESSAGES, POSITION_ONLY, TAGS, render_receipt_filter, render_sync_filter
+from aiagentchat.matrix.filters import LATEST_MESSAGES, POSITION_ONLY, render_receipt_filter, render_sync_filter
 from aiagentchat.model import EventId, RoomId, UserId
 
 log = logging.getLogger(__name__)
@@ -176,19 +176,6 @@ class LatestMessages:
     def forget(self) -> None:
         """Begin anew: the homeserver's positions are others now."""
         self._since = None
-
-
-async def get_tags(client: MatrixClient) -> dict[RoomId, dict[str, Any]]:
-    """Return the tags that this client's account has given to rooms, by their names, of each room that has one."""
-    timeout_s = random.uniform(0.001, POLL_S)  # as in `get_receipt`
-    answer = await client.sync(filter_json=TAGS, timeout_s=timeout_s)
-    found = {}
-    for room_id, part in _dict(_dict(answer.get("rooms")).get("join")).items():
-        events = _dict(_dict(part).get("account_data")).get("events")
-        for event in events if isinstance(events, list | tuple) else ():
-            if _dict(event).get("type") == "m.tag":
-                found[RoomId(room_id)] = _dict(_dict(_dict(event).get("content")).get("tags"))
-    return found
 
 
 async def get_receipt(client: MatrixClient, room_id: RoomId, user_id: UserId) -> EventId | None:

@@ -6,6 +6,7 @@ Who may do what is a table in `docs/security.md`; the tests try what it forbids.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -177,6 +178,7 @@ def agent_room_spec(
     )
 
 
+@lru_cache(maxsize=8)
 def digest_rooms(names: Names, layout: Layout, space: RoomId | None, host: str) -> str:
     """Return a digest of what all agents' rooms follow from and of what is made of that, the same in every process."""
     room = agent_room_spec(AgentName("agent"), names, layout, space, topic=host)

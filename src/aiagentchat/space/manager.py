@@ -45,7 +45,7 @@ from aiagentchat.space.layout import (
 from aiagentchat.space.names import broadcast_alias, broadcast_alias_of_accounts
 from aiagentchat.space.others import Others
 from aiagentchat.space.people import Person, merge_people, render_people
-from aiagentchat.space.rooms import EnsuredRoom, accept_invite, ensure_room
+from aiagentchat.space.rooms import EnsuredRoom, accept_invite, ensure_room, try_to_invite
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,11 @@ class SpaceManager:
         return self.settings.alias, self.settings.shared_room or self._broadcast_alias
 
     @property
+    def has_rooms(self) -> bool:
+        """Whether the Space and the room for messages to all are known."""
+        return self.space_id is not None and self.broadcast_id is not None
+
+    @property
     def is_looked_up(self) -> bool:
         """Whether the Space was looked up, be it in vain."""
         return self.unavailable != _NOT_LOOKED_UP
@@ -132,18 +137,21 @@ class SpaceManager:
 
     async def require_space(self) -> None:
         """Have the Space be known, and the directory loaded; see `find_or_create_space`."""
-        if self.space_id is None or self.broadcast_id is None:
-            await self.find_or_create_space()
+        if not self.has_rooms:
+            await self.find_or_create_space(is_wanted=lambda: not self.has_rooms)
 
-    async def find_or_create_space(self) -> RoomId:
+    async def find_or_create_space(self, *, is_wanted: Callable[[], bool] = lambda: True) -> RoomId:
         """Return the Space: it and the broadcast room are found, joined and mended, or created.
 
         A room that the person named in place of the broadcast room is joined, and works without the Space too.
+        `is_wanted` is asked once nobody else is at it.
 
         Raises:
             AiAgentChatError: something is not to be had now; `unavailable` says what until a later call succeeds.
         """
         async with self.one_at_a_time(self.settings.alias):
+            if not is_wanted():
+                return self._space()
             try:
                 if self.settings.shared_room is not None:
                     await self._join_broadcast_of_others(self.settings.shared_room)
@@ -231,7 +239,7 @@ class SpaceManager:
             ) from None
         except MatrixForbiddenError:
             if self.operator is not None:
-                await self._invite(self.operator, await client.resolve_room_alias(alias), user)
+                await try_to_invite(self.operator, await client.resolve_room_alias(alias), user)
         try:
             return await client.join_room(alias)
         except MatrixForbiddenError:
@@ -391,17 +399,9 @@ class SpaceManager:
     async def _admit(self, client: MatrixClient, user: UserId, room_id: RoomId) -> None:
         """Have a user join a room by invite: the daemon's, or where that may not invite, the operator's."""
         for inviter in filter(None, (self.client_of_daemon, self.operator)):
-            if await self._invite(inviter, room_id, user):
+            if await try_to_invite(inviter, room_id, user):
                 break
         await client.join_room(room_id)
-
-    async def _invite(self, inviter: MatrixClient, room_id: RoomId, user: UserId) -> bool:
-        try:
-            await inviter.invite(room_id, user)
-        except MatrixForbiddenError:  # inviting a member again is a 403; the join tells a real refusal apart
-            log.debug("%s could not be invited; joining all the same", user)
-            return False
-        return True
 
     async def membership(self, room_id: RoomId, user: UserId) -> str:
         """Return a user's membership of a room as the operator sees it, "" where they cannot."""

@@ -22,6 +22,8 @@ _AGENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 class Names(Protocol):
     """The names of one daemon's agents, on one homeserver. Nobody else can speak as one of these users."""
 
+    def __hash__(self) -> int: ...
+
     @property
     def server_name(self) -> str: ...
 

@@ -153,6 +153,16 @@ async def accept_invite(client: MatrixClient, user_id: UserId, room_id: RoomId) 
         log.warning("%s did not join: %s", user_id, error.message, extra={"room_id": room_id})
 
 
+async def try_to_invite(inviter: MatrixClient, room_id: RoomId, user_id: UserId) -> bool:
+    """Invite a user; return whether it was done. A member cannot be, nor can who may not come: a join tells which."""
+    try:
+        await inviter.invite(room_id, user_id)
+    except MatrixForbiddenError:
+        log.debug("%s could not be invited; joining all the same", user_id)
+        return False
+    return True
+
+
 async def _free_alias(client: MatrixClient, alias: RoomAlias, dead: RoomId) -> None:
     """Delete the alias of a dead room, unless somebody else did so meanwhile: it then names their room, or none."""
     log.warning("the room of an alias is dead; making it anew", extra={"alias": alias, "room_id": dead})
