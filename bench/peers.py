@@ -112,14 +112,20 @@ async def receiving(bench: Bench, arrivals: Arrivals | None = None) -> AsyncIter
 
 
 @contextlib.asynccontextmanager
-async def bare_appservice(bench: Bench, what: str) -> AsyncIterator[Way]:
-    """Give the way from one bare user to another, to which the homeserver pushes."""
+async def bare_appservice(bench: Bench, what: str, with_person: str) -> AsyncIterator[tuple[Way, Way]]:
+    """Give the way from one bare user to another, to which the homeserver pushes; and in a room with a person in it."""
     arrivals = Arrivals()
     async with aiohttp.ClientSession() as http, receiving(bench, arrivals):
         (writer, owner), (reader, guest) = [await bench.bare_user(http, name) for name in ("writer", "reader")]
-        room_id = await make_room(owner, guest, reader)
         requests = BareRequests(bench.synapse.config.base_url, http, bench.bare.as_token, acting_as=writer)
-        yield Way(what, lambda content: requests.send(room_id, content), arrivals)
+
+        def way(what: str, room_id: RoomId) -> Way:
+            return Way(what, lambda content: requests.send(room_id, content), arrivals)
+
+        alone, watched = [await make_room(owner, guest, reader) for _ in range(2)]
+        await owner.invite(watched, bench.synapse.operator.user_id)
+        await bench.synapse.operator_client(http).join_room(watched)
+        yield way(what, alone), way(with_person, watched)
 
 
 @contextlib.asynccontextmanager

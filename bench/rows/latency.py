@@ -11,6 +11,7 @@ from bench.sizes import Size
 from bench.system import Note, running
 
 RAW = "a bare PUT to a bare application service"
+WATCHED = "the same, with a person in the room"
 AFTER = "the same, just after a push to another application service"
 NIO, MAUTRIX = "`matrix-nio` to `matrix-nio`", "`mautrix` to `mautrix`"
 
@@ -35,7 +36,7 @@ async def measure(size: Size, note: Note) -> Row:
     async with running() as bench, AsyncExitStack() as stack:
         ours, same, content = await stack.enter_async_context(through_gateway(bench))
         ways = [
-            await stack.enter_async_context(bare_appservice(bench, RAW)),
+            *await stack.enter_async_context(bare_appservice(bench, RAW, WATCHED)),
             await stack.enter_async_context(nio_pair(bench, NIO)),
             await stack.enter_async_context(mautrix_pair(bench, MAUTRIX)),
             replace(ours, what=AFTER),
@@ -43,6 +44,6 @@ async def measure(size: Size, note: Note) -> Row:
             same,
         ]
         took = await in_turns(ways, content, size.times, note)
-    fill_row(row, took, ours=OURS, raw=RAW, others=(NIO, MAUTRIX), also=[AFTER, SAME])
+    fill_row(row, took, ours=OURS, raw=RAW, others=(NIO, MAUTRIX), also=[AFTER, SAME, WATCHED])
     row.notes.append(ROOMS)
     return row

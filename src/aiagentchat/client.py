@@ -9,9 +9,9 @@ import errno
 import http.client
 import json
 import os
+import secrets
 import select
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -79,7 +79,7 @@ class GatewayClient:
         self._headers = {
             "Authorization": f"Bearer {token}",
             "User-Agent": label,
-            "AIAgentChat-Reader": uuid.uuid4().hex,
+            "AIAgentChat-Reader": secrets.token_hex(16),
         }
         if acting_as:
             self._headers["AIAgentChat-As"] = acting_as
@@ -103,7 +103,7 @@ class GatewayClient:
         the client's `timeout_s`; the error after that names the key. A daemon that was not there to begin with is not
         waited for.
         """
-        key = uuid.uuid4().hex if key is None else key
+        key = secrets.token_hex(16) if key is None else key
         about = None if file is None else {"name": file.name, "mimetype": file.mimetype}
         message = {"body": body, "to": to, "reply_to": reply_to, "key": key, "format": fmt, "file": about}
         message = {name: value for name, value in message.items() if value is not None}

@@ -8,7 +8,6 @@ import fcntl
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -40,6 +39,8 @@ class Paths:
         if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
             return path
         digest = sha256(os.fsencode(path)).hexdigest()[:16]
+        import tempfile  # noqa: PLC0415 - every command would load it, and few need it
+
         return Path(tempfile.gettempdir()) / f"aiagentchat-{os.getuid()}" / f"{digest}.sock"
 
     @property
@@ -399,6 +400,8 @@ def write_private(path: Path, data: str | bytes) -> None:
 
 def replace_file(path: Path, data: str | bytes, mode: int) -> None:
     """Write a file, text as UTF-8, as a whole: whoever reads it finds what was there before, or all of `data`."""
+    import tempfile  # noqa: PLC0415 - every command would load it, and few need it
+
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

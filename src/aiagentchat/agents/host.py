@@ -379,10 +379,22 @@ class AgentHost:
         encrypted = entry.encrypted or entry.room_id in self.encrypted
         if agent is None and seen is None and encrypted == entry.encrypted:
             return entry
+        reach, status_line = entry.reach, entry.status_line
         if entry.status == "online" and agent is not None:
-            reach = agent.reach(self.sessions.began_ms(name))
-            entry = replace(entry, reach=reach, status_line=agent.status_line)
-        return replace(entry, encrypted=encrypted, last_seen_ts=seen)
+            reach, status_line = agent.reach(self.sessions.began_ms(name)), agent.status_line
+        return DirectoryEntry(
+            entry.name,
+            entry.user_id,
+            entry.room_id,
+            entry.alias,
+            entry.kind,
+            entry.status,
+            reach,
+            entry.description,
+            status_line,
+            encrypted,
+            seen,
+        )
 
     async def inbox(self, name: AgentName) -> Inbox:
         """Return the agent's inbox, opened when it is first asked for."""

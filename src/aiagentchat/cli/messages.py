@@ -1,9 +1,9 @@
 """`cchat send`, `sent`, `read`, `history`, `file`, `reply` and `ask`."""
 
 import re
+import secrets
 import sys
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def reply(call: Invocation) -> None:
 
 def _send(call: Invocation, client: GatewayClient, body: str, **how: Any) -> dict[str, Json]:
     """Send; interrupted, say with which key it can be sent again without becoming a second message."""
-    key = uuid.uuid4().hex if call.args.key is None else call.args.key
+    key = secrets.token_hex(16) if call.args.key is None else call.args.key
     interrupt_on_signals()
     try:
         return client.send(body, key=key, fmt="markdown" if call.args.markdown else "plain", **how)
