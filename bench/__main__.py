@@ -5,6 +5,7 @@ import asyncio
 import compileall
 import importlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--no-write", action="store_true", help="print the tables alone")
     parser.add_argument("--page", action="store_true", help="measure nothing: write the page anew from its data")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # which ends what was started, too
     rows = {row.key: row for row in from_json(json.loads(DATA.read_text()))} if DATA.exists() else {}
     compileall.compile_dir(aiagentchat.__path__[0], quiet=1)  # as `pip` does when it installs
     writes = not (given.quick or given.no_write)

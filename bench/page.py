@@ -4,6 +4,7 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from bench.figures import Goal, Row, Series
@@ -25,6 +26,9 @@ builds a homeserver of 1,000 agents first, once. All that was measured, value by
 """
 
 
+TRIED = Path(__file__).with_name("tried.md")
+
+
 def render_page(rows: Sequence[Row], charts: Collection[str]) -> str:
     """Return the page in Markdown. `charts`: the names of those that there are."""
     goals = "\n".join(_goal_line(row, goal) for row in rows for goal in row.goals)
@@ -33,7 +37,7 @@ def render_page(rows: Sequence[Row], charts: Collection[str]) -> str:
         chart = f"![{row.title}](benchmarks/{row.key}.svg)\n\n" if f"{row.key}.svg" in charts else ""
         notes = "".join(f"- {note}\n" for note in row.notes)
         parts.append(f"## {row.title}\n\n{row.how}\n\n{chart}{render_table(row)}\n" + (f"\n{notes}" if notes else ""))
-    return "\n".join(parts)
+    return "\n".join([*parts, TRIED.read_text(encoding="utf-8")])
 
 
 def _measured(rows: Sequence[Row]) -> str:

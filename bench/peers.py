@@ -142,23 +142,42 @@ async def _two_accounts(
 
 
 @contextlib.asynccontextmanager
-async def bare_accounts(bench: Bench, what: str) -> AsyncIterator[Way]:
-    """Give the way from one bare account to another, which syncs."""
-    arrivals, ready = Arrivals(), asyncio.Event()
+async def bare_accounts(bench: Bench, what: str, *, all_sync: bool = False) -> AsyncIterator[Way]:
+    """Give the way from one bare account to another, which syncs.
+
+    `all_sync`: a person is in the room too, and all three sync, as in the room of an agent.
+    """
+    arrivals, stem = Arrivals(), "all-sync" if all_sync else "raw"
     base_url = bench.synapse.config.base_url
     async with (
         aiohttp.ClientSession() as http,
-        _two_accounts(bench, "raw", http) as (writer, reader, room_id, filter_id),
+        _two_accounts(bench, stem, http) as (writer, reader, room_id, filter_id),
+        contextlib.AsyncExitStack() as stack,
     ):
+        if all_sync:
+            person = await make_account(bench, f"{stem}-person")
+            await MatrixClient(base_url, writer.access_token, http).invite(room_id, person.user_id)
+            await MatrixClient(base_url, person.access_token, http).join_room(room_id)
+            for each in (person, writer):
+                kept = await BareRequests(base_url, http, each.access_token).put_filter(each.user_id, room_id)
+                await stack.enter_async_context(_syncing(base_url, http, each, kept, Arrivals()))
+        await stack.enter_async_context(_syncing(base_url, http, reader, filter_id, arrivals))
         requests = BareRequests(base_url, http, writer.access_token)
-        syncing = asyncio.create_task(
-            BareRequests(base_url, http, reader.access_token).sync(filter_id, arrivals, ready)
-        )
-        try:
-            await ready.wait()
-            yield Way(what, lambda content: requests.send(room_id, content), arrivals)
-        finally:
-            syncing.cancel()
+        yield Way(what, lambda content: requests.send(room_id, content), arrivals)
+
+
+@contextlib.asynccontextmanager
+async def _syncing(
+    base_url: str, http: aiohttp.ClientSession, account: OperatorAccount, filter_id: str, arrivals: Arrivals
+) -> AsyncIterator[None]:
+    """Have an account sync, from the beginning on."""
+    ready = asyncio.Event()
+    syncing = asyncio.create_task(BareRequests(base_url, http, account.access_token).sync(filter_id, arrivals, ready))
+    try:
+        await ready.wait()
+        yield
+    finally:
+        syncing.cancel()
 
 
 @contextlib.asynccontextmanager

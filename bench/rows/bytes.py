@@ -126,9 +126,9 @@ async def measure(size: Size, note: Note) -> Row:
         f" {few.percent_fewer:.0f} % fewer bytes. For a daemon with one agent alone, which reads the state for it, it"
         f" is {alone:.0f} %. Of the changes alone it is {changes:.0f} %.",
         f"Compressed, as a proxy may do: {many.filtered.packed / 1000:,.0f} kB with our filter, and"
-        f" {many.unfiltered.packed / 1000:,.0f} kB with none. Not counted are the requests: a filter is a part of each"
-        f" one's address, {many.filtered.asked / 1000:,.0f} kB in all, and {many.unfiltered.asked / 1000:,.0f} kB"
-        " without.",
+        f" {many.unfiltered.packed / 1000:,.0f} kB with none. Not counted are the requests, whose addresses are"
+        f" {many.filtered.asked / 1000:,.1f} kB and {many.unfiltered.asked / 1000:,.1f} kB: a filter is kept by the"
+        " homeserver.",
         "Who comes or goes changes the roster, which comes whole: of the changes it is what grows with the agents.",
         "Of an agent's first sync with our filter nothing is wanted but where it stands. A daemon reads the state again"
         " when somebody asks who is there after `AIAGENTCHAT_DIRECTORY_TTL`, 300 s; none did here.",

@@ -45,5 +45,9 @@ async def measure(size: Size, note: Note) -> Row:
         ]
         took = await in_turns(ways, content, size.times, note)
     fill_row(row, took, ours=OURS, raw=RAW, others=(NIO, MAUTRIX), also=[AFTER, SAME, WATCHED])
-    row.notes.append(ROOMS)
+    row.notes += [
+        ROOMS,
+        "Where more than the bare way goes: a person in the room, as in every agent's; the way through the gateway,"
+        " which the one without its first half has not; and that it is another process that hands out what came.",
+    ]
     return row

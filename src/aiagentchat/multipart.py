@@ -1,7 +1,7 @@
 """What goes out with a request to the gateway: JSON, or a form with a file (RFC 7578). `client` sends it."""
 
 import json
-import uuid
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -19,7 +19,7 @@ class RequestBody:
     @classmethod
     def form(cls, message: Mapping[str, Json], file: bytes | bytearray) -> Self:
         """Return a form of two parts, a message and its file."""
-        boundary = uuid.uuid4().hex
+        boundary = secrets.token_hex(16)
         parts = (
             b'--%b\r\nContent-Disposition: form-data; name="message"\r\n\r\n%b\r\n'
             b'--%b\r\nContent-Disposition: form-data; name="file"; filename="file"\r\n\r\n%b\r\n--%b--\r\n'

@@ -4,7 +4,7 @@ What it shows on a homeserver is tried in `tests/integration/test_sidebar.py`; h
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,10 +57,13 @@ class World:
 
     def __init__(self, file: Path, *agents: AgentName, before: Tags | None = None) -> None:
         self.now_s = 0.0
+        self.is_stale = False
         self.tags = before or Tags()
         self.sessions = Sessions(ttl_s=1e6, server_now_ms=lambda: 0, clock=lambda: self.now_s)
         self.cards = {agent: SimpleNamespace(name=agent, room_id=f"!{agent}") for agent in agents}
-        directory = SimpleNamespace(own_cards=lambda: list(self.cards.values()), card=self.cards.get)
+        directory = SimpleNamespace(
+            own_cards=lambda: list(self.cards.values()), card=self.cards.get, is_stale=lambda: self.is_stale
+        )
         operator = (ALICE, cast("MatrixClient", self.tags))
         self.sidebar = Sidebar(
             cast("SpaceManager", SimpleNamespace(directory=directory, space_id="!space")),
@@ -99,9 +102,10 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "shown"
 
 
-def shown(file: Path, *offline: str) -> Path:
-    """Have a daemon before have shown all as online but these."""
-    file.write_text("\n".join([f"quiet {ALICE}", *(f"offline {room_id}" for room_id in offline)]) + "\n")
+def shown(file: Path, *offline: str, online: Iterable[str] = ("!a", "!b")) -> Path:
+    """Have a daemon before have shown these so."""
+    lines = [f"online {room_id}" for room_id in online if room_id not in offline]
+    file.write_text("\n".join([f"quiet {ALICE}", *lines, *(f"offline {room_id}" for room_id in offline)]) + "\n")
     file.chmod(0o600)
     return file
 
@@ -200,6 +204,11 @@ async def test_after_the_homeserver_was_restored_from_a_backup_each_is_looked_at
         for agent in (A, B):
             world.sessions.renew(agent)
         assert await world.after(0) == ["get !a", "get !b"]
+    early = World(shown(file, "!b"), A, B)  # which is noticed before the directory is read
+    early.sidebar.doubt()
+    early.sessions.renew(A)
+    async with running(early):
+        assert await early.after(0) == ["get !a"]
 
 
 async def test_a_hundred_that_come_at_once_are_shown_one_after_the_other(
@@ -230,7 +239,7 @@ async def test_a_hundred_that_come_at_once_are_shown_one_after_the_other(
 @pytest.mark.usefixtures("without_gaps")
 async def test_a_stop_shows_a_few_as_offline_at_once(file: Path) -> None:
     agents = [AgentName(f"agent-{number}") for number in range(MOST_AT_STOP + 5)]
-    world = World(shown(file), *agents)
+    world = World(shown(file, online=[f"!{agent}" for agent in agents]), *agents)
     async with running(world):
         for agent in agents:
             world.sessions.renew(agent)
@@ -268,3 +277,29 @@ async def test_one_that_was_shown_as_offline_before_it_was_gone_for_good_is_forg
         await world.after(0)
     assert list(world.sidebar._rooms) == [B]
     assert kept(file) == f"quiet {ALICE}\noffline !b\n"
+
+
+@pytest.mark.usefixtures("without_gaps")
+async def test_one_that_was_gone_for_good_and_is_back_after_a_restart_is_looked_at(file: Path) -> None:
+    world = World(shown(file), A, B)
+    async with running(world):
+        del world.cards[A]
+        await world.after(0)
+        await world.after(OFFLINE_AFTER_S)
+    again = World(file, A, before=world.tags)
+    again.tags.low = {"!a"}
+    again.sessions.renew(A)
+    async with running(again):
+        assert await again.after(0) == ["get !a", "delete !a"]
+
+
+@pytest.mark.usefixtures("without_gaps")
+async def test_of_a_directory_that_was_not_read_yet_nothing_follows_for_those_it_lacks(file: Path) -> None:
+    world = World(shown(file, "!b"), A)
+    world.is_stale = True
+    async with running(world):
+        assert await world.after(0) == []
+        world.is_stale = False
+        world.cards |= World(file, B).cards
+        assert await world.after(OFFLINE_AFTER_S) == ["get !a", "put !a"]
+    assert kept(file) == f"quiet {ALICE}\noffline !b\noffline !a\n"

@@ -13,7 +13,7 @@ from functools import partial
 
 from aiagentchat.agents.answers import Answers
 from aiagentchat.agents.heartbeat import check_roster_has_room
-from aiagentchat.agents.hosted import AS_IT_IS, Attached, HostedAgent, Pending, Wish
+from aiagentchat.agents.hosted import AS_IT_IS, Attached, HostedAgent, Pending, Wish, add_local
 from aiagentchat.agents.inbox import Inbox
 from aiagentchat.agents.room_inbox import Reader, RoomInbox
 from aiagentchat.agents.room_order import RoomOrder
@@ -374,26 +374,12 @@ class AgentHost:
 
     def _with_local(self, entry: DirectoryEntry) -> DirectoryEntry:
         name = AgentName(entry.name)
-        agent = self._agents.get(name)
-        seen = self.sessions.last_seen_ms(name)
-        encrypted = entry.encrypted or entry.room_id in self.encrypted
-        if agent is None and seen is None and encrypted == entry.encrypted:
-            return entry
-        reach, status_line = entry.reach, entry.status_line
-        if entry.status == "online" and agent is not None:
-            reach, status_line = agent.reach(self.sessions.began_ms(name)), agent.status_line
-        return DirectoryEntry(
-            entry.name,
-            entry.user_id,
-            entry.room_id,
-            entry.alias,
-            entry.kind,
-            entry.status,
-            reach,
-            entry.description,
-            status_line,
-            encrypted,
-            seen,
+        return add_local(
+            entry,
+            self._agents.get(name),
+            began_ms=self.sessions.began_ms(name),
+            seen_ms=self.sessions.last_seen_ms(name),
+            encrypted=entry.encrypted or entry.room_id in self.encrypted,
         )
 
     async def inbox(self, name: AgentName) -> Inbox:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aiagentchat.agents.bells import Bell
 from aiagentchat.agents.inbox import Inbox
-from aiagentchat.model import AgentKind, AgentName, Reach, RoomAlias, RoomId, UserId
+from aiagentchat.model import AgentKind, AgentName, DirectoryEntry, Reach, RoomAlias, RoomId, UserId
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +80,29 @@ class HostedAgent:
         finally:
             self.streams -= 1
             self.stoppable -= stops
+
+
+def add_local(
+    entry: DirectoryEntry, agent: HostedAgent | None, *, began_ms: int | None, seen_ms: int | None, encrypted: bool
+) -> DirectoryEntry:
+    """Return a line of `who` with what this daemon knows besides. `agent`: None where it was not in use here.
+
+    `began_ms`: when its present time online began. A line is made for each agent at each `GET /who`, which is why it is
+    made at once and not by `dataclasses.replace`, which takes three times as long.
+    """
+    if agent is None and seen_ms is None and encrypted == entry.encrypted:
+        return entry
+    is_here = agent is not None and entry.status == "online"
+    return DirectoryEntry(
+        name=entry.name,
+        user_id=entry.user_id,
+        room_id=entry.room_id,
+        alias=entry.alias,
+        kind=entry.kind,
+        status=entry.status,
+        reach=agent.reach(began_ms) if agent is not None and is_here else entry.reach,
+        description=entry.description,
+        status_line=agent.status_line if agent is not None and is_here else entry.status_line,
+        encrypted=encrypted,
+        last_seen_ts=seen_ms,
+    )

@@ -76,7 +76,6 @@ class Sidebar:
         who, how = "nobody" if operator is None else operator[0], "pictures" if with_pictures else "quiet"
         self._shown = Shown(file, f"{how} {who}")
         self._changes: dict[AgentName, _Change] = {}
-        self._is_begun = False
         self.changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -97,12 +96,13 @@ class Sidebar:
     async def end(self) -> None:
         """Show the agents of a daemon that stops as offline, as far as they are few."""
         online = [agent for agent, room_id in self._rooms.items() if self._shown.is_online(room_id)]
+        self._shown.forget(self._rooms[agent] for agent in online[:MOST_AT_STOP])  # in one write, as time is short
         for agent in online[:MOST_AT_STOP]:
             await self._show(agent, online=False)
 
     def doubt(self) -> None:
         """Have each agent's room be looked at: the homeserver is an older copy of itself."""
-        self._shown.doubt()
+        self._shown.keep_only(())
         self.changed.set()
 
     def _note_rooms(self) -> None:
@@ -111,16 +111,9 @@ class Sidebar:
             for agent in self._rooms.keys() - {card.name for card in cards}:
                 if self._shown.is_online(self._rooms[agent]) is False:  # it is no more, and shown so
                     self._forget(agent)
-        fresh = {card.name: RoomId(card.room_id) for card in cards if self._rooms.get(card.name) != card.room_id}
-        for agent in fresh.keys() & self._rooms.keys():
-            self._shown.forget(self._rooms[agent])
-        self._rooms |= fresh
-        if self._is_begun:
-            for room_id in fresh.values():
-                self._shown.note(room_id, None)
-        elif fresh:
-            self._is_begun = True
-            self._shown.recall(fresh.values())
+        self._rooms |= {card.name: RoomId(card.room_id) for card in cards}
+        if not self._manager.directory.is_stale():  # else they may not be all
+            self._shown.keep_only(frozenset(self._rooms.values()))
 
     def _next(self) -> _Change | None:
         """Return the change that is due first."""
@@ -134,15 +127,14 @@ class Sidebar:
         return min(self._changes.values(), key=lambda change: change.due, default=None)
 
     def _forget(self, agent: AgentName) -> None:
-        if (room_id := self._rooms.pop(agent, None)) is not None:
-            self._shown.forget(room_id)
+        self._rooms.pop(agent, None)
         self._changes.pop(agent, None)
 
     async def _show(self, agent: AgentName, *, online: bool) -> None:
         room_id = self._rooms.get(agent)
         if room_id is None:  # it was shown as it is meanwhile, for good
             return
-        self._shown.note(room_id, None)
+        self._shown.forget((room_id,))
         try:
             if self._operator is not None:
                 await self._tag(*self._operator, room_id, online=online)
@@ -153,7 +145,7 @@ class Sidebar:
             self._changes[agent] = _Change(agent, online, self._clock() + _RETRY_S)
             return
         self._changes.pop(agent, None)
-        self._shown.note(room_id, online)
+        self._shown.note(room_id, online=online)
         if not online and self._manager.directory.card(agent) is None:  # it is no more
             self._forget(agent)
 
