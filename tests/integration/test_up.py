@@ -6,6 +6,7 @@ Every system here has a home of its own; whatever is still in it at the end of a
 import contextlib
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -71,6 +72,8 @@ def test_in_the_foreground_it_runs_until_a_signal_and_all_is_there_again_the_nex
         up.line("Ctrl-C stops it.")
         first = system.status()
         assert (first["homeserver_url"], first["daemon_pid"], first["health"]) == (url, up.pid, "ok")
+        soft, hard = resource.prlimit(up.pid, resource.RLIMIT_NOFILE)
+        assert soft == min(hard, 65_536), "each agent that waits is a connection"
         agent = system.join()
         agent.tell("read", "kept", "and this")
         agent.cchat("read", "--limit", "1")

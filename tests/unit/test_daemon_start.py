@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,13 @@ def test_what_is_no_address_of_a_homeserver_is_refused_with_a_hint(tmp_path: Pat
     with pytest.raises(InvalidRequestError) as refused:
         find_homeserver(load_settings({"AIAGENTCHAT_HOME": str(tmp_path)} | env))
     assert "AIAGENTCHAT_HOMESERVER_URL" in refused.value.hint
+
+
+def test_as_many_files_may_be_open_as_the_system_allows() -> None:
+    code = (
+        "import resource; from aiagentchat.cli.system import _allow_connections; _allow_connections();"
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    limited = ["sh", "-c", 'ulimit -Sn 64; exec "$0" -c "$1"', sys.executable, code]
+    soft, hard = map(int, subprocess.run(limited, capture_output=True, check=True, encoding="utf-8").stdout.split())
+    assert soft == min(hard, 65_536)

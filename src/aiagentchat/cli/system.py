@@ -6,6 +6,7 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 
 _LOG_BYTES = 10 * 1024 * 1024
 _M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 128 * 1024
+_MOST_OPEN_FILES = 65_536
 _STOP_S = 15.0
 _POLL_S = 0.05
 _RESTART_S = (1.0, 2.0, 5.0, 15.0)
@@ -62,6 +64,7 @@ def up(call: Invocation) -> None:
     fd = call.args.report_fd
     report = TerminalReport(call.out) if fd is None else FdReport(fd)
     _settle_memory()
+    _allow_connections()
     try:
         asyncio.run(_Up(settings, report, with_echo=not call.args.no_echo, element=wanted).run())
     except AiAgentChatError as error:
@@ -80,6 +83,13 @@ def _settle_memory() -> None:
     gc.freeze()
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def _allow_connections() -> None:
+    """Raise the limit of open files as far as may be: each agent that waits is a connection, and 1,024 is usual."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # where the system allows less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _MOST_OPEN_FILES)), hard))
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +390,7 @@ def daemon(call: Invocation) -> None:
             await run_daemon(settings, homeserver, stop=stop, agents=agents, on_ready=on_ready, on_waiting=on_waiting)
 
     _settle_memory()
+    _allow_connections()
     asyncio.run(run())
 
 
