@@ -87,7 +87,7 @@ class Paths:
 
     @property
     def rooms_shown(self) -> Path:
-        """How people see agents' rooms in their list: whose, and a line for each that is not shown as online."""
+        """How people see agents' rooms in their list: whose list it is, and a line for each room."""
         return self.data_dir / "rooms-shown"
 
     @property

@@ -22,7 +22,9 @@ _AGENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 class Names(Protocol):
     """The names of one daemon's agents, on one homeserver. Nobody else can speak as one of these users."""
 
-    def __hash__(self) -> int: ...
+    def __hash__(self) -> int:
+        """What follows from names is kept by them; of accounts, which change, nothing is."""
+        ...
 
     @property
     def server_name(self) -> str: ...
