@@ -5,10 +5,12 @@ import asyncio
 import compileall
 import importlib
 import json
+import resource
 import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import aiagentchat
 from bench import capacity
@@ -35,6 +37,7 @@ ROWS = (
 )
 """The modules of `bench.rows`, in the order of the page."""
 PAGE, CHARTS = DOCS / "benchmarks.md", DATA.parent
+TRIED = Path(__file__).with_name("tried.md")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +49,12 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # which ends what was started, too
     rows = {row.key: row for row in from_json(json.loads(DATA.read_text()))} if DATA.exists() else {}
-    compileall.compile_dir(aiagentchat.__path__[0], quiet=1)  # as `pip` does when it installs
+    if not given.page:
+        compileall.compile_dir(aiagentchat.__path__[0], quiet=1)  # as `pip` does when it installs
+        most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (most_files, most_files)
+        )  # each agent listens on its own, at both ends
     writes = not (given.quick or given.no_write)
     for key in () if given.page else given.row or ROWS:
         begun = time.monotonic()
@@ -82,7 +90,7 @@ def _write(rows: list[Row]) -> None:
     charts = render_charts(rows)
     for name, svg in charts.items():
         (CHARTS / name).write_text(svg)
-    PAGE.write_text(render_page(rows, charts))
+    PAGE.write_text(render_page(rows, charts, TRIED.read_text()))
     try:
         capacity.write(rows)
     except capacity.MissingRowsError as error:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.figures import Goal, Row, ratio_of
+from bench.figures import Goal, Row, Series, ratio_of
 from bench.system import Note
 
 PAUSE_S = 0.15
@@ -81,15 +81,21 @@ def fill_row(
     took: Mapping[str, Sequence[float]],
     *,
     ours: str,
+    parts: Sequence[str],
     raw: str,
+    variants: Sequence[str],
     others: Sequence[str],
-    also: Sequence[str] = (),
-) -> None:
-    """Add what was measured, and what it was to be: ours near to what is raw, and before all others."""
-    series = {what: row.add(what, "ms", took[what]) for what in (ours, *also, raw, *others)}
-    mine, bare = series[ours], series[raw]
-    row.goals += [
-        Goal(f"{ours}: {raw}, median", ratio_of(mine, bare), 1.10),
-        Goal(f"{ours}: {raw}, 99 %", ratio_of(mine, bare, lambda each: each.at(99)), 1.25),
-        *(Goal(f"{ours}: {other}, median", ratio_of(mine, series[other]), 1.0) for other in others),
-    ]
+) -> dict[str, Series]:
+    """Add what was measured, and what it was to be: ours near to what is raw, and before all others. Return all of it.
+
+    Args:
+        parts: ways that are a part of ours, or ours in other circumstances. variants: of the raw way.
+    """
+    series = {what: row.add(what, "ms", took[what]) for what in (ours, *parts, raw, *variants, *others)}
+    mine = series[ours]
+    for other, limit, limit_99 in ((raw, 1.10, 1.25), *((other, 1.0, 1.0) for other in others)):
+        row.goals += [
+            Goal(f"{ours} beside {other}, median", ratio_of(mine, series[other]), limit),
+            Goal(f"{ours} beside {other}, 99 %", ratio_of(mine, series[other], lambda each: each.at(99)), limit_99),
+        ]
+    return series

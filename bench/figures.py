@@ -1,7 +1,7 @@
 """What a measurement has found, and what it was to find. Pure; as JSON, too."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -83,6 +83,12 @@ class Row:
 def ratio_of(ours: Series, other: Series, value: Callable[[Series], float] = lambda series: series.median) -> float:
     """Return how many times the other's ours is, by their medians or by what `value` takes of each."""
     return value(ours) / value(other)
+
+
+def compared(series: Mapping[str, Series], pairs: Sequence[tuple[str, str]]) -> str:
+    """Say how many times the second of each pair the first is, by their medians."""
+    found = "; ".join(f"{one} beside {other}, {ratio_of(series[one], series[other]):.2f} times" for one, other in pairs)
+    return f"By the medians: {found}."
 
 
 def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:

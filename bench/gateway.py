@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import aiohttp
@@ -14,17 +14,19 @@ from aiagentchat.space.names import DEVICE_ID, Naming
 from bench.asked import ask
 from bench.exchange import Arrivals, Content, Way
 from bench.peers import BareRequests
-from bench.system import Bench
+from bench.system import Bench, some_at_once
 from tests.integration.systems import Api
 
 WAIT_S = 60
+SILENCE_S = 60.0
+"""On a stream there is a ping more often than that."""
 OURS = "through the daemon: `POST /send` to `GET /read`"
 ROOMS = (
-    "A bare PUT as an agent, into the same room, tells the daemon's part from the homeserver's, which has more to do"
-    " there: agents' rooms have the operator as a member besides the two, and each request names a device, so that"
-    " what is sent again after a restart is stored once."
+    "Where ours is not the bare way: agents' rooms have the operator as a member besides the two, and each request"
+    " names a device, so that what is sent again after a restart is stored once. A bare PUT as an agent, into the same"
+    " room, has both."
 )
-SAME = "without its first half: a bare PUT as the agent to `GET /read`"
+SAME = "half through the daemon: a bare PUT as the agent to `GET /read`"
 
 
 class KeptGateway:
@@ -47,6 +49,15 @@ class KeptGateway:
         """Acknowledge what was read."""
         await self._call("POST", "/ack", json={"event_ids": event_ids})
 
+    async def listen(self) -> aiohttp.ClientResponse:
+        """Return the agent's stream of what comes, once it is open: its first bytes are here."""
+        url, timeout = "http://localhost/events", aiohttp.ClientTimeout(sock_read=SILENCE_S)
+        response = await self._session.get(url, headers=self._headers, timeout=timeout)
+        if response.status != 200:
+            raise RuntimeError(f"{response.status}: {await response.text()}")
+        await response.content.readline()
+        return response
+
     async def _call(self, method: str, path: str, **how: Any) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(
             await ask(self._session, method, f"http://localhost{path}", self._headers, **how)
@@ -60,6 +71,30 @@ async def keeping(bench: Bench) -> AsyncIterator[aiohttp.ClientSession]:
     connector = aiohttp.UnixConnector(str(bench.api.socket), limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
         yield session
+
+
+@contextlib.asynccontextmanager
+async def listening(bench: Bench) -> AsyncIterator[Callable[[Sequence[Api]], Awaitable[None]]]:
+    """Give what has agents listen, by a stream each, as adapters do, until this ends. One that ends is an error."""
+    async with keeping(bench) as session, asyncio.TaskGroup() as group:
+        tasks = []
+
+        async def listen(api: Api) -> None:
+            tasks.append(group.create_task(_follow(await KeptGateway(api, session).listen())))
+
+        async def listen_all(apis: Sequence[Api]) -> None:
+            await some_at_once(list(apis), listen)
+
+        yield listen_all
+        for task in tasks:
+            task.cancel()
+
+
+async def _follow(stream: aiohttp.ClientResponse) -> None:
+    async with stream:
+        async for _ in stream.content.iter_any():
+            pass
+    raise RuntimeError("the daemon has ended a stream")
 
 
 async def content_of(bench: Bench, writer: KeptGateway, reader: str, body: str) -> tuple[RoomId, Content]:

@@ -1,7 +1,8 @@
 """A daemon that does the least, as a process: what a start of ours is measured beside.
 
-It reads the Space's state, answers `POST /agents` on a socket with nothing, and when as many as there are have come, it
-writes one roster and one presence, says so on standard output, and ends.
+It answers `POST /agents` on a socket with nothing, and reads the Space's state beside that. When as many as there are
+have come, it writes one roster and one presence at the same time, says on standard output when the roster is written,
+and ends.
 """
 
 import asyncio
@@ -32,19 +33,20 @@ async def main(socket: str, state: str, roster: str, presence: str, agents: int,
             return json.loads(await answer.read())
 
     headers = {"Authorization": f"Bearer {token}"}
-    async with aiohttp.ClientSession() as session:
-        assert await call("GET", state)
-        app = web.Application()
-        app.router.add_post("/agents", attach)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.UnixSite(runner, socket).start()
+    app = web.Application()
+    app.router.add_post("/agents", attach)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.UnixSite(runner, socket).start()
+    async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+        reading = group.create_task(call("GET", state))
         await are_all_here.wait()
+        assert await reading
+        group.create_task(call("PUT", presence, {"presence": "online"}))
         await call("PUT", roster, {"online": names})
-        await call("PUT", presence, {"presence": "online"})
         sys.stdout.write("online\n")
         sys.stdout.flush()
-        await runner.cleanup()
+    await runner.cleanup()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 from bench.figures import Goal, Row, Series
@@ -26,18 +25,15 @@ builds a homeserver of 1,000 agents first, once. All that was measured, value by
 """
 
 
-TRIED = Path(__file__).with_name("tried.md")
-
-
-def render_page(rows: Sequence[Row], charts: Collection[str]) -> str:
-    """Return the page in Markdown. `charts`: the names of those that there are."""
+def render_page(rows: Sequence[Row], charts: Collection[str], tried: str = "") -> str:
+    """Return the page in Markdown. `charts`: the names of those that there are. `tried`: its last part."""
     goals = "\n".join(_goal_line(row, goal) for row in rows for goal in row.goals)
     parts = [HEAD.format(measured=_measured(rows), goals=goals)]
     for row in rows:
         chart = f"![{row.title}](benchmarks/{row.key}.svg)\n\n" if f"{row.key}.svg" in charts else ""
         notes = "".join(f"- {note}\n" for note in row.notes)
         parts.append(f"## {row.title}\n\n{row.how}\n\n{chart}{render_table(row)}\n" + (f"\n{notes}" if notes else ""))
-    return "\n".join([*parts, TRIED.read_text(encoding="utf-8")])
+    return "\n".join([*parts, tried])
 
 
 def _measured(rows: Sequence[Row]) -> str:

@@ -16,7 +16,7 @@ from aiagentchat.homeserver.operator import OperatorAccount, ensure_operator
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomId, UserId
 from bench.asked import ask
-from bench.exchange import Arrivals, Content, Way
+from bench.exchange import LATE_S, Arrivals, Content, Way
 from bench.system import Bench
 
 MESSAGE = "m.room.message"
@@ -170,13 +170,13 @@ async def bare_accounts(bench: Bench, what: str, *, all_sync: bool = False) -> A
 async def _syncing(
     base_url: str, http: aiohttp.ClientSession, account: OperatorAccount, filter_id: str, arrivals: Arrivals
 ) -> AsyncIterator[None]:
-    """Have an account sync, from the beginning on."""
-    ready = asyncio.Event()
-    syncing = asyncio.create_task(BareRequests(base_url, http, account.access_token).sync(filter_id, arrivals, ready))
-    try:
-        await ready.wait()
+    """Have an account sync, from the beginning on. What its sync raises ends what is done meanwhile."""
+    ready, requests = asyncio.Event(), BareRequests(base_url, http, account.access_token)
+    async with asyncio.TaskGroup() as group:
+        syncing = group.create_task(requests.sync(filter_id, arrivals, ready))
+        async with asyncio.timeout(LATE_S):
+            await ready.wait()
         yield
-    finally:
         syncing.cancel()
 
 
@@ -218,7 +218,8 @@ async def nio_pair(bench: Bench, what: str) -> AsyncIterator[Way]:
             receiver.sync_forever(timeout=SYNC_MS, sync_filter=filter_id, set_presence="offline")
         )
         try:
-            await receiver.synced.wait()
+            async with asyncio.timeout(LATE_S):
+                await receiver.synced.wait()
             yield Way(what, send, arrivals)
         finally:
             syncing.cancel()
@@ -261,7 +262,8 @@ async def mautrix_pair(bench: Bench, what: str) -> AsyncIterator[Way]:
         receiver.add_event_handler(InternalEventType.SYNC_SUCCESSFUL, note_ready)
         receiver.start(filter_id)
         try:
-            await ready.wait()
+            async with asyncio.timeout(LATE_S):
+                await ready.wait()
             yield Way(what, send, arrivals)
         finally:
             receiver.stop()

@@ -36,6 +36,10 @@ ROUND_S = 30.0
 """The homeserver sums up this often what waits for it."""
 BUILT = Path(__file__).parents[1] / "build" / "bench"
 """What was built once and is used again. A new version of the homeserver is no reason to build it anew."""
+FORMAT = 2
+"""To be raised when what `prepare` builds is another: what was built before is not used any more."""
+_SHOWN_S = 2.0
+"""By the agent, most time until it is known how its room is shown in the operator's list."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -181,8 +185,11 @@ async def running(
 
 
 async def prepare(agents: int, note: Note) -> Path:
-    """Return a directory with a homeserver that has this many agents: `agent-0`, `agent-1`, …. Built once."""
-    built = BUILT / f"{agents}-agents"
+    """Return a directory with a homeserver that has this many agents: `agent-0`, `agent-1`, …. Built once.
+
+    The daemon's home, with it, knows of each agent's room how it is shown: a start has none to look at.
+    """
+    built = BUILT / f"{agents}-agents-{FORMAT}"
     if not built.exists():
         note(f"building a homeserver with {agents} agents, once")
         making = BUILT / "making"
@@ -190,9 +197,22 @@ async def prepare(agents: int, note: Note) -> Path:
         making.mkdir(parents=True)
         async with running(home=making) as bench:
             await bench.attach(names_of(agents), note)
+            await _wait_shown(bench.settings.paths.rooms_shown, agents)
             await _settle(bench.synapse.paths.homeserver / DATABASE_FILE)
         making.rename(built)
     return built
+
+
+async def _wait_shown(rooms_shown: Path, agents: int) -> None:
+    """Return when a daemon's home knows of as many rooms how they are shown: four a second."""
+    async with asyncio.timeout(60 + agents * _SHOWN_S):
+        while number_shown(rooms_shown) < agents:  # noqa: ASYNC110 - another process writes it
+            await asyncio.sleep(1.0)
+
+
+def number_shown(rooms_shown: Path) -> int:
+    """Return of how many rooms a daemon's home knows how they are shown: its file has a line for each, after one."""
+    return max(0, len(rooms_shown.read_text().splitlines()) - 1) if rooms_shown.exists() else 0
 
 
 async def _settle(database: Path) -> None:

@@ -65,10 +65,17 @@ async def usage_within(bench: Bench, seconds: float, client_pid: int | None = No
 
 
 async def wait_calm(bench: Bench) -> None:
-    """Return when what was done has no more consequences: little but syncs that wait. Bounded."""
-    calm, deadline = 0, time.monotonic() + _LONGEST_S
-    while calm < 2 and time.monotonic() < deadline:
+    """Return when what was done has no more consequences: little but syncs that wait.
+
+    Raises:
+        TimeoutError: it still had them after minutes; it says what there was.
+    """
+    calm, deadline, last = 0, time.monotonic() + _LONGEST_S, ""
+    while calm < 2:
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"the homeserver is not at rest after {_LONGEST_S:.0f} s{last}")
         used = await usage_within(bench, CALM_S)
-        others = used.requests.total() - used.requests[SYNC]
-        is_calm = others <= _CALM_REQUESTS and used.homeserver_percent < _CALM_PERCENT
+        others = used.requests - Counter({SYNC: used.requests[SYNC]})
+        is_calm = others.total() <= _CALM_REQUESTS and used.homeserver_percent < _CALM_PERCENT
         calm = calm + 1 if is_calm else 0
+        last = f": in the last {CALM_S:.0f} s, {used.homeserver_percent:.0f} % of a core and {dict(others)}"

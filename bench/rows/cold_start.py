@@ -77,10 +77,11 @@ class _Recorded:
 
 @dataclass
 class _Taken:
-    """What rounds took, by the agent: time and the homeserver's processor, in ms."""
+    """What rounds took, by the agent: time and the homeserver's processor, in ms, and requests that it counted."""
 
     wall_ms: list[float] = field(default_factory=list)
     homeserver_ms: list[float] = field(default_factory=list)
+    requests: list[float] = field(default_factory=list)
 
 
 async def measure(size: Size, note: Note) -> Row:
@@ -115,9 +116,9 @@ async def measure(size: Size, note: Note) -> Row:
     series = {what: row.add(what, "ms an agent", each.wall_ms) for what, each in taken.items()}
     for what, each in taken.items():
         row.add(f"{what}: homeserver", "ms of CPU an agent", each.homeserver_ms)
-    row.add("counted by the homeserver, with its part of what is for all", "requests an agent", rounds.requests)
+    row.add("counted by the homeserver, with its part of what is for all", "requests an agent", taken[OURS].requests)
     row.add("until the roster in the Space has all, after `GET /who`", "s", rounds.rosters_s)
-    row.goals.append(Goal(f"{OURS}: {WRITES}", ratio_of(series[OURS], series[WRITES]), 1.1))
+    row.goals.append(Goal(f"{OURS}, beside {WRITES}", ratio_of(series[OURS], series[WRITES]), 1.1))
     row.notes += _notes(recorded)
     return row
 
@@ -135,10 +136,7 @@ def _notes(recorded: _Recorded) -> list[str]:
 
 
 class _Rounds:
-    """Rounds with new agents.
-
-    `requests`: of each round through the daemon, by the agent. `rosters_s`: how long the roster took after it.
-    """
+    """Rounds with new agents. `rosters_s`: after each round through the daemon, how long the roster took."""
 
     def __init__(
         self, bench: Bench, operator: Caller, replayer: Replayer, http: aiohttp.ClientSession, space_id: RoomId
@@ -148,27 +146,26 @@ class _Rounds:
         self._replayer = replayer
         self._daemon = bench.synapse.appservice(http)
         self._space_id = space_id
-        self.requests: list[float] = []
+        self._polls = 0
         self.rosters_s: list[float] = []
 
     async def take(self, act: Act, names: list[str], taken: _Taken) -> None:
         """Measure one round, with what follows; what was before is over."""
+        self._polls, asked = 0, await self._bench.requests()
         before, begun = cpu_s(self._bench.homeserver_pid), time.perf_counter()
         taken.wall_ms.append((await act(names) - begun) / len(names) * 1000)
         await wait_calm(self._bench)
         taken.homeserver_ms.append((cpu_s(self._bench.homeserver_pid) - before) / len(names) * 1000)
+        made = (await self._bench.requests() - asked).total() - self._polls
+        taken.requests.append(made / len(names))
 
     async def attach(self, names: list[str]) -> float:
         """Bring agents online through the daemon; return when they were."""
-        before = await self._bench.requests()
         await some_at_once(names, self._operator.attach)
         await self._operator.wait_online(frozenset(names))
         online = time.perf_counter()
-        polls = await self._wait_roster(names)
+        self._polls = await self._wait_roster(names)
         self.rosters_s.append(time.perf_counter() - online)
-        await wait_calm(self._bench)  # those afterwards are an agent's, too
-        made = (await self._bench.requests() - before).total() - polls
-        self.requests.append(made / len(names))
         return online
 
     def replaying(self, exchanges: Sequence[Exchange]) -> Act:

@@ -56,7 +56,9 @@ async def measure(size: Size, note: Note) -> Row:
         ("rows", ours.rows.total(), beaten.rows.total()),
         ("size", ours.bytes, beaten.bytes),
     ):
-        row.goals.append(Goal(f"{what} of a day: with state events", our * day / (their * number_of_beats), LIMIT))
+        row.goals.append(
+            Goal(f"{what} of a day beside that with state events", our * day / (their * number_of_beats), LIMIT)
+        )
     row.notes += [
         f"With the daemon there were in that time {_shown(ours)}; without it {_shown(nobodys)}. All is counted as the"
         " daemon's.",

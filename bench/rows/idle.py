@@ -12,6 +12,7 @@ import aiohttp
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.model import RoomId
 from bench.figures import Goal, Row
+from bench.gateway import listening
 from bench.machine import memory_bytes
 from bench.peers import make_account
 from bench.sizes import Size
@@ -61,21 +62,23 @@ async def measure(size: Size, note: Note) -> Row:
     ours, nio, accounts = _Curve(OURS), _Curve(NIO), _Curve(ACCOUNTS)
     long_s = LONG * size.idle_s  # few requests are made, and how many fall into a short time is chance
     async with running() as bench, aiohttp.ClientSession() as http:
-        for more, agents in _steps(size.some):
-            await bench.attach(more)
-            await ours.take(bench, agents, bench.daemon.pid, long_s if agents == size.some[0] else size.idle_s, note)
+        async with listening(bench) as listen:
+            for more, agents in _steps(size.some):
+                await listen(await bench.attach(more))
+                seconds = long_s if agents == size.some[0] else size.idle_s
+                await ours.take(bench, agents, bench.daemon.pid, seconds, note)
         await bench.daemon.stop()
         peers = _Peers(bench, http)
         for more, agents in _steps(size.some):
             await peers.make(more)
             async with peers.running() as pid:
                 await nio.take(bench, agents, pid, size.idle_s, note)
-    async with running(prepared=await prepare(size.agents, note)) as bench:
-        await bench.attach(names_of(size.agents), note)
+    async with running(prepared=await prepare(size.agents, note)) as bench, listening(bench) as listen:
+        await listen(await bench.attach(names_of(size.agents), note))
         await ours.take(bench, size.agents, bench.daemon.pid, long_s, note)
-    async with running("accounts") as bench:
+    async with running("accounts") as bench, listening(bench) as listen:
         for more, agents in _steps(size.some):
-            await bench.attach(more)
+            await listen(await bench.attach(more))
             await accounts.take(bench, agents, bench.daemon.pid, size.idle_s, note)
     return _row(size, ours, nio, accounts)
 
@@ -93,15 +96,16 @@ def _row(size: Size, ours: _Curve, nio: _Curve, accounts: _Curve) -> Row:
         "idle",
         "Agents that do nothing",
         f"Agents that are online, each in a room of its own under one Space, and nothing happens for"
-        f" {size.idle_s:.0f} s: what is used by who follows the rooms for them, and by the homeserver. Memory is the"
-        " process's own (its proportional set).",
+        f" {size.idle_s:.0f} s: what is used by who follows the rooms for them, and by the homeserver. Each agent of a"
+        " daemon listens, with a `GET /events` on a connection of its own, as adapters do; who holds these connections"
+        " is another process, and not counted. Memory is the process's own (its proportional set).",
     )
     for curve in (ours, nio, accounts):
         curve.add_to(row)
     few, many = size.some[0], size.agents
     more = ours.used[many].requests_a_minute - ours.used[few].requests_a_minute
     row.goals += [
-        Goal("memory of an agent: of a `matrix-nio` client", ours.memory_per_agent / nio.memory_per_agent, 0.05),
+        Goal("memory of an agent beside a `matrix-nio` client", ours.memory_per_agent / nio.memory_per_agent, 0.05),
         Goal(f"the daemon's processor with {many:,} agents", ours.used[many].client_percent, 1.0, "% of a core"),
         Goal(f"requests with {many:,} agents more than with {few}", more, 1.0, "a minute"),
     ]

@@ -4,15 +4,15 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from bench.exchange import fill_row, in_turns
-from bench.figures import Row
+from bench.figures import Row, compared
 from bench.gateway import OURS, ROOMS, SAME, through_gateway
 from bench.peers import bare_appservice, mautrix_pair, nio_pair
 from bench.sizes import Size
 from bench.system import Note, running
 
 RAW = "a bare PUT to a bare application service"
-WATCHED = "the same, with a person in the room"
-AFTER = "the same, just after a push to another application service"
+WATCHED = f"{RAW}, a person in the room"
+AFTER = f"{OURS}, just after a push to another application service"
 NIO, MAUTRIX = "`matrix-nio` to `matrix-nio`", "`mautrix` to `mautrix`"
 
 
@@ -44,10 +44,6 @@ async def measure(size: Size, note: Note) -> Row:
             same,
         ]
         took = await in_turns(ways, content, size.times, note)
-    fill_row(row, took, ours=OURS, raw=RAW, others=(NIO, MAUTRIX), also=[AFTER, SAME, WATCHED])
-    row.notes += [
-        ROOMS,
-        "Where more than the bare way goes: a person in the room, as in every agent's; the way through the gateway,"
-        " which the one without its first half has not; and that it is another process that hands out what came.",
-    ]
+    series = fill_row(row, took, ours=OURS, parts=[AFTER, SAME], raw=RAW, variants=[WATCHED], others=(NIO, MAUTRIX))
+    row.notes += [ROOMS, compared(series, [(WATCHED, RAW), (SAME, WATCHED), (OURS, SAME), (AFTER, OURS)])]
     return row

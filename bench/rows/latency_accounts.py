@@ -3,7 +3,7 @@
 from contextlib import AsyncExitStack
 
 from bench.exchange import fill_row, in_turns
-from bench.figures import Row
+from bench.figures import Row, compared
 from bench.gateway import OURS, SAME, through_gateway
 from bench.peers import bare_accounts, mautrix_pair, nio_pair
 from bench.rows.latency import MAUTRIX, NIO
@@ -11,7 +11,7 @@ from bench.sizes import Size
 from bench.system import Note, running
 
 RAW = "a bare PUT to a bare `/sync`"
-ALL_SYNC = "the same, where a person is in the room and all three sync"
+ALL_SYNC = f"{RAW}, a person in the room and all three syncing"
 
 
 async def measure(size: Size, note: Note) -> Row:
@@ -33,10 +33,11 @@ async def measure(size: Size, note: Note) -> Row:
             await stack.enter_async_context(mautrix_pair(bench, MAUTRIX)),
         ]
         took = await in_turns(ways, content, size.times, note)
-    fill_row(row, took, ours=OURS, raw=RAW, others=(NIO, MAUTRIX), also=[SAME, ALL_SYNC])
-    row.notes.append(
+    series = fill_row(row, took, ours=OURS, parts=[SAME], raw=RAW, variants=[ALL_SYNC], others=(NIO, MAUTRIX))
+    row.notes += [
         "In the room of an agent three accounts sync: the agent's, the operator's and the writer's. The homeserver"
-        " wakes each with every event of a room that it is in, whatever its filter says, and answers them one after the"
-        " other; in the rooms of the others one account syncs. The bare way where three do shows that part."
-    )
+        " wakes each with every event of a room that it is in, whatever its filter says; in the rooms of the others one"
+        " account syncs. A bare way has three as well.",
+        compared(series, [(ALL_SYNC, RAW), (SAME, ALL_SYNC), (OURS, SAME)]),
+    ]
     return row

@@ -1,18 +1,23 @@
 """What `make bench` makes of what it has measured: figures, goals, and the page."""
 
 import json
+from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import capacity
+from bench import capacity, usage
 from bench.between import Exchange
-from bench.figures import Goal, Row, from_json, percentile, ratio_of, to_json
+from bench.exchange import fill_row
+from bench.figures import Goal, Row, Series, compared, from_json, percentile, ratio_of, to_json
 from bench.machine import parse_requests
 from bench.page import render_page, render_table
 from bench.replay import label_of, learnt_from, renamed, renamed_path, writes_of
+from bench.rows import bytes as bytes_row
 from bench.rows import cold_start, idle, people, throughput, warm_start, who
+from bench.system import Bench, number_shown
 
 METRICS = """# HELP synapse_http_server_requests_received_total
 synapse_http_server_requests_received_total{method="GET",servlet="SyncRestServlet"} 2.0
@@ -65,6 +70,57 @@ def test_the_page_says_of_each_row_when_and_on_what_it_was_measured() -> None:
     page = render_page([row(), other], ())
     assert "\n- Measured on 2026-01-31, on 2 cores. [Title, of `it`](#title-of-it).\n" in page
     assert "\n- Measured on 2026-02-01, on 4 cores. [Other](#other).\n" in page
+
+
+def test_what_was_tried_is_the_last_part_of_the_page() -> None:
+    assert render_page([row()], (), "## What was tried\n").endswith("- A note.\n\n## What was tried\n")
+
+
+def test_ways_are_shown_beside_what_they_are_compared_with_and_each_other_is_to_be_slower_in_both_figures() -> None:
+    made = Row("key", "Title", "How.")
+    took = {"other": [5.0, 4.0], "variant": [1.5, 1.5], "raw": [1.0, 2.0], "half": [1.0, 1.0], "ours": [2.0, 4.0]}
+    series = fill_row(made, took, ours="ours", parts=["half"], raw="raw", variants=["variant"], others=["other"])
+    assert [each.what for each in made.series] == ["ours", "half", "raw", "variant", "other"]
+    assert series == {each.what: each for each in made.series}
+    assert [(goal.what, goal.limit, round(goal.value, 2)) for goal in made.goals] == [
+        ("ours beside raw, median", 1.10, 2.0),
+        ("ours beside raw, 99 %", 1.25, 2.0),
+        ("ours beside other, median", 1.0, 0.67),
+        ("ours beside other, 99 %", 1.0, 0.8),
+    ]
+
+
+def test_a_note_says_the_ratios_that_there_were_and_no_more() -> None:
+    series = {what: Series(what, "ms", (value,)) for what, value in (("one", 3.0), ("other", 2.0))}
+    assert compared(series, [("one", "other"), ("other", "one")]) == (
+        "By the medians: one beside other, 1.50 times; other beside one, 0.67 times."
+    )
+
+
+def test_bytes_are_to_be_fewer_in_all_and_of_the_changes_alone() -> None:
+    filtered, unfiltered = bytes_row._Followed(2, 10, 0, 0), bytes_row._Followed(150, 50, 0, 0)
+    found = bytes_row._Found(100, filtered, unfiltered, 0, 800)
+    assert [(goal.what, round(goal.value), goal.is_met) for goal in found.goals()] == [
+        ("fewer bytes with our filter beside none, 100 rooms, in all", 90, True),
+        ("fewer bytes with our filter beside none, 100 rooms, of the changes alone", 80, False),
+    ]
+
+
+async def test_a_homeserver_that_does_not_come_to_rest_is_said_and_not_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(usage, "_LONGEST_S", 0.0)
+    with pytest.raises(TimeoutError, match="not at rest after 0 s"):
+        await usage.wait_calm(cast("Bench", None))
+
+
+def test_a_home_knows_how_rooms_are_shown_that_have_a_line_after_the_first(tmp_path: Path) -> None:
+    file = tmp_path / "rooms-shown"
+    assert number_shown(file) == 0
+    file.write_text("quiet @alice:example.org\n")
+    assert number_shown(file) == 0
+    file.write_text("quiet @alice:example.org\nonline !a\noffline !b\n")
+    assert number_shown(file) == 2
 
 
 def test_requests_are_counted_by_servlet_whatever_their_method() -> None:
