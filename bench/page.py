@@ -12,10 +12,11 @@ HEAD = """# Benchmarks
 
 <!-- Made by `make bench`; changes made here are lost. -->
 
-Every figure is measured beside what it is compared with, on one homeserver, one after the other or in turns:
-ratios hold on other machines, milliseconds do not. `make bench` makes this page anew, in under an hour on two cores; it
-builds a homeserver of 1,000 agents first, once. All that was measured, value by value, is in
-[benchmarks/data.json](benchmarks/data.json). What follows from it for larger systems is in [capacity.md](capacity.md).
+Every figure is measured beside what it is compared with, in one run, one after the other or in turns, on one
+homeserver where no other is named: ratios hold on other machines, milliseconds do not. `make bench` makes this page
+anew, in under an hour on two cores; it builds a homeserver of 1,000 agents first, once. All that was measured, value by
+value, is in [benchmarks/data.json](benchmarks/data.json). What follows from it for larger systems is in
+[capacity.md](capacity.md).
 
 {measured}
 

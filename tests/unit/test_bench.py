@@ -1,16 +1,21 @@
 """What `make bench` makes of what it has measured: figures, goals, and the page."""
 
+import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import cast
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import capacity, usage
+from aiagentchat.homeserver.operator import OperatorAccount
+from aiagentchat.model import UserId
+from bench import capacity, peers, usage
 from bench.between import Exchange
-from bench.exchange import fill_row
+from bench.exchange import Arrivals, fill_row
 from bench.figures import Goal, Row, Series, compared, from_json, percentile, ratio_of, to_json
 from bench.machine import parse_requests
 from bench.page import render_page, render_table
@@ -112,6 +117,42 @@ async def test_a_homeserver_that_does_not_come_to_rest_is_said_and_not_measured(
     monkeypatch.setattr(usage, "_LONGEST_S", 0.0)
     with pytest.raises(TimeoutError, match="not at rest after 0 s"):
         await usage.wait_calm(cast("Bench", None))
+
+
+ACCOUNT = OperatorAccount(UserId("@a:example.org"), "DEVICE", "token")
+
+
+def syncing() -> contextlib.AbstractAsyncContextManager[None]:
+    return peers._syncing("", cast("aiohttp.ClientSession", None), ACCOUNT, "", Arrivals())
+
+
+@pytest.mark.parametrize("is_ready_first", [False, True])
+async def test_a_sync_that_fails_is_said_before_it_is_ready_and_afterwards(
+    monkeypatch: pytest.MonkeyPatch, *, is_ready_first: bool
+) -> None:
+    async def fail(_: object, __: str, ___: Arrivals, ready: asyncio.Event) -> None:
+        if is_ready_first:
+            ready.set()
+            await asyncio.sleep(0)
+        raise ValueError("no sync")
+
+    monkeypatch.setattr(peers.BareRequests, "sync", fail)
+    with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="no sync")):
+        async with asyncio.timeout(10), syncing():
+            await asyncio.Event().wait()
+
+
+async def test_a_sync_that_is_never_ready_is_waited_for_no_longer_than_a_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(peers.BareRequests, "sync", hang)
+    monkeypatch.setattr(peers, "LATE_S", 0.01)
+    with pytest.RaisesGroup(TimeoutError):
+        async with asyncio.timeout(10), syncing():
+            pass
 
 
 def test_a_home_knows_how_rooms_are_shown_that_have_a_line_after_the_first(tmp_path: Path) -> None:
