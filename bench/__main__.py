@@ -51,10 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     rows = {row.key: row for row in from_json(json.loads(DATA.read_text()))} if DATA.exists() else {}
     if not given.page:
         compileall.compile_dir(aiagentchat.__path__[0], quiet=1)  # as `pip` does when it installs
-        most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (most_files, most_files)
-        )  # each agent listens on its own, at both ends
+        most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # each agent listens by a connection of its own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     writes = not (given.quick or given.no_write)
     for key in () if given.page else given.row or ROWS:
         begun = time.monotonic()

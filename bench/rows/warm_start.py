@@ -81,7 +81,7 @@ async def measure(size: Size, note: Note) -> Row:
     )
     row.notes.append(
         "Of the time, that until the daemon is up is the start of a process and the loading of its modules. Each agent"
-        " is a request of its own to the gateway. The roster is written when nobody has come for a quarter of a second,"
+        " is a request of its own to the gateway. The roster is written when nobody has come for a tenth of a second,"
         " after 2 s at the latest."
     )
     return row

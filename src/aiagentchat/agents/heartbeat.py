@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 ROSTER_GAP_S = 2.0
 """Least time between two writes of the roster: a burst of comings and goings is one event."""
-_COMING_BACK_S = 0.25
+_COMING_BACK_S = 0.1
 """Of silence, after which nobody more is waited for at a start."""
 _RETRY_S = 5.0
 
