@@ -45,7 +45,7 @@ _PROBE_NAME = "_doctor"
 _REQUEST_S = 10.0
 _PING_S = 60.0
 """Synapse itself waits for some seconds before it says that it does not reach an address."""
-_STALE_S, _STALE_POLL_S = 1.0, 0.1
+_STALE_S, _STALE_POLL_S = 3.0, 0.1
 _BURST = 12
 """More writes of presence than any account may do in a row on Synapse's defaults (one), or on ours (ten)."""
 _PRESENCE_READS, _PRESENCE_WAIT_S = 10, 0.2
