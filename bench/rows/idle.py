@@ -74,13 +74,16 @@ async def measure(size: Size, note: Note) -> Row:
             async with peers.running() as pid:
                 await nio.take(bench, agents, pid, size.idle_s, note)
     async with running(prepared=await prepare(size.agents, note)) as bench, listening(bench) as listen:
-        await listen(await bench.attach(names_of(size.agents), note))
+        apis = await bench.attach(names_of(size.agents), note)
+        await wait_calm(bench)
+        unheard_bytes = memory_bytes(bench.daemon.pid)
+        await listen(apis)
         await ours.take(bench, size.agents, bench.daemon.pid, long_s, note)
     async with running("accounts") as bench, listening(bench) as listen:
         for more, agents in _steps(size.some):
             await listen(await bench.attach(more))
             await accounts.take(bench, agents, bench.daemon.pid, size.idle_s, note)
-    return _row(size, ours, nio, accounts)
+    return _row(size, ours, nio, accounts, unheard_bytes)
 
 
 def _steps(numbers: Sequence[int]) -> Iterator[tuple[list[str], int]]:
@@ -91,7 +94,7 @@ def _steps(numbers: Sequence[int]) -> Iterator[tuple[list[str], int]]:
         before = number
 
 
-def _row(size: Size, ours: _Curve, nio: _Curve, accounts: _Curve) -> Row:
+def _row(size: Size, ours: _Curve, nio: _Curve, accounts: _Curve, unheard_bytes: int) -> Row:
     row = Row(
         "idle",
         "Agents that do nothing",
@@ -112,7 +115,9 @@ def _row(size: Size, ours: _Curve, nio: _Curve, accounts: _Curve) -> Row:
     row.notes += [
         f"An agent takes {ours.memory_per_agent / 1000:.1f} kB of the daemon's memory,"
         f" {nio.memory_per_agent / 1000:.0f} kB as a `matrix-nio` client, and"
-        f" {accounts.memory_per_agent / 1000:.0f} kB of a daemon that has an ordinary account for each.",
+        f" {accounts.memory_per_agent / 1000:.0f} kB of a daemon that has an ordinary account for each. Before they"
+        f" listened, {many:,} agents took {unheard_bytes / 1e6:.1f} MB of the daemon, and then"
+        f" {ours.memory[many] / 1e6:.1f} MB: the rest is what stands for a connection and an inbox.",
         "The clients of `matrix-nio` are in one process, `sync_forever(timeout=30000)` each, without encryption, with"
         " lazily loaded members; each is in its own room and in the Space, and no daemon runs then.",
         f"Of the daemon with {few} and with {many:,} agents {LONG * size.idle_s:.0f} s were taken: it makes so few"
