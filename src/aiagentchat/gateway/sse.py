@@ -17,7 +17,7 @@ from aiagentchat.model import Message
 
 log = logging.getLogger(__name__)
 
-PING_S = 15.0
+PING_S = 30.0
 """A comment is sent this often, so that both sides see a connection that is dead."""
 
 
