@@ -113,6 +113,7 @@ class _Found:
             for what, percent in (
                 ("in all", self.percent_fewer),
                 ("of the changes alone", self.percent_fewer_changes),
+                ("in all, where it is pushed", (1 - self.of_pushed_agent / self.unfiltered.body) * 100),
             )
         ]
 

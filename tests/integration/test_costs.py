@@ -133,7 +133,7 @@ async def test_a_start_costs_the_same_however_many_agents_come_back(
         "GET /capabilities": 1,  # the default room version
         "GET /directory/room/{}": 2,  # the Space, and the room for all
         "POST /join/{}": 2,
-        "GET /rooms/{}/state": 3,  # of both, whether they are as they should be; and the directory
+        "GET /rooms/{}/state": 2,  # of both, whether they are as they should be; the Space's is the directory
         "PUT /rooms/{}/state/io.aiagentchat.roster/{}": 1,
         "GET /sync": 1,  # where the operator stands, whose next one tells what should have been pushed
     }

@@ -33,6 +33,7 @@ from aiagentchat.model import AgentName, DirectoryEntry, RoomAlias, RoomId, loca
 from aiagentchat.space.content import Card
 from aiagentchat.space.directory import DirectoryView
 from aiagentchat.space.manager import SpaceManager
+from aiagentchat.space.rooms import membership_of
 
 log = logging.getLogger(__name__)
 
@@ -276,7 +277,8 @@ class AgentHost:
         agent, card = self._agents.get(name), self.manager.directory.card(name)
         if agent is None or not agent.expelled or card is None:
             return False
-        return await self.manager.membership(RoomId(card.room_id), self.names.user(name)) == "invite"
+        operator, room_id = self.manager.operator, RoomId(card.room_id)
+        return operator is not None and await membership_of(operator, room_id, self.names.user(name)) == "invite"
 
     def lose_room(self, name: AgentName, reason: str, *, on_purpose: bool = False) -> None:
         """An agent's room is not, or no more, where it was: it is looked for again, unless a person meant it."""

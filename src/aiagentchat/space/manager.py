@@ -18,7 +18,6 @@ from aiagentchat.errors import (
     AgentNotFoundError,
     AiAgentChatError,
     HomeserverUnavailableError,
-    MatrixError,
     MatrixForbiddenError,
     MatrixNotFoundError,
     RefusedError,
@@ -196,9 +195,13 @@ class SpaceManager:
     async def _ensure_own_space(self) -> list[EnsuredRoom]:
         """Find or make the Space and, unless the person named another room, the broadcast room; return them."""
         client, daemon = self.client_of_daemon, self.names.daemon
-        made = [await self._ensure(client, space_spec(self.settings.alias, daemon, self.layout))]
-        self.space_id = space_id = made[0].room_id
-        await self._read_directory()  # before a room is made that who is in the Space can join: it says who watches
+        async with self.one_at_a_time("directory"):
+            self.directory.begin_read()
+            made = [await self._ensure(client, space_spec(self.settings.alias, daemon, self.layout))]
+            self.space_id = space_id = made[0].room_id
+            # before a room is made that who is in the Space can join: it says who watches
+            self._load_directory(space_id, made[0].state)
+        await self.others.check_claims()
         if self.settings.shared_room is None:
             spec = broadcast_spec(self._broadcast_alias, daemon, self.layout, space_id)
             made.append(await self._ensure(client, spec))
@@ -403,15 +406,6 @@ class SpaceManager:
                 break
         await client.join_room(room_id)
 
-    async def membership(self, room_id: RoomId, user: UserId) -> str:
-        """Return a user's membership of a room as the operator sees it, "" where they cannot."""
-        if self.operator is None:
-            return ""
-        try:
-            return str((await self.operator.get_state(room_id, "m.room.member", user)).get("membership", ""))
-        except MatrixError:
-            return ""
-
     async def unregister(self, agent: AgentName) -> None:
         """Take an agent off the list: its child and card are emptied; its room stays as it is."""
         card = self.directory.card(agent)
@@ -484,9 +478,12 @@ class SpaceManager:
                 return
             self.directory.begin_read()
             space_id = self._space()
-            batch = parse_events(await self.client_of_daemon.get_full_state(space_id), space_id, kinds=STATE_TYPES)
-            self.directory.load(batch.events, malformed=batch.skipped)
+            self._load_directory(space_id, await self.client_of_daemon.get_full_state(space_id))
         await self.others.check_claims()
+
+    def _load_directory(self, space_id: RoomId, state: object) -> None:
+        batch = parse_events(state, space_id, kinds=STATE_TYPES)
+        self.directory.load(batch.events, malformed=batch.skipped)
 
     async def write_own(self, user: UserId, kind: str, content: dict[str, Any]) -> None:
         """Write state of the Space that a user of ours alone can write: a roster, a lease, whom the rooms are for."""

@@ -7,13 +7,14 @@ import asyncio
 import contextlib
 import logging
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiagentchat.errors import (
     AiAgentChatError,
     HomeserverUnavailableError,
     MatrixConflictError,
+    MatrixError,
     MatrixForbiddenError,
     MatrixNotFoundError,
     RefusedError,
@@ -39,12 +40,14 @@ class EnsuredRoom:
     """A room that exists, is joined by its creator and is as its spec says.
 
     `encrypted`: it must not be written to. `invited`: who of the spec's people has an invite, and has not joined yet.
+    `state`: what the homeserver gave as its state, before anything was mended.
     """
 
     room_id: RoomId
     created: bool
     encrypted: bool
     invited: frozenset[UserId]
+    state: object = field(repr=False)
 
 
 async def ensure_room(client: MatrixClient, spec: RoomSpec, *, room_version: str, server_name: str) -> EnsuredRoom:
@@ -106,9 +109,11 @@ async def _create(client: MatrixClient, spec: RoomSpec, room_version: str, serve
 async def _converged(
     client: MatrixClient, spec: RoomSpec, room_id: RoomId, server_name: str, *, created: bool
 ) -> EnsuredRoom:
-    state = await converge_room(client, spec, room_id, server_name)
+    raw = await _state_when_made(client, room_id)
+    state = _by_key(raw, room_id)
+    await converge_room(client, spec, room_id, server_name, state)
     invited = await _invite_missing(client, spec, room_id, state)
-    return EnsuredRoom(room_id, created, ("m.room.encryption", "") in state, invited)
+    return EnsuredRoom(room_id, created, ("m.room.encryption", "") in state, invited, raw)
 
 
 async def require_not_removed(client: MatrixClient, user_id: UserId, room_id: RoomId) -> None:
@@ -153,6 +158,14 @@ async def accept_invite(client: MatrixClient, user_id: UserId, room_id: RoomId) 
         log.warning("%s did not join: %s", user_id, error.message, extra={"room_id": room_id})
 
 
+async def membership_of(client: MatrixClient, room_id: RoomId, user_id: UserId) -> str:
+    """Return a user's membership of a room as a client sees it, "" where it cannot."""
+    try:
+        return str((await client.get_state(room_id, "m.room.member", user_id)).get("membership", ""))
+    except MatrixError:
+        return ""
+
+
 async def try_to_invite(inviter: MatrixClient, room_id: RoomId, user_id: UserId) -> bool:
     """Invite a user; return whether it was done. A member cannot be, nor can who may not come: a join tells which."""
     try:
@@ -180,18 +193,16 @@ async def _is_named(client: MatrixClient, alias: RoomAlias, room_id: RoomId) -> 
         return False
 
 
-async def converge_room(client: MatrixClient, spec: RoomSpec, room_id: RoomId, server_name: str) -> _State:
-    """Compare the room with its spec, mend what the spec fixes, and return the state as it was found.
+async def converge_room(client: MatrixClient, spec: RoomSpec, room_id: RoomId, server_name: str, state: _State) -> None:
+    """Compare the room's state with its spec, and mend what the spec fixes.
 
     Name, topic and picture are a person's to change and are left alone; a topic that is still ours may have to say
-    something else by now, such as another host. A room without power levels is still being
-    made, or was left half-made: it is given time to be finished before it is mended.
+    something else by now, such as another host.
 
     Raises:
         RefusedError: somebody else made the room. Its creator could do in it whatever they want. Exceptions are the
             Space, since nobody chats in it and a team may have one, and what a room of ours was upgraded to.
     """
-    state = await _state_when_made(client, room_id)
     if ("m.room.tombstone", "") in state:
         raise HomeserverUnavailableError(
             f"{spec.alias} still leads to a room that was upgraded", hint="point the alias to the new room"
@@ -224,7 +235,6 @@ async def converge_room(client: MatrixClient, spec: RoomSpec, room_id: RoomId, s
         if not _contains(_content(state, kind, key), content):
             log.info("mending %s", kind, extra={"room_id": room_id})
             await client.put_state(room_id, kind, key, content)
-    return state
 
 
 async def _is_upgrade_of_ours(client: MatrixClient, spec: RoomSpec, room_id: RoomId, create: RoomEvent | None) -> bool:
@@ -234,10 +244,9 @@ async def _is_upgrade_of_ours(client: MatrixClient, spec: RoomSpec, room_id: Roo
     if not isinstance(old, str):
         return False
     try:
-        events = parse_events(await client.get_full_state(RoomId(old)), old).events
+        state = _by_key(await client.get_full_state(RoomId(old)), RoomId(old))
     except (MatrixForbiddenError, MatrixNotFoundError):
         return False
-    state = {(event.type, event.state_key): event for event in events if event.state_key is not None}
     made = state.get(("m.room.create", ""))
     replaced_by = _content(state, "m.room.tombstone").get("replacement_room")
     return made is not None and made.sender == spec.creator and replaced_by == room_id
@@ -262,15 +271,19 @@ async def _invite_missing(client: MatrixClient, spec: RoomSpec, room_id: RoomId,
     return frozenset(invited)
 
 
-async def _state_when_made(client: MatrixClient, room_id: RoomId) -> _State:
-    state: _State = {}
-    for wait_s in (*_BEING_MADE_WAITS_S[:5], None):
-        events = parse_events(await client.get_full_state(room_id), room_id).events
-        state = {(event.type, event.state_key): event for event in events if event.state_key is not None}
-        if ("m.room.history_visibility", "") in state or wait_s is None:
-            break
+async def _state_when_made(client: MatrixClient, room_id: RoomId) -> object:
+    """Return a room's state. One that is still being made, or was left half-made, is given time to be finished."""
+    for wait_s in _BEING_MADE_WAITS_S[:5]:
+        raw = await client.get_full_state(room_id)
+        if ("m.room.history_visibility", "") in _by_key(raw, room_id):
+            return raw
         await asyncio.sleep(wait_s)
-    return state
+    return await client.get_full_state(room_id)
+
+
+def _by_key(raw: object, room_id: RoomId) -> _State:
+    events = parse_events(raw, room_id).events
+    return {(event.type, event.state_key): event for event in events if event.state_key is not None}
 
 
 def _content(state: _State, kind: str, key: str = "") -> dict[str, Any]:
