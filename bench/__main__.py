@@ -47,7 +47,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--no-write", action="store_true", help="print the tables alone")
     parser.add_argument("--page", action="store_true", help="measure nothing: write the page anew from its data")
     given = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # which ends what was started, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which `nohup` and the like have switched off
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that what was started ends, too
     rows = {row.key: row for row in from_json(json.loads(DATA.read_text()))} if DATA.exists() else {}
     if not given.page:
         compileall.compile_dir(aiagentchat.__path__[0], quiet=1)  # as `pip` does when it installs
