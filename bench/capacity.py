@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aiagentchat.cli.system import MOST_OPEN_FILES
 from aiagentchat.space.content import ROSTER_LIMIT_BYTES
 from bench.figures import Row, from_json
 from bench.page import amount
@@ -26,8 +27,6 @@ SHARE = 0.5
 NAME_BYTES = 15
 """Of a name of twelve letters in a roster."""
 MEMORY_BYTES = 1e9
-OPEN_FILES = 65_536
-"""To which a daemon raises its limit, where the system allows as many: macOS does not."""
 LEAST_PERCENT = 0.01
 """Of a core, that can be told from nothing."""
 WAIT_S = 1.0
@@ -217,7 +216,7 @@ def bounds(costs: Costs, work: Work) -> list[Bound]:
     found = [
         Bound("the roster, one event", DAEMON, NAME_BYTES, ROSTER_LIMIT_BYTES, "bytes", daemons),
         Bound("processor", DAEMON, work.messages_s * costs.daemon_ms / 1000, SHARE, "cores", daemons),
-        Bound("connections of agents that wait, open files", DAEMON, 1, OPEN_FILES, "files", daemons),
+        Bound("connections of agents that wait, open files", DAEMON, 1, MOST_OPEN_FILES, "files", daemons),
         Bound("memory", DAEMON, costs.daemon_agent_bytes, MEMORY_BYTES, "bytes", daemons),
         Bound("a start, until all are online again", DAEMON, costs.warm_ms / 1000, START_S, "s", daemons),
         Bound(
@@ -253,7 +252,7 @@ def render_page(costs: Costs, work: Work) -> str:
         roster=f"{ROSTER_LIMIT_BYTES:,} bytes / {NAME_BYTES} bytes",
         least_percent=LEAST_PERCENT,
         start=START_S,
-        files=OPEN_FILES,
+        files=MOST_OPEN_FILES,
         wait=WAIT_S,
         work=f"an agent sends {work.messages_an_hour:g} messages an hour, and each {work.agents_a_person:g} agents have"
         " a person who looks on and sees all that they write",

@@ -99,11 +99,11 @@ class _Found:
 
     @property
     def percent_fewer(self) -> float:
-        return (1 - self.of_agent / self.unfiltered.body) * 100
+        return _percent_fewer(self.of_agent, self.unfiltered.body)
 
     @property
     def percent_fewer_changes(self) -> float:
-        return (1 - self.filtered.changes / self.unfiltered.changes) * 100
+        return _percent_fewer(self.filtered.changes, self.unfiltered.changes)
 
     def goals(self) -> list[Goal]:
         """Return what was to be reached: in all, and of the changes alone, of which there could be any number."""
@@ -113,9 +113,13 @@ class _Found:
             for what, percent in (
                 ("in all", self.percent_fewer),
                 ("of the changes alone", self.percent_fewer_changes),
-                ("in all, where it is pushed", (1 - self.of_pushed_agent / self.unfiltered.body) * 100),
+                ("in all, where it is pushed", _percent_fewer(self.of_pushed_agent, self.unfiltered.body)),
             )
         ]
+
+
+def _percent_fewer(these: float, than: float) -> float:
+    return (1 - these / than) * 100
 
 
 async def measure(size: Size, note: Note) -> Row:
@@ -135,7 +139,7 @@ async def measure(size: Size, note: Note) -> Row:
         _add(row, each)
     many = found[-1]
     row.goals += [goal for each in found for goal in each.goals()]
-    alone = (1 - (many.filtered.body + many.state) / many.unfiltered.body) * 100
+    alone = _percent_fewer(many.filtered.body + many.state, many.unfiltered.body)
     row.notes += [
         f"A daemon with one agent alone reads the state for it: with {many.agents:,} rooms it is {alone:.0f} % fewer"
         " bytes in all.",

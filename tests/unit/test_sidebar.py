@@ -176,12 +176,14 @@ async def test_a_start_costs_nothing_however_many_are_shown_as_they_are(file: Pa
 
 
 @pytest.mark.usefixtures("without_gaps")
-async def test_one_that_was_being_changed_when_the_daemon_was_killed_is_looked_at(file: Path) -> None:
+async def test_one_that_was_being_changed_when_the_daemon_was_killed_is_looked_at(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = World(shown(file), A, B)
     world.sessions.renew(B)
     async with running(world):
         await world.after(0)
-        world.tags.put_room_tag = hang  # type: ignore[assignment, method-assign]
+        monkeypatch.setattr(world.tags, "put_room_tag", hang)
         assert await world.after(OFFLINE_AFTER_S) == ["get !a"]
     again = World(file, A, B, before=world.tags)
     again.tags.low = {"!a"}

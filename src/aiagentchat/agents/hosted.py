@@ -92,7 +92,9 @@ def add_local(
     """
     if agent is None and seen_ms is None and encrypted == entry.encrypted:
         return entry
-    is_here = agent is not None and entry.status == "online"
+    reach, status_line = entry.reach, entry.status_line
+    if agent is not None and entry.status == "online":
+        reach, status_line = agent.reach(began_ms), agent.status_line
     return DirectoryEntry(
         name=entry.name,
         user_id=entry.user_id,
@@ -100,9 +102,9 @@ def add_local(
         alias=entry.alias,
         kind=entry.kind,
         status=entry.status,
-        reach=agent.reach(began_ms) if agent is not None and is_here else entry.reach,
+        reach=reach,
         description=entry.description,
-        status_line=agent.status_line if agent is not None and is_here else entry.status_line,
+        status_line=status_line,
         encrypted=encrypted,
         last_seen_ts=seen_ms,
     )

@@ -44,7 +44,8 @@ log = logging.getLogger(__name__)
 
 _LOG_BYTES = 10 * 1024 * 1024
 _M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 128 * 1024
-_MOST_OPEN_FILES = 65_536
+MOST_OPEN_FILES = 65_536
+"""To which a daemon raises its limit, where the system allows as many: macOS does not."""
 _STOP_S = 15.0
 _POLL_S = 0.05
 _RESTART_S = (1.0, 2.0, 5.0, 15.0)
@@ -89,7 +90,7 @@ def _allow_connections() -> None:
     """Raise the limit of open files as far as may be: each agent that waits is a connection, and 1,024 is usual."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # where the system allows less than it says
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _MOST_OPEN_FILES)), hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MOST_OPEN_FILES)), hard))
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,19 +137,19 @@ class SpaceManager:
     async def require_space(self) -> None:
         """Have the Space be known, and the directory loaded; see `find_or_create_space`."""
         if not self.has_rooms:
-            await self.find_or_create_space(is_wanted=lambda: not self.has_rooms)
+            await self.find_or_create_space(only_if_missing=True)
 
-    async def find_or_create_space(self, *, is_wanted: Callable[[], bool] = lambda: True) -> RoomId:
+    async def find_or_create_space(self, *, only_if_missing: bool = False) -> RoomId:
         """Return the Space: it and the broadcast room are found, joined and mended, or created.
 
         A room that the person named in place of the broadcast room is joined, and works without the Space too.
-        `is_wanted` is asked once nobody else is at it.
+        `only_if_missing`: unless somebody else has found both meanwhile.
 
         Raises:
             AiAgentChatError: something is not to be had now; `unavailable` says what until a later call succeeds.
         """
         async with self.one_at_a_time(self.settings.alias):
-            if not is_wanted():
+            if only_if_missing and self.has_rooms:
                 return self._space()
             try:
                 if self.settings.shared_room is not None:

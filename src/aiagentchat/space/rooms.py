@@ -109,8 +109,7 @@ async def _create(client: MatrixClient, spec: RoomSpec, room_version: str, serve
 async def _converged(
     client: MatrixClient, spec: RoomSpec, room_id: RoomId, server_name: str, *, created: bool
 ) -> EnsuredRoom:
-    raw = await _state_when_made(client, room_id)
-    state = _by_key(raw, room_id)
+    raw, state = await _state_when_made(client, room_id)
     await converge_room(client, spec, room_id, server_name, state)
     invited = await _invite_missing(client, spec, room_id, state)
     return EnsuredRoom(room_id, created, ("m.room.encryption", "") in state, invited, raw)
@@ -271,14 +270,18 @@ async def _invite_missing(client: MatrixClient, spec: RoomSpec, room_id: RoomId,
     return frozenset(invited)
 
 
-async def _state_when_made(client: MatrixClient, room_id: RoomId) -> object:
-    """Return a room's state. One that is still being made, or was left half-made, is given time to be finished."""
-    for wait_s in _BEING_MADE_WAITS_S[:5]:
+async def _state_when_made(client: MatrixClient, room_id: RoomId) -> tuple[object, _State]:
+    """Return a room's state, as it came and by its keys.
+
+    A room that is still being made, or was left half-made, is given time to be finished.
+    """
+    for wait_s in (*_BEING_MADE_WAITS_S[:5], None):
         raw = await client.get_full_state(room_id)
-        if ("m.room.history_visibility", "") in _by_key(raw, room_id):
-            return raw
+        state = _by_key(raw, room_id)
+        if ("m.room.history_visibility", "") in state or wait_s is None:
+            break
         await asyncio.sleep(wait_s)
-    return await client.get_full_state(room_id)
+    return raw, state
 
 
 def _by_key(raw: object, room_id: RoomId) -> _State:
