@@ -76,6 +76,14 @@ async def in_turns(ways: Sequence[Way], content: Content, times: int, note: Note
     return took
 
 
+def _median(series: Series) -> float:
+    return series.median
+
+
+def _late(series: Series) -> float:
+    return series.at(99)
+
+
 def fill_row(
     row: Row,
     took: Mapping[str, Sequence[float]],
@@ -85,17 +93,19 @@ def fill_row(
     raw: str,
     variants: Sequence[str],
     others: Sequence[str],
+    why: str,
 ) -> dict[str, Series]:
     """Add what was measured, and what it was to be: ours near to what is raw, and before all others. Return all of it.
 
     Args:
-        parts: ways that are a part of ours, or ours in other circumstances. variants: of the raw way.
+        parts: ways that are a part of ours, or ours in other circumstances. variants: of the raw way. why: what keeps
+            ours from it; see `Goal`.
     """
     series = {what: row.add(what, "ms", took[what]) for what in (ours, *parts, raw, *variants, *others)}
     mine = series[ours]
     for other, limit, limit_99 in ((raw, 1.10, 1.25), *((other, 1.0, 1.0) for other in others)):
         row.goals += [
-            Goal(f"{ours} beside {other}, median", ratio_of(mine, series[other]), limit),
-            Goal(f"{ours} beside {other}, 99 %", ratio_of(mine, series[other], lambda each: each.at(99)), limit_99),
+            Goal(f"{ours} beside {other}, {of}", ratio_of(mine, series[other], value), most, why=why)
+            for of, value, most in (("median", _median, limit), ("99 %", _late, limit_99))
         ]
     return series

@@ -41,13 +41,17 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What was to be reached, and what was. `is_least`: `limit` is the least that is good, else the most."""
+    """What was to be reached, and what was.
+
+    `is_least`: `limit` is the least that is good, else the most. `why`: what keeps us from it, said where it is missed.
+    """
 
     what: str
     value: float
     limit: float
     unit: str = "times"
     is_least: bool = False
+    why: str = ""
 
     @property
     def is_met(self) -> bool:

@@ -32,9 +32,18 @@ def render_page(rows: Sequence[Row], charts: Collection[str], tried: str = "") -
     parts = [HEAD.format(measured=_measured(rows), goals=goals)]
     for row in rows:
         chart = f"![{row.title}](benchmarks/{row.key}.svg)\n\n" if f"{row.key}.svg" in charts else ""
-        notes = "".join(f"- {note}\n" for note in row.notes)
+        notes = "".join(f"- {note}\n" for note in [*_reasons(row), *row.notes])
         parts.append(f"## {row.title}\n\n{row.how}\n\n{chart}{render_table(row)}\n" + (f"\n{notes}" if notes else ""))
     return "\n".join([*parts, tried])
+
+
+def _reasons(row: Row) -> list[str]:
+    """Say why goals are missed: what one reason is of, together."""
+    missed: dict[str, list[str]] = defaultdict(list)
+    for goal in row.goals:
+        if not goal.is_met:
+            missed[goal.why].append(goal.what)
+    return [f"**Missed**: {'; '.join(goals)}. {why}".rstrip() for why, goals in missed.items()]
 
 
 def _measured(rows: Sequence[Row]) -> str:

@@ -108,7 +108,17 @@ def _row(size: Size, ours: _Curve, nio: _Curve, accounts: _Curve, unheard_bytes:
     few, many = size.some[0], size.agents
     more = ours.used[many].requests_a_minute - ours.used[few].requests_a_minute
     row.goals += [
-        Goal("memory of an agent beside a `matrix-nio` client", ours.memory_per_agent / nio.memory_per_agent, 0.05),
+        Goal(
+            "memory of an agent that listens, beside a `matrix-nio` client",
+            ours.memory_per_agent / nio.memory_per_agent,
+            0.05,
+            why="What asyncio and aiohttp keep for each connection that stands is more than that alone.",
+        ),
+        Goal(
+            "memory of an agent that does not listen, beside a `matrix-nio` client",
+            (unheard_bytes - ours.memory[few]) / (many - few) / nio.memory_per_agent,
+            0.05,
+        ),
         Goal(f"the daemon's processor with {many:,} agents", ours.used[many].client_percent, 1.0, "% of a core"),
         Goal(f"requests with {many:,} agents more than with {few}", more, 1.0, "a minute"),
     ]

@@ -16,6 +16,12 @@ AFTER = f"{OURS}, just after a push to another application service"
 NIO, MAUTRIX = "`matrix-nio` to `matrix-nio`", "`mautrix` to `mautrix`"
 
 
+_WHY = (
+    "A message goes through the daemon twice, as a request that it makes for the agent and as a push that it checks and"
+    " hands on, while the homeserver works on the same cores; and a person is in the agent's room."
+)
+
+
 async def measure(size: Size, note: Note) -> Row:
     """Send by each way in turns, one message at a time."""
     row = Row(
@@ -44,6 +50,8 @@ async def measure(size: Size, note: Note) -> Row:
             same,
         ]
         took = await in_turns(ways, content, size.times, note)
-    series = fill_row(row, took, ours=OURS, parts=[AFTER, SAME], raw=RAW, variants=[WATCHED], others=(NIO, MAUTRIX))
+    series = fill_row(
+        row, took, ours=OURS, parts=[AFTER, SAME], raw=RAW, variants=[WATCHED], others=(NIO, MAUTRIX), why=_WHY
+    )
     row.notes += [ROOMS, compared(series, [(WATCHED, RAW), (SAME, WATCHED), (OURS, SAME), (AFTER, OURS)])]
     return row

@@ -48,6 +48,12 @@ class _Starts:
     used_in_all: list[Usage] = field(default_factory=list)
 
 
+_WHY = (
+    "A start is a process that has to come up and load its modules, and a request of each agent that it looks at before"
+    " it answers."
+)
+
+
 async def measure(size: Size, note: Note) -> Row:
     """Start with few and with many, some times each."""
     few, many = size.agents // 10, size.agents
@@ -66,8 +72,8 @@ async def measure(size: Size, note: Note) -> Row:
     bare = row.add(_name(REQUESTS, many), "s", starts[many].requests_s, x=many)
     more = median(_totals(starts[many].used_in_all)) - median(_totals(starts[few].used_in_all))
     row.goals += [
-        Goal(f"{many:,} agents online again beside {REQUESTS}", ratio_of(took[many], bare), 1.2),
-        Goal(f"{many:,} agents online again beside {LEAST}", ratio_of(took[many], raw), 1.2),
+        Goal(f"{many:,} agents online again beside {REQUESTS}", ratio_of(took[many], bare), 1.2, why=_WHY),
+        Goal(f"{many:,} agents online again beside {LEAST}", ratio_of(took[many], raw), 1.2, why=_WHY),
         Goal(f"requests of a start with {many:,} agents more than with {few:,}", more, 5, "requests"),
     ]
     row.notes += [

@@ -5,6 +5,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -208,6 +209,22 @@ async def test_agents_that_do_nothing_cost_no_request_and_no_task(
     assert asked[1] <= asked[0] + 1, "what the clock asks may fall into the time or not"
     assert max(asked) <= 8
     assert len(asyncio.all_tasks()) <= tasks + 1
+
+
+@APPSERVICE_ALONE
+async def test_an_agent_that_listens_is_two_tasks_of_the_server_and_one_of_ours(
+    synapse: Synapse, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = await start_daemon(synapse, synapse.settings(tmp_path))
+    agents = [await attach(daemon) for _ in range(4)]
+    before = len(asyncio.all_tasks())
+    async with AsyncExitStack() as streams:
+        for agent in agents:
+            stream = await streams.enter_async_context(agent.api.stream("GET", "/events"))
+            await daemon.api.post("/send", body="the first", to=agent.name)
+            await messages_of(stream, 1)  # it listens
+        await asyncio.sleep(3)  # for the roster
+        assert len(asyncio.all_tasks()) <= before + 3 * len(agents) + 1, "but for one that waits by the clock"
 
 
 @APPSERVICE_ALONE  # an account has a roster of its own

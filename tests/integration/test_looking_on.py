@@ -274,7 +274,10 @@ async def test_the_overview_says_what_is_unread_what_was_said_last_and_how_much(
     async def knows(name: str, **wanted: object) -> None:
         async def is_so() -> bool:
             entry = (await overview(daemon))[name]
-            return {field: entry[field] for field in wanted} == wanted
+            if {field: entry[field] for field in wanted} == wanted:
+                return True
+            await say(alice, silent.room_id, "meanwhile")  # a homeserver may hold back its latest event until the next
+            return False
 
         await until(is_so)
 

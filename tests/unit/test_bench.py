@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -34,7 +34,11 @@ synapse_http_server_requests_received_total{method="GET",servlet="RoomStateEvent
 def row() -> Row:
     made = Row("key", "Title, of `it`", "How.", notes=["A note."], day="2026-01-31", machine="2 cores.")
     ours, other = made.add("ours", "ms", [1.0, 2.0, 3.0]), made.add("other", "ms", [4.0, 4.0, 4.0], x=10)
-    made.goals = [Goal("less", ratio_of(ours, other), 0.5), Goal("more", 2.0, 3.0, is_least=True)]
+    made.goals = [
+        Goal("less", ratio_of(ours, other), 0.5, why="It is not."),
+        Goal("more", 2.0, 3.0, is_least=True, why="There is no more."),
+        Goal("much", 2.0, 4.0, is_least=True, why="There is no more."),
+    ]
     return made
 
 
@@ -51,7 +55,7 @@ def test_a_percentile_falls_between_two_values(percent: float, value: float) -> 
 
 
 def test_goals_are_met_from_above_or_from_below() -> None:
-    assert [goal.is_met for goal in row().goals] == [True, False]
+    assert [goal.is_met for goal in row().goals] == [True, False, False]
     assert Goal("equal", 1.0, 1.0).is_met
     assert Goal("equal", 1.0, 1.0, is_least=True).is_met
 
@@ -65,7 +69,8 @@ def test_the_page_has_every_goal_with_what_was_found_and_leads_to_its_row() -> N
     assert "| less | ≤ 0.500 times | 0.500 times | [met](#title-of-it) |" in page
     assert "| more | ≥ 3.00 times | 2.00 times | [**missed**](#title-of-it) |" in page
     assert "## Title, of `it`\n\nHow.\n\n![Title, of `it`](benchmarks/key.svg)" in page
-    assert "- A note.\n" in page
+    assert "\n\n- **Missed**: more; much. There is no more.\n- A note.\n" in page
+    assert "It is not" not in page
     assert "| ours | 2.00 ms | 1.20 to 2.80 | 3 |" in render_table(row())
 
 
@@ -84,7 +89,14 @@ def test_what_was_tried_is_the_last_part_of_the_page() -> None:
 def test_ways_are_shown_beside_what_they_are_compared_with_and_each_other_is_to_be_slower_in_both_figures() -> None:
     made = Row("key", "Title", "How.")
     took = {"other": [5.0, 4.0], "variant": [1.5, 1.5], "raw": [1.0, 2.0], "half": [1.0, 1.0], "ours": [2.0, 4.0]}
-    series = fill_row(made, took, ours="ours", parts=["half"], raw="raw", variants=["variant"], others=["other"])
+    ways: dict[str, Any] = {
+        "ours": "ours",
+        "parts": ["half"],
+        "raw": "raw",
+        "variants": ["variant"],
+        "others": ["other"],
+    }
+    series = fill_row(made, took, **ways, why="That is so.")
     assert [each.what for each in made.series] == ["ours", "half", "raw", "variant", "other"]
     assert series == {each.what: each for each in made.series}
     assert [(goal.what, goal.limit, round(goal.value, 2)) for goal in made.goals] == [
@@ -93,6 +105,7 @@ def test_ways_are_shown_beside_what_they_are_compared_with_and_each_other_is_to_
         ("ours beside other, median", 1.0, 0.67),
         ("ours beside other, 99 %", 1.0, 0.8),
     ]
+    assert {goal.why for goal in made.goals} == {"That is so."}
 
 
 def test_a_note_says_the_ratios_that_there_were_and_no_more() -> None:
@@ -106,9 +119,9 @@ def test_bytes_are_to_be_fewer_in_all_and_of_the_changes_alone() -> None:
     filtered, unfiltered = bytes_row._Followed(2, 10, 0, 0), bytes_row._Followed(150, 50, 0, 0)
     found = bytes_row._Found(100, filtered, unfiltered, 0, 800)
     assert [(goal.what, round(goal.value), goal.is_met) for goal in found.goals()] == [
-        ("fewer bytes with our filter beside none, 100 rooms, in all", 90, True),
-        ("fewer bytes with our filter beside none, 100 rooms, of the changes alone", 80, False),
-        ("fewer bytes with our filter beside none, 100 rooms, in all, where it is pushed", 96, True),
+        ("fewer bytes than an unfiltered sync, 100 rooms: with our filter", 90, True),
+        ("fewer bytes than an unfiltered sync, 100 rooms: with our filter, the changes alone", 80, False),
+        ("fewer bytes than an unfiltered sync, 100 rooms: what is pushed", 96, True),
     ]
 
 

@@ -54,16 +54,17 @@ def test_who_fetches_the_file_of_what_was_handed_out_has_the_time_to_confirm_aft
 
 def test_a_reader_with_a_stream_reads_beside_it_and_a_new_stream_ends_the_old_one() -> None:
     readers = Readers()
-    stream = readers.claim(A, "one", "pid 7", stream=True)
+    lost: list[str] = []
+    stream = readers.claim(A, "one", "pid 7", on_lost=lambda: lost.append("first"))
     beside = readers.claim(A, "one", "pid 7")
     readers.hand_out(A, beside)
     readers.confirm(A, "one")
     readers.release(A, beside)
     with pytest.raises(ReaderBusyError):
         readers.claim(A, "two", "pid 8")
-    assert not stream.lost.is_set()
-    again = readers.claim(A, "one", "pid 7", stream=True)
-    assert (stream.lost.is_set(), again.lost.is_set()) == (True, False)
+    assert not lost
+    readers.claim(A, "one", "pid 7", on_lost=lambda: lost.append("second"))
+    assert lost == ["first"]
     readers.release(A, stream)  # the old connection's end frees nothing of the new one
     with pytest.raises(ReaderBusyError):
         readers.claim(A, "two", "pid 8")

@@ -1,10 +1,9 @@
 """One reader per agent at a time: who reads, so that a second can be told."""
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aiagentchat.errors import ReaderBusyError
 from aiagentchat.model import AgentName
@@ -17,13 +16,14 @@ UNCONFIRMED_S = 5.0
 class Claim:
     """A reader at work, or (`until`, of the monotonic clock) one that was handed messages and is to acknowledge them.
 
-    `lost` is set when the same reader has opened a new stream: it has come back, and this connection is its old one.
+    `on_lost`, which a stream has, is called when the same reader has opened a new one: it has come back, and this
+    connection is its old one.
     """
 
     reader_id: str
     label: str
+    on_lost: Callable[[], object] | None = None
     until: float | None = None
-    lost: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Readers:
@@ -33,22 +33,27 @@ class Readers:
         self._clock = clock
         self._slots: dict[AgentName, Claim] = {}
 
-    def claim(self, agent: AgentName, reader_id: str, label: str, *, stream: bool = False) -> Claim:
+    def claim(
+        self, agent: AgentName, reader_id: str, label: str, *, on_lost: Callable[[], object] | None = None
+    ) -> Claim:
         """Take the slot of an agent's inbox. A reader that has a stream may read beside it, and keeps the stream's.
+
+        `on_lost`: of a stream; see `Claim`.
 
         Raises:
             ReaderBusyError: another reader has it.
         """
-        claim, slot = Claim(reader_id, label), self._slots.get(agent)
+        claim, slot = Claim(reader_id, label, on_lost), self._slots.get(agent)
         if slot is not None and (slot.until is None or slot.until > self._clock()):
             if slot.reader_id != reader_id:
                 raise ReaderBusyError(
                     f"{agent} is being read by {slot.label}",
                     hint="one reader at a time; 'cchat read --peek' only looks",
                 )
-            if slot.until is None and not stream:
+            if slot.until is None and on_lost is None:
                 return claim
-            slot.lost.set()
+            if slot.on_lost is not None:
+                slot.on_lost()
         self._slots[agent] = claim
         return claim
 

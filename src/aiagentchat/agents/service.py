@@ -8,6 +8,8 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 from aiagentchat.agents.asides import Asides, Decision, Request
 from aiagentchat.agents.bells import Moment
@@ -36,6 +38,17 @@ LAST_READ = "last"
 """In place of an event id to answer: the message that was acknowledged last."""
 _ANSWERS_REMEMBERED = 1000
 _ANEW_S = 1.0
+
+
+class Following(NamedTuple):
+    """A stream of an inbox: its messages, and the ids of those that are taken back.
+
+    `ended` is done when somebody else has ended the session, `lost` when the same reader has opened another stream.
+    """
+
+    messages: AsyncGenerator[Message | EventId, None]
+    ended: asyncio.Future[None]
+    lost: asyncio.Future[None]
 
 
 class AgentService:
@@ -160,26 +173,23 @@ class AgentService:
             try:
                 yield
             finally:
-                if not ended.is_set():
+                if not ended.done():
                     sessions.renew(agent)
 
     @asynccontextmanager
-    async def follow(
-        self, agent: AgentName, *, reader_id: str, label: str, stops: bool
-    ) -> AsyncIterator[tuple[AsyncGenerator[Message | EventId, None], tuple[asyncio.Event, asyncio.Event]]]:
+    async def follow(self, agent: AgentName, *, reader_id: str, label: str, stops: bool) -> AsyncIterator[Following]:
         """Give a stream of unread and then new messages; hold a session and the reader's slot while it stands.
 
         `stops`: the reader ends what it works at when a person writes `!stop`.
-
-        Gives two events besides: somebody else ended the session; the same reader has opened another stream.
         """
         inbox = await self._host.inbox(agent)
         inbox.doubt()
-        claim = self._readers.claim(agent, reader_id, label, stream=True)
+        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        claim = self._readers.claim(agent, reader_id, label, on_lost=partial(lost.set_result, None))
         try:
             with self._host.hosted(agent).streaming(stops=stops):
                 async with self.held_session(agent) as ended, aclosing(self._follow(agent, inbox)) as messages:
-                    yield messages, (ended, claim.lost)
+                    yield Following(messages, ended, lost)
         finally:
             self._readers.release(agent, claim)
 
@@ -289,14 +299,15 @@ class AgentService:
         return await self._host.boot(name, Wish(kind, description), take_over=take_over)
 
     @asynccontextmanager
-    async def held_session(self, name: AgentName) -> AsyncIterator[asyncio.Event]:
-        """Hold a session of an agent; gives an event that is set when somebody else ends it.
+    async def held_session(self, name: AgentName) -> AsyncIterator[asyncio.Future[None]]:
+        """Hold a session of an agent; gives a future that is done when somebody else ends it.
 
         Raises:
             RefusedError: so many are online that the roster has no room for it.
         """
         self._require_place(name)
-        session_id, ended = self._host.sessions.hold(name)
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        session_id = self._host.sessions.hold(name, partial(ended.set_result, None))
         try:
             yield ended
         finally:

@@ -16,7 +16,7 @@ class _Claims:
     """One agent's claims to be there. `began_ms`: the homeserver's clock when the first was made."""
 
     began_ms: int
-    held: dict[int, asyncio.Event] = field(default_factory=dict)
+    held: dict[int, Callable[[], object]] = field(default_factory=dict)
     until: float | None = None
 
 
@@ -53,13 +53,12 @@ class Sessions:
         """Return when the agent last did something here or went offline; None where this daemon has not seen it."""
         return self._last_seen_ms.get(agent)
 
-    def hold(self, agent: AgentName) -> tuple[int, asyncio.Event]:
-        """Open a held session; return its id and an event that is set when somebody else ends it."""
+    def hold(self, agent: AgentName, on_end: Callable[[], object]) -> int:
+        """Open a held session; return its id. `on_end` is called when somebody else ends it."""
         self._next_id += 1
-        ended = asyncio.Event()
-        self._claims_of(agent).held[self._next_id] = ended
+        self._claims_of(agent).held[self._next_id] = on_end
         self._publish(agent)
-        return self._next_id, ended
+        return self._next_id
 
     def release(self, agent: AgentName, session_id: int) -> None:
         """Close a held session."""
@@ -79,8 +78,8 @@ class Sessions:
         """Close every session of an agent."""
         claims = self._claims.pop(agent, None)
         if claims is not None:
-            for ended in claims.held.values():
-                ended.set()
+            for on_end in claims.held.values():
+                on_end()
             self._publish(agent)
 
     def forget(self, agent: AgentName) -> None:

@@ -332,7 +332,7 @@ async def _run_loops(
         group.create_task(parts.janitor.run(), name="janitor")
         group.create_task(_keep_registered(parts, group, on_ready, on_waiting), name="registration")
         for agent in agents:
-            parts.sessions.hold(agent)
+            parts.sessions.hold(agent, lambda: None)
             group.create_task(_boot_until_it_holds(parts, agent), name=f"boot {agent}")
 
 

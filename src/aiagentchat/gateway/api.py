@@ -38,7 +38,7 @@ from aiagentchat.gateway.pace import Pace
 from aiagentchat.gateway.routes import ROUTES
 from aiagentchat.gateway.routing import Call, Caller, Route
 from aiagentchat.gateway.schemas import HealthAnswer, Problem, ReadAnswer, SentAnswer
-from aiagentchat.gateway.sse import internal_error
+from aiagentchat.gateway.sse import Streams, internal_error
 from aiagentchat.model import BYTES, AgentName, parse_agent_name, transfer_s, visible
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,8 @@ class Gateway:
         self._file_limit_bytes = file_limit_bytes
         self._pace = pace
         self._file_slots = asyncio.Semaphore(_FILES_AT_ONCE)
-        self.closing = asyncio.Event()
+        self.streams = Streams()
+        self._pinging: asyncio.Task[None] | None = None
         self.openapi = render_openapi(ROUTES)
         self._hosts = set(_HOSTS_OF_SOCKET)
         self._sockets: list[Path] = []
@@ -103,6 +104,7 @@ class Gateway:
         address = parse_listen(listen) if listen else None
         ensure_private_dir(socket.parent)
         await self._runner.setup()
+        self._pinging = asyncio.create_task(self.streams.ping(), name="ping the streams")
         try:
             await self._listen_on_socket(socket, 0o600)
             if isinstance(address, Path):
@@ -137,7 +139,9 @@ class Gateway:
 
     async def stop(self) -> None:
         """End the streams and stop listening."""
-        self.closing.set()
+        self.streams.close()
+        if self._pinging is not None:
+            self._pinging.cancel()
         await self._runner.cleanup()
         for socket in self._sockets:
             socket.unlink(missing_ok=True)

@@ -71,5 +71,5 @@ async def room_events(call: Call) -> web.StreamResponse:
                 else:
                     await stream.send(SIGHTS[type(each)], json.dumps(asdict(each), ensure_ascii=False))
 
-        await stream.run(pump())
+        await stream.run(work=pump())
     return stream.response

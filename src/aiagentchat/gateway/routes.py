@@ -144,7 +144,7 @@ async def _events(call: Call) -> web.StreamResponse:
     query: EventsQuery = call.query
     service = call.gateway.service
     following = service.follow(call.agent, reader_id=call.reader_id, label=call.reader_label, stops=query.stops)
-    async with following as (messages, endings), call.stream() as stream:
+    async with following as (messages, ended, lost), call.stream() as stream:
 
         async def pump() -> None:
             async for each in messages:
@@ -153,9 +153,8 @@ async def _events(call: Call) -> web.StreamResponse:
                 else:
                     await stream.send("removed", json.dumps({"event_id": each}))
 
-        ended, lost = endings
-        await stream.run(pump(), ended.wait(), lost.wait())
-        if ended.is_set():
+        await stream.run(ended, lost, work=pump())
+        if ended.done():
             await stream.end("ended", json.dumps({"name": call.agent}))
     return stream.response
 
@@ -206,8 +205,8 @@ async def _attach(call: Call) -> BaseModel | web.StreamResponse:
         return answer
     async with gateway.service.held_session(name) as ended, call.stream() as stream:
         await stream.send("attached", answer.model_dump_json())
-        await stream.run(ended.wait())
-        if ended.is_set():
+        await stream.run(ended)
+        if ended.done():
             await stream.end("ended", json.dumps({"name": name}))
     return stream.response
 
@@ -315,7 +314,7 @@ async def _tell_steps(call: Call, said: Mapping[str, object], steps: AsyncGenera
                     )
             await stream.send("done", json.dumps({"user_id": said["user_id"]}))
 
-        await stream.run(pump())
+        await stream.run(work=pump())
     return stream.response
 
 
@@ -331,7 +330,7 @@ async def _janitor(call: Call) -> web.StreamResponse:
                     await stream.send("agent", json.dumps(said))
             await stream.send("done", "{}")
 
-        await stream.run(pump())
+        await stream.run(work=pump())
     return stream.response
 
 

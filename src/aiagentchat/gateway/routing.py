@@ -57,7 +57,7 @@ class Call:
 
     def stream(self) -> EventStream:
         """Return the stream that answers the call, for as long as its credential is good."""
-        return EventStream(self.request, self.gateway.closing, lambda: self.gateway.authenticate(self.request))
+        return EventStream(self.request, self.gateway.streams, lambda: self.gateway.authenticate(self.request))
 
     @property
     def reader_id(self) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 PING_S = 30.0
 """A comment is sent this often, so that both sides see a connection that is dead."""
+_PING = ": ping\n\n"
 
 
 def message_data(message: Message) -> str:
@@ -31,6 +32,39 @@ def internal_error() -> AiAgentChatError:
     return AiAgentChatError("something went wrong inside the daemon", hint="see daemon.log")
 
 
+class Streams:
+    """The streams of a gateway that stand: one task pings them all, and they end when the gateway closes."""
+
+    def __init__(self) -> None:
+        self._standing: set[EventStream] = set()
+        self._is_closed = False
+
+    @contextlib.contextmanager
+    def standing(self, stream: "EventStream") -> Iterator[None]:
+        """Have a stream pinged, and stopped."""
+        self._standing.add(stream)
+        if self._is_closed:
+            stream.stop()
+        try:
+            yield
+        finally:
+            self._standing.discard(stream)
+
+    async def ping(self) -> None:
+        """Ping all, again and again."""
+        while True:
+            await asyncio.sleep(PING_S)
+            for stream in list(self._standing):
+                await stream.ping()
+                await asyncio.sleep(0)  # nobody else is to wait for all of them
+
+    def close(self) -> None:
+        """Stop all, and each that comes."""
+        self._is_closed = True
+        for stream in self._standing:
+            stream.stop()
+
+
 class EventStream:
     """The response side of a stream. Use as a context manager; `response` is what the handler returns.
 
@@ -40,11 +74,12 @@ class EventStream:
         check: asked before anything is sent; raises where the client may have no more.
     """
 
-    def __init__(self, request: web.Request, closing: asyncio.Event, check: Callable[[], object]) -> None:
+    def __init__(self, request: web.Request, streams: Streams, check: Callable[[], object]) -> None:
         self._request = request
-        self._closing = closing
+        self._streams = streams
         self._check = check
-        self._writing = asyncio.Lock()
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._failure: Exception | None = None
         self.response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
@@ -75,31 +110,42 @@ class EventStream:
         identity = f"id: {event_id}\n" if event_id else ""
         await self._write(f"{identity}event: {event}\ndata: {data}\n\n")
 
-    async def run(self, *work: Coroutine[Any, Any, Any]) -> None:
-        """Do all `work`, with pings beside it, until some of it ends, the client goes, or the gateway closes."""
-        tasks = [
-            *(asyncio.create_task(part) for part in work),
-            asyncio.create_task(self._ping()),
-            asyncio.create_task(self._closing.wait()),
-        ]
+    async def run(self, *endings: asyncio.Future[None], work: Coroutine[Any, Any, None] | None = None) -> None:
+        """Do `work`, pinged beside it, until it ends, or one of `endings`, the client goes, or the gateway closes."""
+        task = None if work is None else asyncio.create_task(work)
+        futures = endings if task is None else (*endings, task)
+        for each in futures:
+            each.add_done_callback(self.stop)
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            with self._streams.standing(self):
+                await self.ping()
+                await self._over
         finally:
-            for task in tasks:
+            for each in futures:
+                each.remove_done_callback(self.stop)
+            if task is not None:
                 task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(
-                result, asyncio.CancelledError | ConnectionResetError
-            ):
-                raise result
+                await asyncio.wait([task])
+        done = None if task is None or task.cancelled() else task.exception()
+        for failure in (self._failure, done):
+            if failure is not None and not isinstance(failure, ConnectionResetError):
+                raise failure
 
-    async def _ping(self) -> None:
-        while True:
+    def stop(self, _: object = None) -> None:
+        """Have `run` end."""
+        if not self._over.done():
+            self._over.set_result(None)
+
+    async def ping(self) -> None:
+        """Send a comment; not where a client is yet to take what was sent before, as this would wait there, too."""
+        transport = self._request.transport
+        try:
             self._check()
-            await self._write(": ping\n\n")
-            await asyncio.sleep(PING_S)
+            if transport is not None and not transport.get_write_buffer_size():
+                await self._write(_PING)
+        except Exception as failure:  # noqa: BLE001 - it is the stream's, and not of who pings
+            self._failure = failure
+            self.stop()
 
     async def _write(self, text: str) -> None:
-        async with self._writing:
-            await self.response.write(text.encode())
+        await self.response.write(text.encode())
