@@ -19,7 +19,7 @@ from bench.sizes import Size
 from bench.system import SERVER_NAME, Bench, Note, names_of, prepare, running, some_at_once
 from bench.usage import Usage, usage_within, wait_calm
 
-LONG = 6
+LONG = 4
 """As many times longer the daemon is looked at whose requests are counted."""
 OURS, NIO, ACCOUNTS = "a daemon", "`matrix-nio`, a client each", "a daemon with ordinary accounts"
 
