@@ -44,7 +44,7 @@ _LONGEST_RETRY_S = 1.0
 _FETCH_S = 600.0
 """How long at most a file may take that is fetched: the gateway says when it gives up."""
 _SILENCE_S = 60.0
-"""A stream is pinged every 15 s; after this long without anything its other end is gone."""
+"""A stream is pinged every 30 s; after this long without anything its other end is gone."""
 
 
 class _NobodyThereError(DaemonNotRunningError):

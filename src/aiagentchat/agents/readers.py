@@ -38,7 +38,7 @@ class Readers:
     ) -> Claim:
         """Take the slot of an agent's inbox. A reader that has a stream may read beside it, and keeps the stream's.
 
-        `on_lost`: of a stream; see `Claim`.
+        `on_lost`: see `Claim`; a stream gives it, and nothing else does.
 
         Raises:
             ReaderBusyError: another reader has it.

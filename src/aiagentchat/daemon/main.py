@@ -320,6 +320,7 @@ async def _run_loops(
         group.create_task(_take_events(parts.transport, parts.intake, parts.service), name="events")
         group.create_task(parts.service.watch(), name="watchdog")
         group.create_task(parts.transport.run(), name="transport")
+        group.create_task(parts.gateway.streams.ping(), name="pings")
         group.create_task(parts.watch.run(), name="watch")
         if parts.manager.names.has_own_daemon:
             group.create_task(parts.heartbeat.run_lease(), name="lease")

@@ -84,7 +84,6 @@ class Gateway:
         self._pace = pace
         self._file_slots = asyncio.Semaphore(_FILES_AT_ONCE)
         self.streams = Streams()
-        self._pinging: asyncio.Task[None] | None = None
         self.openapi = render_openapi(ROUTES)
         self._hosts = set(_HOSTS_OF_SOCKET)
         self._sockets: list[Path] = []
@@ -104,7 +103,6 @@ class Gateway:
         address = parse_listen(listen) if listen else None
         ensure_private_dir(socket.parent)
         await self._runner.setup()
-        self._pinging = asyncio.create_task(self.streams.ping(), name="ping the streams")
         try:
             await self._listen_on_socket(socket, 0o600)
             if isinstance(address, Path):
@@ -140,8 +138,6 @@ class Gateway:
     async def stop(self) -> None:
         """End the streams and stop listening."""
         self.streams.close()
-        if self._pinging is not None:
-            self._pinging.cancel()
         await self._runner.cleanup()
         for socket in self._sockets:
             socket.unlink(missing_ok=True)

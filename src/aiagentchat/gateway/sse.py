@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 PING_S = 30.0
 """A comment is sent this often, so that both sides see a connection that is dead."""
 _PING = ": ping\n\n"
+_AT_ONCE = 50
 
 
 def message_data(message: Message) -> str:
@@ -41,7 +42,7 @@ class Streams:
 
     @contextlib.contextmanager
     def standing(self, stream: "EventStream") -> Iterator[None]:
-        """Have a stream pinged, and stopped."""
+        """Within it a stream is pinged, and stopped when the gateway closes."""
         self._standing.add(stream)
         if self._is_closed:
             stream.stop()
@@ -54,9 +55,11 @@ class Streams:
         """Ping all, again and again."""
         while True:
             await asyncio.sleep(PING_S)
-            for stream in list(self._standing):
-                await stream.ping()
-                await asyncio.sleep(0)  # nobody else is to wait for all of them
+            for number, stream in enumerate(list(self._standing), 1):
+                if stream in self._standing:
+                    await stream.ping()
+                if number % _AT_ONCE == 0:
+                    await asyncio.sleep(0)  # nobody else is to wait for all of them
 
     def close(self) -> None:
         """Stop all, and each that comes."""
@@ -71,7 +74,7 @@ class EventStream:
     An error that ends the stream is its last event, `error`, with the problem that a response would have.
 
     Args:
-        check: asked before anything is sent; raises where the client may have no more.
+        streams: the gateway's. check: asked before anything is sent; raises where the client may have no more.
     """
 
     def __init__(self, request: web.Request, streams: Streams, check: Callable[[], object]) -> None:
@@ -111,24 +114,24 @@ class EventStream:
         await self._write(f"{identity}event: {event}\ndata: {data}\n\n")
 
     async def run(self, *endings: asyncio.Future[None], work: Coroutine[Any, Any, None] | None = None) -> None:
-        """Do `work`, pinged beside it, until it ends, or one of `endings`, the client goes, or the gateway closes."""
-        task = None if work is None else asyncio.create_task(work)
-        futures = endings if task is None else (*endings, task)
-        for each in futures:
+        """Do `work` while the stream is pinged, until it is done, one of `endings` is, or the gateway closes. Once.
+
+        Raises:
+            AiAgentChatError: the work, or the check, has failed; not where the client is gone.
+        """
+        tasks = [] if work is None else [asyncio.create_task(work)]
+        for each in (*endings, *tasks):
             each.add_done_callback(self.stop)
         try:
             with self._streams.standing(self):
                 await self.ping()
                 await self._over
         finally:
-            for each in futures:
-                each.remove_done_callback(self.stop)
-            if task is not None:
+            for task in tasks:
                 task.cancel()
-                await asyncio.wait([task])
-        done = None if task is None or task.cancelled() else task.exception()
-        for failure in (self._failure, done):
-            if failure is not None and not isinstance(failure, ConnectionResetError):
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        for failure in (*results, self._failure):
+            if isinstance(failure, Exception) and not isinstance(failure, ConnectionResetError):
                 raise failure
 
     def stop(self, _: object = None) -> None:
@@ -137,15 +140,20 @@ class EventStream:
             self._over.set_result(None)
 
     async def ping(self) -> None:
-        """Send a comment; not where a client is yet to take what was sent before, as this would wait there, too."""
+        """Ask whether the client may have more, and send a comment; a failure ends the stream, and is not raised.
+
+        Nothing is sent while a client is yet to take what was sent before. So a ping never waits, and who pings all is
+        not kept by one.
+        """
         transport = self._request.transport
         try:
             self._check()
-            if transport is not None and not transport.get_write_buffer_size():
+            if transport is None or transport.is_closing() or not transport.get_write_buffer_size():
                 await self._write(_PING)
         except Exception as failure:  # noqa: BLE001 - it is the stream's, and not of who pings
-            self._failure = failure
-            self.stop()
+            if not self._over.done():
+                self._failure = failure
+                self.stop()
 
     async def _write(self, text: str) -> None:
-        await self.response.write(text.encode())
+        await self.response.write(text.encode())  # a chunk as a whole, whoever else writes: nothing is compressed

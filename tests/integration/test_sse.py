@@ -1,6 +1,7 @@
 """Streams of server-sent events: pinged together, stopped together, and each with its own end."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -14,6 +15,7 @@ from aiagentchat.gateway.sse import EventStream, Streams
 
 PING = b": ping\n"
 Serve = Callable[[EventStream], Awaitable[None]]
+Connect = Callable[..., Awaitable[StreamReader]]
 refused = False
 
 
@@ -30,12 +32,13 @@ async def streams(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Streams]:
     streams = Streams()
     pinging = asyncio.create_task(streams.ping())
     yield streams
+    assert not pinging.done()
     pinging.cancel()
 
 
 @asynccontextmanager
-async def served(streams: Streams, serve: Serve) -> AsyncIterator[Callable[[], Awaitable[StreamReader]]]:
-    """Give what opens a stream, which is served so."""
+async def served(streams: Streams, serve: Serve) -> AsyncIterator[Connect]:
+    """Give what opens a stream, which is served so; it stands as long as a stack, or as this."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         async with EventStream(request, streams, check) as stream:
@@ -46,8 +49,8 @@ async def served(streams: Streams, serve: Serve) -> AsyncIterator[Callable[[], A
     app.router.add_get("/", handle)
     async with TestServer(app) as server, ClientSession() as session, AsyncExitStack() as standing:
 
-        async def connect() -> StreamReader:
-            return (await standing.enter_async_context(session.get(server.make_url("/")))).content
+        async def connect(stack: AsyncExitStack = standing) -> StreamReader:
+            return (await stack.enter_async_context(session.get(server.make_url("/")))).content
 
         yield connect
 
@@ -88,9 +91,10 @@ async def test_who_takes_nothing_keeps_no_other_from_its_pings(
         async def work() -> None:
             if is_full.is_set():
                 await asyncio.Event().wait()
-            for _ in range(1_000):
-                asyncio.get_running_loop().call_later(0.1, is_full.set)
+            while True:
+                waits = asyncio.get_running_loop().call_later(0.1, is_full.set)
                 await stream.send("message", "x" * 100_000)
+                waits.cancel()
 
         await stream.run(work=work())
 
@@ -100,6 +104,32 @@ async def test_who_takes_nothing_keeps_no_other_from_its_pings(
         other = await connect()
         for _ in range(5):
             assert len(await other.readline() + await other.readline()) > 65_000
+
+
+async def test_who_goes_while_it_is_sent_to_leaves_nothing_behind(
+    streams: Streams, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits, is_over = asyncio.Event(), asyncio.Event()
+
+    async def serve(stream: EventStream) -> None:
+        async def work() -> None:
+            while True:
+                handle = asyncio.get_running_loop().call_later(0.1, waits.set)
+                await stream.send("message", "x" * 100_000)
+                handle.cancel()
+
+        try:
+            await stream.run(work=work())
+        finally:
+            is_over.set()
+
+    async with asyncio.timeout(10), served(streams, serve) as connect:
+        async with AsyncExitStack() as leaving:
+            await connect(leaving)
+            await waits.wait()
+        await is_over.wait()
+    gc.collect()
+    assert (streams._standing, caplog.messages) == (set(), [])
 
 
 async def test_a_stream_ends_with_its_work_with_what_fails_in_it_or_with_what_it_is_told_to(streams: Streams) -> None:
