@@ -276,7 +276,8 @@ async def test_the_overview_says_what_is_unread_what_was_said_last_and_how_much(
             entry = (await overview(daemon))[name]
             if {field: entry[field] for field in wanted} == wanted:
                 return True
-            await say(alice, silent.room_id, "meanwhile")  # a homeserver may hold back its latest event until the next
+            if (await daemon.api.get("/overview"))["stalled"]:  # Synapse may hold back its latest event until the next
+                await say(alice, silent.room_id, "meanwhile")
             return False
 
         await until(is_so)
