@@ -2,12 +2,15 @@
 
 import io
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from bench.figures import Goal, Row, Series
 
+_MOST_LINEAR = 20
+"""How many times the least the most is that is still drawn on an axis that begins at nothing."""
 HEAD = """# Benchmarks
 
 <!-- Made by `make bench`; changes made here are lost. -->
@@ -109,7 +112,7 @@ def _draw(row: Row) -> str:
     for series in row.series:
         by_unit[series.unit].append(series)
     figure, axes = pyplot.subplots(
-        len(by_unit), 1, figsize=(8, sum(_height(each) for each in by_unit.values())), squeeze=False
+        len(by_unit), 1, figsize=(10, sum(_height(each) for each in by_unit.values())), squeeze=False
     )
     for axis, (unit, group) in zip(axes[:, 0], by_unit.items(), strict=True):
         _draw_curves(axis, group) if all(each.x is not None for each in group) else _draw_bars(axis, group)
@@ -122,11 +125,17 @@ def _draw(row: Row) -> str:
 
 
 def _height(group: Sequence[Series]) -> float:
-    return 3.5 if all(each.x is not None for each in group) else 0.7 + 0.35 * len(group)
+    if all(each.x is not None for each in group):
+        return 3.5
+    return 0.7 + sum(0.2 + 0.15 * len(_label(each.what).splitlines()) for each in group)
+
+
+def _label(what: str) -> str:
+    return textwrap.fill(what.replace("`", ""), 48)
 
 
 def _draw_bars(axis: Any, group: Sequence[Series]) -> None:
-    names = [each.what.replace("`", "") for each in group]
+    names = [_label(each.what) for each in group]
     values = [each.median for each in group]
     errors = [
         [each.median - each.at(10) for each in group],
@@ -141,8 +150,14 @@ def _draw_curves(axis: Any, group: Sequence[Series]) -> None:
     for each in group:
         curves[each.what.rpartition(", ")[0] or each.what].append(each)
     for name, points in curves.items():
-        axis.plot([each.x for each in points], [each.median for each in points], marker="o", label=name)
+        axis.plot([each.x for each in points], [each.median for each in points], marker="o", label=_label(name))
+    medians = [each.median for each in group]
     axis.set_xscale("log")
-    axis.set_yscale("symlog" if any(each.median <= 0 for each in group) else "log")
+    if min(medians) > 0 and max(medians) > _MOST_LINEAR * min(medians):
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(0, 1.1 * max(medians) or 1)
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_major_formatter("{x:g}")
     axis.set_xlabel("agents")
-    axis.legend(fontsize="small")
+    axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))

@@ -112,7 +112,8 @@ def _row(size: Size, ours: _Curve, nio: _Curve, accounts: _Curve, unheard_bytes:
             "memory of an agent that listens, beside a `matrix-nio` client",
             ours.memory_per_agent / nio.memory_per_agent,
             0.05,
-            why="What asyncio and aiohttp keep for each connection that stands is more than that alone.",
+            why="Most of it stands for the connection, which asyncio and aiohttp hold, and for the inbox that is read"
+            " by it.",
         ),
         Goal(
             "memory of an agent that does not listen, beside a `matrix-nio` client",
