@@ -59,7 +59,8 @@ def main(arguments: Sequence[str]) -> int:
         begun = time.monotonic()
         print(f"{key}", flush=True)
         rows[key] = _measure(key, quick=given.quick)
-        print(render_table(rows[key]), f"({time.monotonic() - begun:.0f} s)\n", sep="\n", flush=True)
+        rows[key].took_s = round(time.monotonic() - begun)
+        print(render_table(rows[key]), f"({rows[key].took_s} s)\n", sep="\n", flush=True)
         if writes:
             _keep(rows)
     if writes:

@@ -66,6 +66,7 @@ class Row:
         key: for the command line. title: what is measured. how: in a sentence or two, what was done.
         notes: what a reader has to know besides, each a sentence in Markdown.
         day, machine: when it was measured, as in "2026-01-31", and on what: rows can be measured one by one.
+        took_s: from its beginning to its end.
     """
 
     key: str
@@ -76,6 +77,7 @@ class Row:
     notes: list[str] = field(default_factory=list)
     day: str = ""
     machine: str = ""
+    took_s: float = 0.0
 
     def add(self, what: str, unit: str, values: Sequence[float], *, x: float | None = None) -> Series:
         """Keep a series, and return it."""
@@ -112,6 +114,7 @@ def from_json(data: Sequence[dict[str, Any]]) -> list[Row]:
             list(row["notes"]),
             row["day"],
             row["machine"],
+            row["took_s"],
         )
         for row in data
     ]

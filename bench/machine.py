@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import sqlite3
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +40,8 @@ def describe() -> str:
     processor = found[1] if found else platform.machine()
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = ", ".join(
-        f"{name} {version(name)}" for name in ("aiagentchat", "matrix-synapse", "aiohttp", "matrix-nio", "mautrix")
+        f"{name} {version(name)}"
+        for name in ("aiagentchat", "matrix-synapse", "aiohttp", "matrix-nio", "mautrix", "matrix-commander")
     )
-    return f"{os.cpu_count()} cores ({processor}), {gib:.0f} GiB, Python {platform.python_version()}; {versions}."
+    system = f"{platform.system()}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    return f"{os.cpu_count()} cores ({processor}), {gib:.0f} GiB, {system}; {versions}."

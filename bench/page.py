@@ -15,11 +15,12 @@ HEAD = """# Benchmarks
 
 <!-- Made by `make bench`; changes made here are lost. -->
 
-Every figure is measured beside what it is compared with, in one run, one after the other or in turns, on one
-homeserver where no other is named: ratios hold on other machines, milliseconds do not. `make bench` makes this page
-anew, in under an hour on two cores; it builds a homeserver of 1,000 agents first, once. All that was measured, value by
-value, is in [benchmarks/data.json](benchmarks/data.json). What follows from it for larger systems is in
-[capacity.md](capacity.md).
+Every figure is measured beside what it is compared with, in one run, one after the other or in turns, and on one
+homeserver; what is measured with several numbers of agents, or with other accounts, has another one that is made alike.
+Ratios hold on other machines, milliseconds do not. A dash in place of the spread: measured once. `make bench` makes
+this page anew, in under an hour on two cores; it builds a homeserver of 1,000 agents first, once. All that was
+measured, value by value, is in [benchmarks/data.json](benchmarks/data.json). What follows from it for larger systems is
+in [capacity.md](capacity.md).
 
 {measured}
 
@@ -51,12 +52,13 @@ def _reasons(row: Row) -> list[str]:
 
 def _measured(rows: Sequence[Row]) -> str:
     """Say when and on what the rows were measured, which may have been one by one."""
-    together: dict[tuple[str, str], list[str]] = defaultdict(list)
+    together: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        together[row.day, row.machine].append(f"[{row.title}](#{_anchor(row.title)})")
+        together[row.day, row.machine].append(row)
     return "\n".join(
-        f"- Measured on {day}, on {machine}" + (f" {', '.join(titles)}." if len(together) > 1 else "")
-        for (day, machine), titles in together.items()
+        f"- Measured on {day} in {sum(row.took_s for row in group) / 60:.0f} minutes, on {machine}"
+        + (f" {', '.join(f'[{row.title}](#{_anchor(row.title)})' for row in group)}." if len(together) > 1 else "")
+        for (day, machine), group in together.items()
     )
 
 

@@ -20,6 +20,7 @@ from bench.sizes import Size
 from bench.system import Bench, Note, running
 
 BARE = "the interpreter, with `import argparse, json, http.client`"
+ALONE = "the interpreter alone"
 COMMANDER = "`matrix-commander`, sending one message"
 WHO, SEND, READ, HOOK = "`cchat who`", "`cchat send`", "`cchat read`", "a hook with nothing to say"
 COMMANDERS_ROOM_VERSION = "11"
@@ -56,9 +57,7 @@ class Command:
         return took
 
 
-_MODULES = (
-    "It is a program with its modules and an answer of the daemon, where the interpreter has three modules alone."
-)
+_MODULES = "The interpreter has three modules alone; the rest loads the program's own, and asks the daemon."
 _WAITS = f"{_MODULES} And it waits for the homeserver."
 
 
@@ -78,6 +77,7 @@ async def measure(size: Size, note: Note) -> Row:
             place = {"AIAGENTCHAT_HOME": str(bench.settings.paths.data_dir)}
             cchat = PROGRAMS / "cchat"
             commands = {
+                ALONE: Command([sys.executable, "-c", "pass"]),
                 BARE: Command([sys.executable, "-c", "import argparse, json, http.client"]),
                 WHO: Command([cchat, "who"], place),
                 SEND: Command([cchat, "send", "--to", "reader", "hello"], place | {"AIAGENTCHAT_TOKEN": writer.token}),
@@ -95,16 +95,16 @@ async def measure(size: Size, note: Note) -> Row:
     bare = series[BARE]
     row.goals += [
         *(
-            Goal(f"{what} beside the interpreter alone", ratio_of(series[what], bare), 1.5, why=why)
+            Goal(f"{what} beside the interpreter with three modules", ratio_of(series[what], bare), 1.5, why=why)
             for what, why in ((WHO, _MODULES), (SEND, _WAITS), (READ, _WAITS))
         ),
-        Goal(f"{HOOK} beside the interpreter alone", ratio_of(series[HOOK], bare), 1.3),
+        Goal(f"{HOOK} beside the interpreter with three modules", ratio_of(series[HOOK], bare), 1.3),
         Goal(
             "`cchat send` faster than `matrix-commander`",
             ratio_of(series[COMMANDER], series[SEND]),
             10,
             is_least=True,
-            why="Both are a start of Python, and a message that the same homeserver stores.",
+            why="A tenth of it is less than the interpreter with three modules and one bare PUT take together.",
         ),
     ]
     return row

@@ -62,6 +62,7 @@ async def measure(size: Size, note: Note) -> Row:
     row.notes += [
         f"With the daemon there were in that time {_shown(ours)}; without it {_shown(nobodys)}. All is counted as the"
         " daemon's.",
+        "Rows that are written over, and what is done more seldom than that time, do not show.",
         f"A state event leaves rows in {', '.join(f'`{table}`' for table, _ in beaten.rows.most_common(6))} and others."
         " They were written one after the other in a room; of each room, a hundredth one has its whole state stored"
         " once more, which so few do not show.",

@@ -99,9 +99,9 @@ def _row(size: Size, ours: _Curve, nio: _Curve, accounts: _Curve, unheard_bytes:
         "idle",
         "Agents that do nothing",
         f"Agents that are online, each in a room of its own under one Space, and nothing happens for"
-        f" {size.idle_s:.0f} s: what is used by who follows the rooms for them, and by the homeserver. Each agent of a"
-        " daemon listens, with a `GET /events` on a connection of its own, as adapters do; who holds these connections"
-        " is another process, and not counted. Memory is the process's own (its proportional set).",
+        f" {size.idle_s:.0f} s and longer: what is used by who follows the rooms for them, and by the homeserver. Each"
+        " agent of a daemon listens, with a `GET /events` on a connection of its own, as adapters do; who holds these"
+        " connections is another process, and not counted. Memory is the process's own (its proportional set).",
     )
     for curve in (ours, nio, accounts):
         curve.add_to(row)

@@ -1,19 +1,20 @@
 """From one agent to another, where each is an account that the daemon syncs for, beside the same without a daemon."""
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from bench.exchange import fill_row, in_turns
 from bench.figures import Row, compared
-from bench.gateway import OURS, SAME, through_gateway
+from bench.gateway import OURS as THROUGH_DAEMON
+from bench.gateway import SAME, through_gateway
 from bench.peers import bare_accounts, mautrix_pair, nio_pair
 from bench.rows.latency import MAUTRIX, NIO
 from bench.sizes import Size
 from bench.system import Note, running
 
+OURS = f"{THROUGH_DAEMON}, with accounts"
 RAW = "a bare PUT to a bare `/sync`"
 ALL_SYNC = f"{RAW}, a person in the room and all three syncing"
-
-
 _WHY = "Three accounts sync in the room of an agent, and one in the rooms that it is compared with."
 
 
@@ -28,7 +29,7 @@ async def measure(size: Size, note: Note) -> Row:
     async with running("accounts") as bench, AsyncExitStack() as stack:
         ours, same, content = await stack.enter_async_context(through_gateway(bench))
         ways = [
-            ours,
+            replace(ours, what=OURS),
             same,
             await stack.enter_async_context(bare_accounts(bench, RAW)),
             await stack.enter_async_context(bare_accounts(bench, ALL_SYNC, all_sync=True)),

@@ -61,7 +61,7 @@ async def measure(size: Size, note: Note) -> Row:
         "Agents attach again as they come: of a daemon that was killed none is online any more. So the agent's requests"
         " are taken among those of the others.",
         f"With {len(names):,} agents the message is there {later:.2f} s later than with one, by the medians; the"
-        f" gateway answers {of_it:.2f} s later.",
+        f" gateway's first answer is {abs(of_it):.2f} s {'later' if of_it > 0 else 'sooner'}.",
     ]
     return row
 

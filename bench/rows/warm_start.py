@@ -49,8 +49,9 @@ class _Starts:
 
 
 _WHY = (
-    "A start is a process that has to come up and load its modules, and a request of each agent that it looks at before"
-    " it answers."
+    "Most of it is no request to the homeserver: the daemon's process and its modules, and then the agents, each by a"
+    " request of its own to the gateway, which checks more than the least daemon does. And the roster waits a tenth of"
+    " a second for whoever else may come."
 )
 
 
@@ -77,18 +78,22 @@ async def measure(size: Size, note: Note) -> Row:
         Goal(f"requests of a start with {many:,} agents more than with {few:,}", more, 5, "requests"),
     ]
     row.notes += [
-        f"What was requested in a start with {agents:,} agents until all were online: {_most(found.used[-1].requests)}."
+        f"What was requested in a start with {agents:,} agents until all were online: {_all(found.used[-1].requests)}."
         for agents, found in starts.items()
     ]
+    row.notes.append(
+        "`ClientRestResource` is above all the daemon's look for endpoints that a homeserver may lack, once a start and"
+        " beside all else."
+    )
     row.notes.append(
         f"{REQUESTS.capitalize()} are of one that runs already and whose agents are there: a start is a process that"
         f" has to come up, too, and {many:,} requests of agents that it has to take. {LEAST.capitalize()} has both, and"
         f" takes {ratio_of(raw, bare):.1f} times as long as the requests."
     )
     row.notes.append(
-        "Of the time, that until the daemon is up is the start of a process and the loading of its modules. Each agent"
-        " is a request of its own to the gateway. The roster is written when nobody has come for a tenth of a second,"
-        " after 2 s at the latest."
+        "Of the time, that until the daemon is up is the start of a process, the loading of its modules, and the"
+        " reading of the Space. Each agent is a request of its own to the gateway. The roster is written when nobody"
+        " has come for a tenth of a second, after 2 s at the latest."
     )
     return row
 
@@ -114,8 +119,8 @@ def _totals(used: Sequence[Usage]) -> list[int]:
     return [each.requests.total() for each in used]
 
 
-def _most(requests: Counter[str]) -> str:
-    return ", ".join(f"{count:,} `{servlet}`" for servlet, count in requests.most_common(6))
+def _all(requests: Counter[str]) -> str:
+    return ", ".join(f"{count:,} `{servlet}`" for servlet, count in requests.most_common())
 
 
 async def _start_with(agents: int, note: Note) -> _Starts:

@@ -64,7 +64,7 @@ async def measure(size: Size, note: Note) -> Row:
             "`GET /who` anew beside a bare read of the Space's state",
             ratio_of(series[COLD], series[RAW]),
             1.2,
-            why="The bare read looks at nothing that it gets.",
+            why="Of what the bare read gets, the daemon makes a directory, and answers with it: the parts are below.",
         ),
     ]
     against = ratio_of(series[COLD], series[PARSED])

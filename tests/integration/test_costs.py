@@ -35,7 +35,9 @@ BY_THE_CLOCK = {
     "GET /joined_rooms",
     "GET /_matrix/client/versions",
 }
-"""What is requested from time to time, whatever agents do. With PATCH, which none takes, endpoints are looked for."""
+"""What is requested from time to time, whatever agents do."""
+LOOKED_FOR = "PATCH …"
+"""A method that none takes, by which endpoints are looked for: all together."""
 
 
 @pytest.fixture
@@ -60,7 +62,11 @@ class Costs:
 
     def read(self) -> dict[str, int]:
         asked, self._before = self._relay.asked - self._before, self._relay.asked.copy()
-        return {what: count for what, count in asked.items() if what not in BY_THE_CLOCK and what[:6] != "PATCH "}
+        costs = {
+            what: count for what, count in asked.items() if what not in BY_THE_CLOCK and what[:6] != LOOKED_FOR[:6]
+        }
+        looked_for = sum(count for what, count in asked.items() if what[:6] == LOOKED_FOR[:6])
+        return costs | ({LOOKED_FOR: looked_for} if looked_for else {})
 
 
 async def state_of_space(synapse: Synapse, http: aiohttp.ClientSession, daemon: RunningDaemon) -> list[Json]:
@@ -137,19 +143,31 @@ async def test_a_start_costs_the_same_however_many_agents_come_back(
         "GET /rooms/{}/state": 2,  # of both, whether they are as they should be; the Space's is the directory
         "PUT /rooms/{}/state/io.aiagentchat.roster/{}": 1,
         "GET /sync": 1,  # where the operator stands, whose next one tells what should have been pushed
+        LOOKED_FOR: 15,  # once a start, and beside all else
     }
 
 
+SHOWN = {
+    "off": {},
+    "quiet": {
+        "GET /profile/{}/avatar_url": 1,  # whether it has a picture, which is kept
+        "POST /_matrix/media/v3/upload": 1,
+        "PUT /profile/{}/avatar_url": 1,
+    },
+}
+
+
 @APPSERVICE_ALONE
+@pytest.mark.parametrize("sidebar", SHOWN)
 async def test_a_new_agent_costs_these_requests_and_no_others(
-    behind: Synapse, relay: Relay, start_daemon: StartDaemon, tmp_path: Path
+    behind: Synapse, relay: Relay, start_daemon: StartDaemon, tmp_path: Path, sidebar: str
 ) -> None:
-    daemon = await start_daemon(behind, behind.settings(tmp_path))
+    daemon = await start_daemon(behind, behind.settings(tmp_path, AIAGENTCHAT_SIDEBAR=sidebar))
     await attach(daemon, session="none")  # the first one has the homeserver say its default room version
     await until_quiet(daemon)
     costs = Costs(relay)
     await attach(daemon, session="none")
-    assert costs.read() == {
+    assert costs.read() == SHOWN[sidebar] | {
         "POST /register": 1,
         "PUT /devices/{}": 1,  # by which the homeserver knows a message that is sent again
         "PUT /profile/{}/displayname": 1,

@@ -32,7 +32,7 @@ synapse_http_server_requests_received_total{method="GET",servlet="RoomStateEvent
 
 
 def row() -> Row:
-    made = Row("key", "Title, of `it`", "How.", notes=["A note."], day="2026-01-31", machine="2 cores.")
+    made = Row("key", "Title, of `it`", "How.", notes=["A note."], day="2026-01-31", machine="2 cores.", took_s=90)
     ours, other = made.add("ours", "ms", [1.0, 2.0, 3.0]), made.add("other", "ms", [4.0, 4.0, 4.0], x=10)
     made.goals = [
         Goal("less", ratio_of(ours, other), 0.5, why="It is not."),
@@ -75,11 +75,11 @@ def test_the_page_has_every_goal_with_what_was_found_and_leads_to_its_row() -> N
 
 
 def test_the_page_says_of_each_row_when_and_on_what_it_was_measured() -> None:
-    assert "\n- Measured on 2026-01-31, on 2 cores.\n" in render_page([row(), row()], ())
+    assert "\n- Measured on 2026-01-31 in 3 minutes, on 2 cores.\n" in render_page([row(), row()], ())
     other = Row("other", "Other", "How.", day="2026-02-01", machine="4 cores.")
     page = render_page([row(), other], ())
-    assert "\n- Measured on 2026-01-31, on 2 cores. [Title, of `it`](#title-of-it).\n" in page
-    assert "\n- Measured on 2026-02-01, on 4 cores. [Other](#other).\n" in page
+    assert "\n- Measured on 2026-01-31 in 2 minutes, on 2 cores. [Title, of `it`](#title-of-it).\n" in page
+    assert "\n- Measured on 2026-02-01 in 0 minutes, on 4 cores. [Other](#other).\n" in page
 
 
 def test_what_was_tried_is_the_last_part_of_the_page() -> None:
@@ -245,12 +245,12 @@ def measured() -> dict[str, Row]:
     """Return rows as the benchmark writes them, with the figures of `COSTS`."""
     rows = {key: Row(key, key, "How.") for key in ("throughput", "idle", "people", "cold_start", "warm_start", "who")}
     rows["throughput"].add(f"{throughput.KEPT}: daemon", "ms", [3.0])
-    rows["throughput"].add(f"{throughput.KEPT}: homeserver", "ms", [19.0, 20.0, 90.0])
     for agents, megabytes, seconds in ((10, 40.0, 2.0), (1_010, 65.0, 3.0)):
         rows["idle"].add(f"{idle.OURS}: memory, {agents:,} agents", "MB", [megabytes], x=agents)
         rows["idle"].add(f"{idle.ACCOUNTS}: memory, {agents:,} agents", "MB", [1.0], x=agents)
         rows["warm_start"].add(f"{warm_start.ONLINE}, {agents:,} agents", "s", [seconds], x=agents)
     rows["people"].add(people.IDLE, "%", [0.5])
+    rows["people"].add(people.ALONE, "ms", [19.0, 20.0, 90.0])
     rows["people"].add(people.SEEN, "ms", [10.0])
     rows["people"].add(people.READ, "ms", [5.0])
     rows["people"].add(people.READ_DAEMON, "ms", [2.0])
