@@ -76,14 +76,6 @@ async def in_turns(ways: Sequence[Way], content: Content, times: int, note: Note
     return took
 
 
-def _median(series: Series) -> float:
-    return series.median
-
-
-def _late(series: Series) -> float:
-    return series.at(99)
-
-
 def fill_row(
     row: Row,
     took: Mapping[str, Sequence[float]],
@@ -105,7 +97,12 @@ def fill_row(
     mine = series[ours]
     for other, limit, limit_99 in ((raw, 1.10, 1.25), *((other, 1.0, 1.0) for other in others)):
         row.goals += [
-            Goal(f"{ours} beside {other}, {of}", ratio_of(mine, series[other], value), most, why=why)
-            for of, value, most in (("median", _median, limit), ("99 %", _late, limit_99))
+            Goal(f"{ours} beside {other}, median", ratio_of(mine, series[other]), limit, why=why),
+            Goal(
+                f"{ours} beside {other}, 99 %",
+                ratio_of(mine, series[other], lambda each: each.at(99)),
+                limit_99,
+                why=why,
+            ),
         ]
     return series

@@ -65,8 +65,8 @@ class ByteCounter:
 
 
 _WHY = (
-    "A filter spares what is not wanted. Of what changes in a Space most is wanted: who comes and goes is in a roster,"
-    " which comes whole each time."
+    "A filter spares what is not wanted: cards, the roster and what is said to all come in both ways. Who comes or goes"
+    " changes the roster, which comes whole: of the changes it is what grows with the agents."
 )
 
 
@@ -160,8 +160,6 @@ async def measure(size: Size, note: Note) -> Row:
         f" {many.unfiltered.packed / 1000:,.0f} kB with none. Not counted are the requests, whose addresses are"
         f" {many.filtered.asked / 1000:,.1f} kB and {many.unfiltered.asked / 1000:,.1f} kB: a filter is kept by the"
         " homeserver.",
-        "A filter spares what is not wanted: cards, the roster and what is said to all come in both ways."
-        " Who comes or goes changes the roster, which comes whole: of the changes it is what grows with the agents.",
         "Of an agent's first sync with our filter nothing is wanted but where it stands. A daemon reads the state again"
         " when somebody asks who is there after `AIAGENTCHAT_DIRECTORY_TTL`, 300 s; none did here.",
     ]

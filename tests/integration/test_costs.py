@@ -4,6 +4,7 @@
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -62,11 +63,10 @@ class Costs:
 
     def read(self) -> dict[str, int]:
         asked, self._before = self._relay.asked - self._before, self._relay.asked.copy()
-        costs = {
-            what: count for what, count in asked.items() if what not in BY_THE_CLOCK and what[:6] != LOOKED_FOR[:6]
-        }
-        looked_for = sum(count for what, count in asked.items() if what[:6] == LOOKED_FOR[:6])
-        return costs | ({LOOKED_FOR: looked_for} if looked_for else {})
+        costs: Counter[str] = Counter()
+        for what in asked.keys() - BY_THE_CLOCK:
+            costs[LOOKED_FOR if what.startswith("PATCH ") else what] += asked[what]
+        return dict(costs)
 
 
 async def state_of_space(synapse: Synapse, http: aiohttp.ClientSession, daemon: RunningDaemon) -> list[Json]:

@@ -60,6 +60,14 @@ async def lines_of(stream: StreamReader) -> list[bytes]:
     return [line.strip() async for line in stream if line.strip() and line != PING]
 
 
+async def send_until(stream: EventStream, is_full: asyncio.Event) -> None:
+    """Send for ever; `is_full` is set once the other end has taken nothing for a while."""
+    while True:
+        waits = asyncio.get_running_loop().call_later(0.1, is_full.set)
+        await stream.send("message", "x" * 100_000)
+        waits.cancel()
+
+
 async def test_a_stream_where_nothing_happens_is_pinged_and_all_end_at_closing(streams: Streams) -> None:
     async with asyncio.timeout(10), served(streams, EventStream.run) as connect:
         standing = [await connect() for _ in range(3)]
@@ -88,15 +96,7 @@ async def test_who_takes_nothing_keeps_no_other_from_its_pings(
     is_full = asyncio.Event()
 
     async def serve(stream: EventStream) -> None:
-        async def work() -> None:
-            if is_full.is_set():
-                await asyncio.Event().wait()
-            while True:
-                waits = asyncio.get_running_loop().call_later(0.1, is_full.set)
-                await stream.send("message", "x" * 100_000)
-                waits.cancel()
-
-        await stream.run(work=work())
+        await stream.run(work=None if is_full.is_set() else send_until(stream, is_full))
 
     async with asyncio.timeout(10), served(streams, serve) as connect:
         await connect()
@@ -109,24 +109,18 @@ async def test_who_takes_nothing_keeps_no_other_from_its_pings(
 async def test_who_goes_while_it_is_sent_to_leaves_nothing_behind(
     streams: Streams, caplog: pytest.LogCaptureFixture
 ) -> None:
-    waits, is_over = asyncio.Event(), asyncio.Event()
+    is_full, is_over = asyncio.Event(), asyncio.Event()
 
     async def serve(stream: EventStream) -> None:
-        async def work() -> None:
-            while True:
-                handle = asyncio.get_running_loop().call_later(0.1, waits.set)
-                await stream.send("message", "x" * 100_000)
-                handle.cancel()
-
         try:
-            await stream.run(work=work())
+            await stream.run(work=send_until(stream, is_full))
         finally:
             is_over.set()
 
     async with asyncio.timeout(10), served(streams, serve) as connect:
         async with AsyncExitStack() as leaving:
             await connect(leaving)
-            await waits.wait()
+            await is_full.wait()
         await is_over.wait()
     gc.collect()
     assert (streams._standing, caplog.messages) == (set(), [])

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import aiohttp
 import pytest
@@ -89,14 +89,9 @@ def test_what_was_tried_is_the_last_part_of_the_page() -> None:
 def test_ways_are_shown_beside_what_they_are_compared_with_and_each_other_is_to_be_slower_in_both_figures() -> None:
     made = Row("key", "Title", "How.")
     took = {"other": [5.0, 4.0], "variant": [1.5, 1.5], "raw": [1.0, 2.0], "half": [1.0, 1.0], "ours": [2.0, 4.0]}
-    ways: dict[str, Any] = {
-        "ours": "ours",
-        "parts": ["half"],
-        "raw": "raw",
-        "variants": ["variant"],
-        "others": ["other"],
-    }
-    series = fill_row(made, took, **ways, why="That is so.")
+    series = fill_row(
+        made, took, ours="ours", parts=["half"], raw="raw", variants=["variant"], others=["other"], why="That is so."
+    )
     assert [each.what for each in made.series] == ["ours", "half", "raw", "variant", "other"]
     assert series == {each.what: each for each in made.series}
     assert [(goal.what, goal.limit, round(goal.value, 2)) for goal in made.goals] == [

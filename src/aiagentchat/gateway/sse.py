@@ -21,6 +21,7 @@ PING_S = 30.0
 """A comment is sent this often, so that both sides see a connection that is dead."""
 _PING = ": ping\n\n"
 _AT_ONCE = 50
+"""Streams that are pinged before others are answered."""
 
 
 def message_data(message: Message) -> str:
@@ -150,7 +151,7 @@ class EventStream:
             self._check()
             if transport is None or transport.is_closing() or not transport.get_write_buffer_size():
                 await self._write(_PING)
-        except Exception as failure:  # noqa: BLE001 - it is the stream's, and not of who pings
+        except Exception as failure:  # noqa: BLE001 - `run` raises it, for this stream; the others are pinged on
             if not self._over.done():
                 self._failure = failure
                 self.stop()
