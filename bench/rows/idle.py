@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean, median
 
 import aiohttp
 
@@ -19,6 +20,8 @@ from bench.sizes import Size
 from bench.system import SERVER_NAME, Bench, Note, names_of, prepare, running, some_at_once
 from bench.usage import Usage, usage_within, wait_calm
 
+PARTS = 3
+"""Of the time for which nothing happens, each measured by itself."""
 LONG = 4
 """As many times longer the daemon is looked at whose requests are counted."""
 OURS, NIO, ACCOUNTS = "a daemon", "`matrix-nio`, a client each", "a daemon with ordinary accounts"
@@ -29,32 +32,43 @@ class _Curve:
     """What was measured of one way, by the number of its agents."""
 
     name: str
-    memory: dict[int, int] = field(default_factory=dict)
-    used: dict[int, Usage] = field(default_factory=dict)
+    memory: dict[int, list[int]] = field(default_factory=dict)
+    used: dict[int, list[Usage]] = field(default_factory=dict)
 
     async def take(self, bench: Bench, agents: int, pid: int, seconds: float, note: Note) -> None:
-        """Watch for some seconds, once what was done before is over."""
+        """Watch for some seconds, in parts, once what was done before is over."""
         await wait_calm(bench)
-        self.used[agents] = used = await usage_within(bench, seconds, pid)
-        self.memory[agents] = memory_bytes(pid)
-        note(f"{self.name}, {agents} agents: {self.memory[agents] / 1e6:.1f} MB, {used.client_percent:.2f} % of a core")
+        self.used[agents], self.memory[agents] = [], []
+        for _ in range(PARTS):
+            self.used[agents].append(await usage_within(bench, seconds / PARTS, pid))
+            self.memory[agents].append(memory_bytes(pid))
+        percent = median(used.client_percent for used in self.used[agents])
+        note(f"{self.name}, {agents} agents: {self.memory_of(agents) / 1e6:.1f} MB, {percent:.2f} % of a core")
+
+    def memory_of(self, agents: int) -> float:
+        """In bytes, of so many."""
+        return median(self.memory[agents])
+
+    def requests_a_minute(self, agents: int) -> float:
+        """In all the time: of few, how many fall into a part is chance."""
+        return fmean(used.requests_a_minute for used in self.used[agents])
 
     @property
     def memory_per_agent(self) -> float:
         """In bytes, between the fewest and the most."""
         least, most = min(self.memory), max(self.memory)
-        return (self.memory[most] - self.memory[least]) / (most - least)
+        return (self.memory_of(most) - self.memory_of(least)) / (most - least)
 
     def add_to(self, row: Row) -> None:
         for agents, used in self.used.items():
             how_many = f"{agents:,} agent{'' if agents == 1 else 's'}"
-            for what, unit, value in (
-                ("memory", "MB", self.memory[agents] / 1e6),
-                ("processor", "% of a core", used.client_percent),
-                ("the homeserver's processor", "% of a core", used.homeserver_percent),
-                ("requests", "requests a minute", used.requests_a_minute),
+            for what, unit, values in (
+                ("memory", "MB", [each / 1e6 for each in self.memory[agents]]),
+                ("processor", "% of a core", [each.client_percent for each in used]),
+                ("the homeserver's processor", "% of a core", [each.homeserver_percent for each in used]),
+                ("requests", "requests a minute", [self.requests_a_minute(agents)]),
             ):
-                row.add(f"{self.name}: {what}, {how_many}", unit, [value], x=agents)
+                row.add(f"{self.name}: {what}, {how_many}", unit, values, x=agents)
 
 
 async def measure(size: Size, note: Note) -> Row:
@@ -99,14 +113,15 @@ def _row(size: Size, ours: _Curve, nio: _Curve, accounts: _Curve, unheard_bytes:
         "idle",
         "Agents that do nothing",
         f"Agents that are online, each in a room of its own under one Space, and nothing happens for"
-        f" {size.idle_s:.0f} s and longer: what is used by who follows the rooms for them, and by the homeserver. Each"
-        " agent of a daemon listens, with a `GET /events` on a connection of its own, as adapters do; who holds these"
-        " connections is another process, and not counted. Memory is the process's own (its proportional set).",
+        f" {size.idle_s:.0f} s and longer, of which {PARTS} parts are measured one after the other: what is used by who"
+        " follows the rooms for them, and by the homeserver. Each agent of a daemon listens, with a `GET /events` on a"
+        " connection of its own, as adapters do; who holds these connections is another process, and not counted."
+        " Memory is the process's own (its proportional set). Requests are those of all the time.",
     )
     for curve in (ours, nio, accounts):
         curve.add_to(row)
     few, many = size.some[0], size.agents
-    more = ours.used[many].requests_a_minute - ours.used[few].requests_a_minute
+    more = ours.requests_a_minute(many) - ours.requests_a_minute(few)
     row.goals += [
         Goal(
             "memory of an agent that listens, beside a `matrix-nio` client",
@@ -117,10 +132,15 @@ def _row(size: Size, ours: _Curve, nio: _Curve, accounts: _Curve, unheard_bytes:
         ),
         Goal(
             "memory of an agent that does not listen, beside a `matrix-nio` client",
-            (unheard_bytes - ours.memory[few]) / (many - few) / nio.memory_per_agent,
+            (unheard_bytes - ours.memory_of(few)) / (many - few) / nio.memory_per_agent,
             0.05,
         ),
-        Goal(f"the daemon's processor with {many:,} agents", ours.used[many].client_percent, 1.0, "% of a core"),
+        Goal(
+            f"the daemon's processor with {many:,} agents",
+            median(each.client_percent for each in ours.used[many]),
+            1.0,
+            "% of a core",
+        ),
         Goal(f"requests with {many:,} agents more than with {few}", more, 1.0, "a minute"),
     ]
     row.notes += [
@@ -128,7 +148,7 @@ def _row(size: Size, ours: _Curve, nio: _Curve, accounts: _Curve, unheard_bytes:
         f" {nio.memory_per_agent / 1000:.0f} kB as a `matrix-nio` client, and"
         f" {accounts.memory_per_agent / 1000:.0f} kB of a daemon that has an ordinary account for each. Before they"
         f" listened, {many:,} agents took {unheard_bytes / 1e6:.1f} MB of the daemon, and then"
-        f" {ours.memory[many] / 1e6:.1f} MB: the rest is what stands for a connection and an inbox.",
+        f" {ours.memory_of(many) / 1e6:.1f} MB: the rest is what stands for a connection and an inbox.",
         "The clients of `matrix-nio` are in one process, `sync_forever(timeout=30000)` each, without encryption, with"
         " lazily loaded members; each is in its own room and in the Space, and no daemon runs then.",
         f"Of the daemon with {few} and with {many:,} agents {LONG * size.idle_s:.0f} s were taken: it makes so few"

@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 import json
+import os
+import subprocess
+import time
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +20,7 @@ from bench import capacity, peers, usage
 from bench.between import Exchange
 from bench.exchange import Arrivals, fill_row
 from bench.figures import Goal, Row, Series, compared, from_json, percentile, ratio_of, to_json
-from bench.machine import parse_requests
+from bench.machine import cpu_s, parse_requests
 from bench.page import render_page, render_table
 from bench.replay import label_of, learnt_from, renamed, renamed_path, writes_of
 from bench.rows import bytes as bytes_row
@@ -289,3 +292,16 @@ def test_the_page_of_capacity_has_each_size_and_what_breaks_there() -> None:
     assert "| 1,000 | a process of Synapse: processor | 1 | 1 | 2 | 1 | 5 minutes |" in text
     assert "| 100,000 | a process of Synapse: processor | 28 | 10 | 170 | 22 | 500 minutes |" in text
     assert "| Synapse with 4 workers, at most | 2,300 | 80 | 400 |" in text
+
+
+def test_the_processor_is_that_of_the_process_as_its_own_clock_says() -> None:
+    before = time.process_time()
+    taken = cpu_s(os.getpid())
+    assert before <= taken <= time.process_time()
+
+
+def test_of_a_process_that_is_gone_it_is_said_that_it_is() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with pytest.raises(ProcessLookupError):
+        cpu_s(gone.pid)
