@@ -20,7 +20,7 @@ from aiagentchat.errors import MatrixForbiddenError
 from aiagentchat.homeserver.operator import ensure_operator
 from aiagentchat.model import RoomId
 from tests.integration.conftest import StartDaemon
-from tests.integration.correspondents import attach, matrix, person, until
+from tests.integration.correspondents import Json, attach, matrix, person, until
 from tests.integration.processes import AccountSystem, System, wait_until
 from tests.integration.systems import Synapse, fresh_name, start_synapse
 from tests.integration.test_external_agent import bodies_of
@@ -128,6 +128,22 @@ def online(home: Home) -> Iterator[tuple[str, str]]:
         home.system.client().detach(name)
 
 
+def log_out(synapse: Synapse, file: Path) -> None:
+    """End the device whose token is kept in a file, as its person can elsewhere; the token may end meanwhile."""
+    path = ("_matrix", "client", "v3", "logout")
+
+    def is_out() -> bool:
+        token = json.loads(file.read_text())["access_token"]
+        return asyncio.run(matrix(synapse, token, "POST", *path, body={}, ok=False)) == {}
+
+    wait_until(is_out)
+
+
+def failing(system: System) -> dict[str, Json]:
+    """Return the conditions that are not met, by their names."""
+    return {each["name"]: each for each in system.status()["conditions"] if not each["ok"]}
+
+
 def test_from_login_to_an_answer(home: Home) -> None:
     system, asker, answerer = home.system, home.asker.localpart, home.answerer.localpart
     assert "aiagentchat is up" in home.told
@@ -179,17 +195,35 @@ def test_an_account_that_is_logged_out_elsewhere_is_said_and_stops_no_other(
     account = make_account(synapse, tmp_path, "ended")
     log_in(system, synapse, ended := account.localpart, account)
     system.cchat("join", ended, "--detach")
-    token = home.kept(account)["access_token"]
-    asyncio.run(matrix(synapse, token, "POST", "_matrix", "client", "v3", "logout", body={}, ok=False))
-
-    def said() -> bool:
-        failing = {each["name"]: each for each in system.status()["conditions"] if not each["ok"]}
-        return "transport" in failing and f"cchat login {ended}" in failing["transport"]["remedy"]
-
-    wait_until(said)
+    log_out(synapse, home.file(account))
+    wait_until(lambda: f"cchat login {ended}" in failing(system).get("transport", {}).get("remedy", ""))
     system.cchat("send", "--to", answerer, "the rest goes on")
     assert system.cchat("--as", answerer, "read", "--wait", "30").lines[-1].endswith("the rest goes on")
     system.cchat("leave", ended)
+
+
+def test_where_the_operator_is_logged_out_elsewhere_agents_hear_of_what_changes_in_the_space(
+    synapse: Synapse, tmp_path: Path
+) -> None:
+    system = System(tmp_path / "home", SPACE_ALIAS=f"#{fresh_name('space')}:example.org")
+    operator, *accounts = [make_account(synapse, tmp_path, stem) for stem in ("dora", "first", "second")]
+    log_in(system, synapse, "--operator", operator)
+    for account in accounts:
+        log_in(system, synapse, account.localpart, account)
+    system.up()
+    try:
+        for account in accounts:
+            system.cchat("join", account.localpart, "--detach")
+        log_out(synapse, system.paths.operator_device)
+        wait_until(lambda: "cchat login --operator" in failing(system).get("transport", {}).get("remedy", ""))
+        space, removed = system.cchat("status", "--json").data[0]["space_id"], f"@{accounts[0].localpart}:example.org"
+        kick = ("_matrix", "client", "v3", "rooms", space, "kick")
+        asyncio.run(matrix(synapse, operator.access_token, "POST", *kick, body={"user_id": removed}))
+        wait_until(lambda: f"removed {removed}" in failing(system).get("memberships", {}).get("detail", ""))
+        log_in(system, synapse, "--operator", operator)
+        wait_until(lambda: "transport" not in failing(system))
+    finally:
+        system.down()
 
 
 def test_who_logs_in_while_the_daemon_runs_joins_at_once_and_logged_in_anew_goes_on_hearing_at_once(

@@ -114,11 +114,11 @@ def test_a_note_says_the_ratios_that_there_were_and_no_more() -> None:
 
 
 def test_bytes_are_to_be_fewer_in_all_and_of_the_changes_alone() -> None:
-    filtered, unfiltered = bytes_row._Followed(2, 10, 0, 0), bytes_row._Followed(150, 50, 0, 0)
-    found = bytes_row._Found(100, filtered, unfiltered, 0, 800)
+    own, common = bytes_row._Followed(2, 5, 0, 0), bytes_row._Followed(100, 100, 0, 0)
+    found = bytes_row._Found(100, own, common, bytes_row._Followed(150, 50, 0, 0), 0, 800)
     assert [(goal.what, round(goal.value), goal.is_met) for goal in found.goals()] == [
-        ("fewer bytes than an unfiltered sync, 100 rooms: with our filter", 90, True),
-        ("fewer bytes than an unfiltered sync, 100 rooms: with our filter, the changes alone", 80, False),
+        ("fewer bytes than an unfiltered sync, 100 rooms: an agent with an account", 92, True),
+        ("fewer bytes than an unfiltered sync, 100 rooms: an agent with an account, the changes alone", 88, False),
         ("fewer bytes than an unfiltered sync, 100 rooms: what is pushed", 96, True),
     ]
 

@@ -29,7 +29,7 @@ from aiagentchat.errors import (
     RefusedError,
     RoomEncryptedError,
 )
-from aiagentchat.model import AgentName, DirectoryEntry, RoomAlias, RoomId, localpart_of
+from aiagentchat.model import AgentName, DirectoryEntry, RoomAlias, RoomId, UserId, localpart_of
 from aiagentchat.space.content import Card
 from aiagentchat.space.directory import DirectoryView
 from aiagentchat.space.manager import SpaceManager
@@ -452,10 +452,11 @@ class AgentHost:
 
     # --- for those who take in events
 
-    def inboxes_of(self, room_id: RoomId) -> list[Inbox]:
-        """Return the open inboxes that a room belongs to: all, where it is the broadcast room."""
+    def inboxes_of(self, room_id: RoomId, user_id: UserId | None = None) -> list[Inbox]:
+        """Return the open inboxes that a room belongs to: all, or that of one user, where it is the broadcast room."""
         if room_id == self.manager.broadcast_id:
-            return list(self.inboxes().values())
+            inboxes = self.inboxes().items()
+            return [inbox for name, inbox in inboxes if user_id is None or self.names.user(name) == user_id]
         agent = self._agents.get(self.owner_of(room_id) or AgentName(""))
         return [agent.inbox] if agent is not None and agent.inbox is not None else []
 

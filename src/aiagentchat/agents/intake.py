@@ -98,7 +98,7 @@ class Intake:
         for room_id in batch.gaps:
             if room_id == self._manager.space_id:
                 self._manager.directory.expire()
-            for inbox in self._host.inboxes_of(room_id):
+            for inbox in self._host.inboxes_of(room_id, batch.user_id):
                 inbox.doubt(anew=True)
 
     def _take_event(self, event: RoomEvent) -> None:

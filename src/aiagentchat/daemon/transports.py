@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Protocol
 
 from aiagentchat.agents.host import AgentHost
@@ -267,7 +268,10 @@ class PushTransport:
 
 
 class PollTransport:
-    """Events are polled: a sync loop for each agent that is in use, and one of the operator's for the Space.
+    """Events are polled: a sync loop for each agent that is in use, and one of the operator's.
+
+    The operator's alone follows the Space, for all agents, so that what changes there wakes one. While it does not hear
+    anything, or where nobody is logged in, each agent's does.
 
     Args:
         operator: their user id and client; None: nobody is logged in. patience_s: the deadline of a request.
@@ -284,6 +288,7 @@ class PollTransport:
         self._sources: dict[AgentName | None, SyncSource] = {}
         self._answered_at: dict[AgentName | None, float] = {}
         self._failures: dict[AgentName | None, tuple[str, str]] = {}
+        self._hears_as_operator = operator is not None
         self._is_anew = False
         self.batches_taken = self.batches_waiting = 0
 
@@ -323,10 +328,10 @@ class PollTransport:
 
     def _adjust_loops(self) -> None:
         """Begin and end loops. One that stalls, or has other rooms now, begins anew from the position it is at."""
-        agents: dict[AgentName | None, RoomId | None] = dict(self._host.in_use.items())
+        followers: list[AgentName | None] = [*self._host.in_use]
         if self._operator is not None:
-            agents[None] = None
-        wanted = {agent: self._rooms(room_id) for agent, room_id in agents.items()}
+            followers.insert(0, None)
+        wanted = {agent: self._rooms(agent) for agent in followers}
         for agent, (rooms, loop) in list(self._loops.items()):
             if wanted.get(agent) != rooms or self._is_anew or self._is_stalled(agent):
                 loop.cancel()
@@ -351,16 +356,24 @@ class PollTransport:
         stalled = f"the sync of {agent or 'the operator'} got no answer for {silence_s:.0f} s, and was begun again"
         log.error("%s", stalled, extra={"agent": agent})
         self._failures[agent] = stalled, "nothing to do: it goes on from its position"
+        self._note_heard(agent, False)
         return True
+
+    def _note_heard(self, agent: AgentName | None, is_heard: bool) -> None:
+        """Have the agents follow the Space while the operator does not."""
+        if agent is None and is_heard != self._hears_as_operator:
+            self._hears_as_operator = is_heard
+            self._host.in_use_changed.set()
 
     def begin_anew(self) -> None:
         """Have each loop begin where the homeserver is now."""
         self._is_anew = True
         self._host.in_use_changed.set()
 
-    def _rooms(self, own: RoomId | None) -> SyncedRooms:
-        manager = self._host.manager
-        return SyncedRooms(own, manager.space_id, manager.broadcast_id)
+    def _rooms(self, agent: AgentName | None) -> SyncedRooms:
+        own, manager = None if agent is None else self._host.in_use.get(agent), self._host.manager
+        is_followed = agent is None or not self._hears_as_operator
+        return SyncedRooms(own, manager.space_id if is_followed else None, manager.broadcast_id)
 
     async def _run_loop(self, agent: AgentName | None) -> None:
         """Sync until cancelled. Whatever goes wrong, the loop begins again from the position where it was."""
@@ -372,6 +385,7 @@ class PollTransport:
                 async with aclosing(source.batches()) as batches:
                     async for batch in batches:
                         self._failures.pop(agent, None)
+                        self._note_heard(agent, True)
                         self._answered_at[agent] = time.monotonic()
                         wait_s = _RETRY_S
                         await self._hand_on(batch)
@@ -381,6 +395,8 @@ class PollTransport:
                 login = f"log it in again: cchat login {agent or '--operator'}"
                 remedy = login if isinstance(error, MatrixUnauthorizedError) else "nothing to do: it is tried again"
                 self._failures[agent] = f"the sync of {who} fails: {error.message}", remedy
+                if isinstance(error, MatrixUnauthorizedError):
+                    self._note_heard(agent, False)
             await asyncio.sleep(wait_s)
             wait_s = min(_LONGEST_RETRY_S, wait_s * 2)
 
@@ -391,9 +407,7 @@ class PollTransport:
         else:
             user_id, client, presence = self._host.names.user(agent), self._host.manager.client_of(agent), "online"
 
-        def rooms() -> SyncedRooms:
-            return self._rooms(None if agent is None else self._host.in_use.get(agent))
-
+        rooms = partial(self._rooms, agent)
         return SyncSource(client, user_id, rooms, state_types=STATE_TYPES, presence=presence)
 
     async def _hand_on(self, batch: EventBatch) -> None:

@@ -29,7 +29,8 @@ class EventBatch:
     """Events that arrived together, in the order of arrival. `skipped` counts entries that were no events.
 
     `gaps`: rooms of which events are missing before these. They are on the homeserver. `lost_track`: so may be events
-    of any room. `is_out_of_turn`: they may be, or come later, or be none of ours.
+    of any room. `is_out_of_turn`: they may be, or come later, or be none of ours. `user_id`: whose sync it was, where
+    each account has its own; what is missing is so for that one alone.
     """
 
     events: tuple[RoomEvent, ...]
@@ -37,6 +38,7 @@ class EventBatch:
     gaps: frozenset[RoomId] = frozenset()
     lost_track: bool = False
     is_out_of_turn: bool = False
+    user_id: UserId | None = None
 
 
 class EventSource(Protocol):

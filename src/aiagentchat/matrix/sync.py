@@ -26,7 +26,7 @@ POLL_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class SyncedRooms:
-    """What one agent follows. None: there is no such room, or not yet."""
+    """What one account follows. None: there is no such room, or not yet, or another follows it."""
 
     own: RoomId | None = None
     space: RoomId | None = None
@@ -89,7 +89,8 @@ class SyncSource:
             position = _position(answer)
             self._untaken += 1
             batch = parse_sync(answer, rooms)
-            yield replace(batch, gaps=batch.gaps | (rooms.followed - self._followed))
+            gaps = batch.gaps | (rooms.followed - self._followed)
+            yield replace(batch, gaps=gaps, user_id=self._user_id)
             self._since, self._followed, self._untaken = position, rooms.followed, 0
 
     async def _sync(self, rooms: SyncedRooms) -> dict[str, Any]:
