@@ -1,6 +1,7 @@
 """`cchat chat` and `cchat top` in a terminal and through pipes, as a person has them: real processes, a real system."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -231,6 +232,22 @@ def test_a_chat_outlives_a_daemon(system: System) -> None:
         screen.type("after\r")
         screen.wait_for("echo: after")
         assert len([line for line in screen.lines if line.endswith("alice: before")]) == 1
+
+
+def test_of_lines_that_cannot_be_sent_a_hundred_wait_and_one_more_is_given_back(system: System, fresh: Agent) -> None:
+    pid = system.daemon_pid
+    assert pid is not None
+    with chatting(fresh) as screen:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            screen.type("".join(f"line {number}\r" for number in range(102)))  # one of them is being sent
+            screen.wait_for("not sent: 100 lines before it are not stored yet")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        screen.wait_for("alice: line 100")
+        screen.type("\x1b[A\r")
+        screen.wait_for("alice: line 101")
+    assert len(fresh.unread()) == 100, "of 102, as many as are read at once"
 
 
 def test_nobody_and_no_agent_chats(system: System, agent: Agent) -> None:

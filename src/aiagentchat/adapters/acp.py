@@ -84,7 +84,7 @@ class AcpRunner:
         self._loop: asyncio.AbstractEventLoop  # once it runs
         self._listening: asyncio.Future[None]
         self._working: dict[str, asyncio.Task[None]] = {}
-        self._waiting: dict[str, deque[dict[str, Json]]] = {}
+        self._waiting: dict[str, deque[dict[str, Json]]] = {}  # as many as the daemon hands out ahead: `Inbox.follow`
         self._known: dict[str, None] = {}  # events in hand, or done with: they may come again on a new stream
         self._begun: list[Turn] = []
         self._turns: dict[str, Turn] = {}  # those of them that have a session

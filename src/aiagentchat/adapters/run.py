@@ -119,6 +119,7 @@ class Runner:
         self._token = ""
         self._lock = threading.Lock()
         self._telling = threading.Lock()
+        # Neither grows past what the daemon hands out ahead: see `Inbox.follow`.
         self._waiting: dict[str, deque[dict[str, Json]]] = {}
         self._in_hand: set[str] = set()
         self._done: deque[str] = deque(maxlen=_REMEMBERED)  # which may be handed out again as they are acknowledged

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,10 @@ _AGAIN_S = 1.0
 """After this long a daemon that is away is asked for again."""
 _LAST_SENDS_S = 5.0
 """How long what was written last may take to be stored, once its writer leaves."""
+_MOST_NEWS = 1_000
+"""Events that wait to be shown. Beyond, the stream is not read on: the daemon leaves out, and then reads the room."""
+_MOST_UNSENT = 100
+"""Lines that wait to be sent."""
 
 
 def chat(call: Invocation) -> None:
@@ -64,8 +67,10 @@ class _Talk:
         self._call = call
         self._client = client
         self._conversation = conversation
+        self._loop: asyncio.AbstractEventLoop  # once it runs
         self._news: asyncio.Queue[tuple[str, Json]] = asyncio.Queue()
-        self._outgoing: queue.Queue[_Outgoing] = queue.Queue()
+        self._room_for_news = threading.BoundedSemaphore(_MOST_NEWS)
+        self._outgoing: queue.Queue[_Outgoing] = queue.Queue(_MOST_UNSENT)
         self._unsent: dict[tuple[str, str | None], str] = {}  # the keys of messages that may be stored or not
         self._aimed_at: str | None = None  # by the line that is being written; "": at no request
         self._is_idle = asyncio.Event()
@@ -74,20 +79,15 @@ class _Talk:
 
     async def run(self, stream: EventStream) -> None:
         """Talk until the operator leaves, or the gateway refuses."""
-        loop = asyncio.get_running_loop()
-
-        def tell(event: str, data: Json) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there any more
-                loop.call_soon_threadsafe(self._news.put_nowait, (event, data))
-
-        for work in (lambda: self._listen(stream, tell), lambda: self._send(tell)):
-            threading.Thread(target=work, daemon=True).start()
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._listen, args=(stream,), daemon=True).start()
+        threading.Thread(target=self._send, daemon=True).start()
         from aiagentchat.cli.prompt import prompt_session  # noqa: PLC0415 - most calls of cchat do not need its library
 
         session = prompt_session(self._conversation.prompt, self._conversation.status, self._note_typing)
         showing = asyncio.create_task(self._show(session))
         for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, _leave, session, EOFError())
+            self._loop.add_signal_handler(number, _leave, session, EOFError())
         try:
             await self._read_lines(session)
         finally:
@@ -107,7 +107,10 @@ class _Talk:
                 self._call.out.line(said)
             if line.leaves:
                 return
-            if line.body:
+            if line.body and self._outgoing.full():
+                said = f"cchat: not sent: {_MOST_UNSENT} lines before it are not stored yet; ↑ brings it back"
+                self._call.out.line(said)
+            elif line.body:
                 self._conversation.sending += 1
                 self._is_idle.clear()
                 key = self._unsent.pop((line.body, line.reply_to), None) or uuid.uuid4().hex
@@ -127,6 +130,7 @@ class _Talk:
 
         while True:
             event, data = await self._news.get()
+            self._room_for_news.release()
             if event == "failed":
                 self._failure = data
                 _leave(session, data)
@@ -162,19 +166,25 @@ class _Talk:
 
     # --- threads: the client blocks
 
-    def _listen(self, stream: EventStream, tell: Callable[[str, Json], None]) -> None:
+    def _tell(self, event: str, data: Json) -> None:
+        """Have something shown; waits while much is not shown yet."""
+        self._room_for_news.acquire()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there any more
+            self._loop.call_soon_threadsafe(self._news.put_nowait, (event, data))
+
+    def _listen(self, stream: EventStream) -> None:
         while True:
             try:
                 with stream:
                     for event, data in stream:
-                        tell(event, data)
+                        self._tell(event, data)
                 why = "the daemon stopped"
             except AiAgentChatError as error:
                 if not error.retryable:
-                    tell("failed", error)
+                    self._tell("failed", error)
                     return
                 why = error.message
-            tell("away", why)
+            self._tell("away", why)
             while True:
                 time.sleep(_AGAIN_S)
                 try:
@@ -182,18 +192,18 @@ class _Talk:
                     break
                 except AiAgentChatError as error:
                     if not error.retryable:
-                        tell("failed", error)
+                        self._tell("failed", error)
                         return
 
-    def _send(self, tell: Callable[[str, Json], None]) -> None:
+    def _send(self) -> None:
         while True:
             message = self._outgoing.get()
             to = self._call.args.name if message.reply_to is None else None
             try:
                 self._client.send(message.body, to=to, reply_to=message.reply_to, key=message.key)
-                tell("stored", None)
+                self._tell("stored", None)
             except AiAgentChatError as error:
-                tell("not_stored", (message, error))
+                self._tell("not_stored", (message, error))
 
     async def _finish_sending(self) -> None:
         try:
@@ -224,7 +234,7 @@ class _Pipe:
     def __init__(self, call: Invocation, client: GatewayClient) -> None:
         self._call = call
         self._client = client
-        self._news: queue.Queue[tuple[str, Json]] = queue.Queue()
+        self._news: queue.Queue[tuple[str, Json]] = queue.Queue(_MOST_NEWS)
         self._waiting: set[str] = set()
         self._early: set[str] = set()  # answered before it was known what was asked
         self._operator: str | None = None
