@@ -30,7 +30,7 @@ CHANGES = 20
 GAP_S = 2.5
 """After each change: it arrives by itself, and the roster with it, which is written every 2 s at most."""
 LEAST_PERCENT = 90
-OWN, COMMON, UNFILTERED = "an agent's sync", "the sync for all agents", "with no filter"
+OWN, COMMON, UNFILTERED = "an agent's sync", "the operator's sync", "with no filter"
 
 
 class ByteCounter:
@@ -137,11 +137,11 @@ async def measure(size: Size, note: Note) -> Row:
         f"An ordinary account in the Space, in the broadcast room and in a room of its own follows them with `/sync` as"
         f" a daemon does whose agents have accounts, and at the same time with no filter, while {CHANGES} things"
         " happen, one after the other: a card says something else, an agent leaves, a message to all, a new agent. The"
-        " daemon follows each agent's room, and with one sync more the Space and the broadcast room for all agents. How"
-        " many these things are is a choice; in all, the first sync counts too, with an agent's part of the sync for"
-        " all and of the one read of the Space's state. All agents are one daemon's. Bytes of the answers' bodies as"
-        " they are, not compressed. With an application service nobody follows: what is pushed is of all agents at"
-        " once.",
+        " daemon follows an agent's two rooms with a sync of that agent's, and the Space for all agents with the"
+        " operator's. How many these things are is a choice; in all, the first sync counts too, with an agent's part of"
+        " the operator's sync and of the one read of the Space's state. All agents are one daemon's. Bytes of the"
+        " answers' bodies as they are, not compressed. With an application service nobody follows: what is pushed is of"
+        " all agents at once.",
     )
     found = [await _measure(agents, note) for agents in (size.agents // 10, size.agents)]
     for each in found:
@@ -154,7 +154,7 @@ async def measure(size: Size, note: Note) -> Row:
         f"Where a daemon has one agent alone, all that is for all is for it: with {many.agents:,} rooms it is"
         f" {alone:.0f} % fewer bytes in all, {alone_changes:.0f} % of the changes alone. A filter spares what is not"
         " wanted; cards, the roster and what is said to all are.",
-        f"Compressed, as a proxy may do: {many.common.packed / 1000:,.0f} kB of the sync for all agents, and"
+        f"Compressed, as a proxy may do: {many.common.packed / 1000:,.0f} kB of the operator's sync, and"
         f" {many.unfiltered.packed / 1000:,.0f} kB with no filter. Not counted are the requests, whose addresses are"
         f" {many.common.asked / 1000:,.1f} kB and {many.unfiltered.asked / 1000:,.1f} kB: a filter is kept by the"
         " homeserver.",
@@ -192,7 +192,7 @@ async def _measure(agents: int, note: Note) -> _Found:
             counters[COMMON].session() as common,
             counters[UNFILTERED].session() as unfiltered,
         ):
-            filtered = ((own, SyncedRooms(rooms.own)), (common, replace(rooms, own=None)))
+            filtered = ((own, replace(rooms, space=None)), (common, replace(rooms, own=None)))
             following = [
                 *(
                     asyncio.create_task(_follow_filtered(MatrixClient(base_url, token, session), user_id, followed))
