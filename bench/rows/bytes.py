@@ -116,6 +116,7 @@ class _Found:
                 LEAST_PERCENT,
                 "%",
                 is_least=True,
+                why="What is said to all, and who comes into the room of all, comes to each agent's sync.",
             )
             for what, these, than in (
                 ("an agent with an account", self.of_agent, self.unfiltered.body),

@@ -27,6 +27,7 @@ class Counted:
 
     def __init__(self) -> None:
         self.taken = 0
+        self.has_filled = threading.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -37,6 +38,8 @@ class Counted:
     def __iter__(self) -> Iterator[tuple[str, int]]:
         for number in range(chat._MOST_NEWS + MORE):
             self.taken += 1
+            if self.taken > chat._MOST_NEWS:
+                self.has_filled.set()
             yield "message", number
         raise InvalidRequestError("it is over")
 
@@ -48,12 +51,9 @@ def listen(chatting: chat._Pipe | chat._Talk) -> Counted:
 
 
 async def until_it_stands(stream: Counted) -> None:
-    """Wait until no more is taken of it."""
-    before = -1
-    async with asyncio.timeout(10):
-        while before != stream.taken:
-            before = stream.taken
-            await asyncio.sleep(0.1)
+    """Wait until as many are taken as are kept, and for a while: no more is."""
+    await asyncio.to_thread(stream.has_filled.wait, 10)
+    await asyncio.sleep(0.05)
 
 
 def test_piped_a_stream_is_not_read_on_while_nothing_is_printed() -> None:

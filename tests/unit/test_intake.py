@@ -3,6 +3,7 @@
 from typing import Any, cast
 from unittest.mock import Mock
 
+from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.intake import Intake
 from aiagentchat.matrix.events import EventBatch, RoomEvent
 from aiagentchat.model import AgentName, EventId, RoomId, Sender, UserId
@@ -17,7 +18,7 @@ def hosting(inbox: Any = None) -> Any:
         names=names,
         owner_of=lambda room_id: AgentName(room_id.removeprefix("!")),
         is_known=lambda agent: agent == "own",
-        inboxes_of=lambda _room_id: [] if inbox is None else [inbox],
+        inboxes_of=lambda *_: [] if inbox is None else [inbox],
         in_use={},
         sender_of=lambda user_id: Sender(user_id, "a", "person"),
     )
@@ -61,3 +62,39 @@ async def test_what_a_person_asks_of_the_system_is_no_message_and_no_word_to_age
     assert asked == [("own", "help"), ("own", "status"), ("own", "stop")]
     assert [call.args[0].body for call in inbox.offer.call_args_list] == ["!stop", "hello"]
     assert people == ["!own"]
+
+
+BROADCAST = RoomId("!broadcast")
+
+
+def host_with_inboxes(names: Any) -> tuple[AgentHost, dict[str, Mock]]:
+    """Return a host of two agents, and their inboxes, which follow the broadcast room."""
+    manager = Mock(names=names, space_id=RoomId("!space"), broadcast_id=BROADCAST)
+    host, inboxes = AgentHost(manager, Mock()), {name: Mock() for name in ("a", "b")}
+    host._agents = {AgentName(name): Mock(inbox=inbox) for name, inbox in inboxes.items()}
+    return host, inboxes
+
+
+async def take_gap(host: AgentHost, user_id: UserId | None, *events: RoomEvent) -> None:
+    await Intake(host).take(EventBatch(events, gaps=frozenset({BROADCAST}), user_id=user_id))
+
+
+async def test_what_is_missing_in_a_room_of_all_is_so_for_all_or_for_the_one_whose_sync_it_was() -> None:
+    names = Naming("example.org")
+    host, inboxes = host_with_inboxes(names)
+    await take_gap(host, None)
+    assert [inbox.doubt.call_count for inbox in inboxes.values()] == [1, 1]
+    await take_gap(host, names.user(AgentName("a")))
+    assert [inbox.doubt.call_count for inbox in inboxes.values()] == [2, 1]
+    await take_gap(host, UserId("@alice:example.org"))
+    assert [inbox.doubt.call_count for inbox in inboxes.values()] == [2, 1]
+    assert not any(inbox.distrust.called for inbox in inboxes.values())
+
+
+async def test_of_what_comes_after_something_missing_nobody_is_handed_anything_out_of_turn() -> None:
+    names = Naming("example.org")
+    host, inboxes = host_with_inboxes(names)
+    later = RoomEvent(EventId("$1"), BROADCAST, UserId("@x:y"), "m.room.topic", "", {}, 1)
+    await take_gap(host, names.user(AgentName("a")), later)
+    assert [inbox.doubt.call_count for inbox in inboxes.values()] == [1, 0]
+    assert [inbox.distrust.call_count for inbox in inboxes.values()] == [0, 1]

@@ -98,8 +98,13 @@ class Intake:
         for room_id in batch.gaps:
             if room_id == self._manager.space_id:
                 self._manager.directory.expire()
-            for inbox in self._host.inboxes_of(room_id, batch.user_id):
-                inbox.doubt(anew=True)
+            lacking = self._host.inboxes_of(room_id, batch.user_id)
+            is_cut = any(event.room_id == room_id for event in batch.events)
+            for inbox in self._host.inboxes_of(room_id):
+                if inbox in lacking:
+                    inbox.doubt(anew=True)
+                elif is_cut:  # what was left out comes with that one's own sync, and may come later
+                    inbox.distrust()
 
     def _take_event(self, event: RoomEvent) -> None:
         manager = self._manager

@@ -14,7 +14,12 @@ from typing import Protocol
 
 from aiagentchat.agents.host import AgentHost
 from aiagentchat.agents.intake import Intake
-from aiagentchat.errors import AiAgentChatError, AlreadyRunningError, MatrixUnauthorizedError
+from aiagentchat.errors import (
+    AiAgentChatError,
+    AlreadyRunningError,
+    HomeserverUnavailableError,
+    MatrixUnauthorizedError,
+)
 from aiagentchat.matrix.appservice import AppserviceReceiver
 from aiagentchat.matrix.client import MatrixClient
 from aiagentchat.matrix.events import EventBatch, EventSource, parse_events
@@ -395,7 +400,7 @@ class PollTransport:
                 login = f"log it in again: cchat login {agent or '--operator'}"
                 remedy = login if isinstance(error, MatrixUnauthorizedError) else "nothing to do: it is tried again"
                 self._failures[agent] = f"the sync of {who} fails: {error.message}", remedy
-                if isinstance(error, MatrixUnauthorizedError):
+                if not isinstance(error, HomeserverUnavailableError):  # which all wait for
                     self._note_heard(agent, False)
             await asyncio.sleep(wait_s)
             wait_s = min(_LONGEST_RETRY_S, wait_s * 2)
