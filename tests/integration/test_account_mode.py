@@ -221,7 +221,7 @@ def test_where_the_operator_is_logged_out_elsewhere_agents_hear_of_what_changes_
         asyncio.run(matrix(synapse, operator.access_token, "POST", *kick, body={"user_id": removed}))
         wait_until(lambda: f"removed {removed}" in failing(system).get("memberships", {}).get("detail", ""))
         log_in(system, synapse, "--operator", operator)
-        wait_until(lambda: "transport" not in failing(system))
+        wait_until(lambda: "transport" not in failing(system), timeout_s=20)
     finally:
         system.down()
 

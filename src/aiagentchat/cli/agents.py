@@ -23,7 +23,7 @@ def who(call: Invocation) -> None:
                 "what to do)"
             )
     if directory["unavailable"]:
-        call.out.note(f"the directory is empty: {one_line(directory['unavailable'])}")
+        call.out.note(f"the directory is empty: {one_line(directory['unavailable'])} ('cchat status' says what to do)")
     elif directory["stalled"]:
         call.out.note(f"agents hear late: {one_line(directory['stalled'])} ('cchat status' says what to do)")
     elif not directory["agents"] and call.out.is_terminal:

@@ -41,7 +41,7 @@ def top(call: Invocation) -> None:
         for line in render_overview(overview, colour=out.has_colour, columns=columns):
             out.line(line)
         if overview["unavailable"]:
-            out.note(f"the directory is empty: {one_line(overview['unavailable'])}")
+            out.note(f"the directory is empty: {one_line(overview['unavailable'])} ('cchat status' says what to do)")
     else:
         interrupt_on_signals()
         with contextlib.suppress(KeyboardInterrupt), _screen():

@@ -41,6 +41,8 @@ _HELD_BACK_POLL_S = 5.0
 _HELD_BACK_POLLS = 103  # 515 s: Synapse holds back no longer than 512
 _RETRY_S = 2.0
 _LONGEST_RETRY_S = 30.0
+_REFUSED_S = 5.0
+"""An account that is refused is tried again so often: somebody may log it in anew."""
 
 
 class Transport(EventSource, Protocol):
@@ -395,11 +397,15 @@ class PollTransport:
                         wait_s = _RETRY_S
                         await self._hand_on(batch)
             except AiAgentChatError as error:
-                who = agent or "the operator"
-                log.warning("the sync of %s failed: %s", who, error.message, extra={"agent": agent})
+                is_refused, who = isinstance(error, MatrixUnauthorizedError), agent or "the operator"
                 login = f"log it in again: cchat login {agent or '--operator'}"
-                remedy = login if isinstance(error, MatrixUnauthorizedError) else "nothing to do: it is tried again"
-                self._failures[agent] = f"the sync of {who} fails: {error.message}", remedy
+                remedy = login if is_refused else "nothing to do: it is tried again"
+                failure = f"the sync of {who} fails: {error.message}", remedy
+                if self._failures.get(agent) != failure:
+                    log.warning("%s", failure[0], extra={"agent": agent})
+                self._failures[agent] = failure
+                if is_refused:
+                    wait_s = _REFUSED_S
                 if not isinstance(error, HomeserverUnavailableError):  # which all wait for
                     self._note_heard(agent, False)
             await asyncio.sleep(wait_s)
