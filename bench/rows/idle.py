@@ -127,8 +127,8 @@ def _row(size: Size, ours: _Curve, nio: _Curve, accounts: _Curve, unheard_bytes:
             "memory of an agent that listens, beside a `matrix-nio` client",
             ours.memory_per_agent / nio.memory_per_agent,
             0.05,
-            why="Most of it stands for the connection, which asyncio and aiohttp hold, and for the inbox that is read"
-            " by it.",
+            why="An agent that does not listen takes half of the goal, and a connection that waits takes more than the"
+            " other half, [without a daemon](#what-was-tried), too; the rest is the inbox that is read by it.",
         ),
         Goal(
             "memory of an agent that does not listen, beside a `matrix-nio` client",
