@@ -56,7 +56,7 @@ def _measured(rows: Sequence[Row]) -> str:
     for row in rows:
         together[row.day, row.machine].append(row)
     return "\n".join(
-        f"- Measured on {day} in {sum(row.took_s for row in group) / 60:.0f} minutes, on {machine}"
+        f"- Measured on {day}, in {sum(row.took_s for row in group) / 60:.0f} minutes in all, on {machine}"
         + (f" {', '.join(f'[{row.title}](#{_anchor(row.title)})' for row in group)}." if len(together) > 1 else "")
         for (day, machine), group in together.items()
     )

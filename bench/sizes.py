@@ -18,6 +18,6 @@ class Size:
     idle_s: float
 
 
-FULL = Size(times=200, agents=1_000, some=(1, 10, 100), idle_s=30.0)
+FULL = Size(times=200, agents=1_000, some=(1, 10, 100), idle_s=60.0)
 QUICK = Size(times=20, agents=20, some=(1, 5), idle_s=5.0)
 """Sees that all runs; no figures."""

@@ -96,7 +96,7 @@ class Bench:
         if self.synapse.mode == "accounts":
             for name in wanted:
                 await self.synapse.provide_account(self.settings.paths, name)
-            # each that comes wakes all that sync already: more at once take longer than the gateway waits
+            # each that comes wakes all that sync already, and the homeserver answers them one after the other
             return await some_at_once(wanted, self.api.attach, note, at_once=2)
         return await some_at_once(wanted, self.api.attach, note)
 

@@ -104,7 +104,8 @@ async def measure(size: Size, note: Note) -> Row:
             ratio_of(series[COMMANDER], series[SEND]),
             10,
             is_least=True,
-            why="A tenth of it is less than the interpreter with three modules and one bare PUT take together.",
+            why=f"A tenth of it is {series[COMMANDER].median / 10:.1f} ms, and the interpreter with three modules takes"
+            f" {bare.median:.1f} of them: the rest is less than the homeserver needs to store a message.",
         ),
     ]
     return row

@@ -20,9 +20,9 @@ from bench.sizes import Size
 from bench.system import SERVER_NAME, Bench, Note, names_of, prepare, running, some_at_once
 from bench.usage import Usage, usage_within, wait_calm
 
-PARTS = 3
-"""Of the time for which nothing happens, each measured by itself."""
-LONG = 4
+PART_S = 30.0
+"""A part is as long as a sync waits, so that each has as many."""
+LONG = 2
 """As many times longer the daemon is looked at whose requests are counted."""
 OURS, NIO, ACCOUNTS = "a daemon", "`matrix-nio`, a client each", "a daemon with ordinary accounts"
 
@@ -39,8 +39,9 @@ class _Curve:
         """Watch for some seconds, in parts, once what was done before is over."""
         await wait_calm(bench)
         self.used[agents], self.memory[agents] = [], []
-        for _ in range(PARTS):
-            self.used[agents].append(await usage_within(bench, seconds / PARTS, pid))
+        parts = max(1, int(seconds / PART_S))
+        for _ in range(parts):
+            self.used[agents].append(await usage_within(bench, seconds / parts, pid))
             self.memory[agents].append(memory_bytes(pid))
         percent = median(used.client_percent for used in self.used[agents])
         note(f"{self.name}, {agents} agents: {self.memory_of(agents) / 1e6:.1f} MB, {percent:.2f} % of a core")
@@ -113,10 +114,10 @@ def _row(size: Size, ours: _Curve, nio: _Curve, accounts: _Curve, unheard_bytes:
         "idle",
         "Agents that do nothing",
         f"Agents that are online, each in a room of its own under one Space, and nothing happens for"
-        f" {size.idle_s:.0f} s and longer, of which {PARTS} parts are measured one after the other: what is used by who"
-        " follows the rooms for them, and by the homeserver. Each agent of a daemon listens, with a `GET /events` on a"
-        " connection of its own, as adapters do; who holds these connections is another process, and not counted."
-        " Memory is the process's own (its proportional set). Requests are those of all the time.",
+        f" {size.idle_s:.0f} s and longer, measured in parts of {PART_S:.0f} s: what is used by who follows the rooms"
+        " for them, and by the homeserver. Each agent of a daemon listens, with a `GET /events` on a connection of its"
+        " own, as adapters do; who holds these connections is another process, and not counted. Memory is the process's"
+        " own (its proportional set). Requests are those of all the time.",
     )
     for curve in (ours, nio, accounts):
         curve.add_to(row)
@@ -128,7 +129,14 @@ def _row(size: Size, ours: _Curve, nio: _Curve, accounts: _Curve, unheard_bytes:
             ours.memory_per_agent / nio.memory_per_agent,
             0.05,
             why="An agent that does not listen takes half of the goal, and a connection that waits takes more than the"
-            " other half, [without a daemon](#what-was-tried), too; the rest is the inbox that is read by it.",
+            " other half, [without a daemon](#what-was-tried), too; the rest is its stream, and the inbox that is read"
+            " by it.",
+        ),
+        Goal(
+            "memory of an agent that listens, beside one that has an account",
+            ours.memory_per_agent / accounts.memory_per_agent,
+            0.05,
+            why="That one is an agent of a daemon, too, and listens as well: what is spared is its sync.",
         ),
         Goal(
             "memory of an agent that does not listen, beside a `matrix-nio` client",

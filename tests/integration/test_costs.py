@@ -268,7 +268,7 @@ async def test_to_come_or_to_go_is_one_state_event_and_so_is_that_of_many_at_onc
 
 
 @ACCOUNTS_ALONE
-async def test_what_changes_in_the_space_comes_once_whatever_the_number_of_agents(
+async def test_what_changes_in_the_space_comes_once_and_what_is_said_to_all_to_each_and_little_besides(
     behind: Synapse, relay: Relay, start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     daemon = await start_daemon(behind, behind.settings(tmp_path))
@@ -281,6 +281,13 @@ async def test_what_changes_in_the_space_comes_once_whatever_the_number_of_agent
     await asyncio.sleep(3)
     syncs = relay.asked["GET /sync"] - syncs_before
     assert 1 <= syncs <= 3, "the operator's: that it has gone, and its roster"
+    assert relay.answered - bytes_before <= syncs * 1000
+
+    bytes_before, syncs_before = relay.answered, relay.asked["GET /sync"]
+    await daemon.api.post("/send", body="to all")
+    await asyncio.sleep(3)
+    syncs = relay.asked["GET /sync"] - syncs_before
+    assert 5 <= syncs <= 12, "of each agent and of the operator: the message, and what its writer did for it"
     assert relay.answered - bytes_before <= syncs * 1000
 
 

@@ -241,7 +241,7 @@ def test_of_lines_that_cannot_be_sent_a_hundred_wait_and_one_more_is_given_back(
         os.kill(pid, signal.SIGSTOP)
         try:
             screen.type("".join(f"line {number}\r" for number in range(102)))  # one of them is being sent
-            screen.wait_for("not sent: 100 lines before it are not stored yet")
+            screen.wait_for("not sent: 100 lines before it wait to be sent")
         finally:
             os.kill(pid, signal.SIGCONT)
         screen.wait_for("alice: line 100")

@@ -78,11 +78,11 @@ def test_the_page_has_every_goal_with_what_was_found_and_leads_to_its_row() -> N
 
 
 def test_the_page_says_of_each_row_when_and_on_what_it_was_measured() -> None:
-    assert "\n- Measured on 2026-01-31 in 3 minutes, on 2 cores.\n" in render_page([row(), row()], ())
+    assert "\n- Measured on 2026-01-31, in 3 minutes in all, on 2 cores.\n" in render_page([row(), row()], ())
     other = Row("other", "Other", "How.", day="2026-02-01", machine="4 cores.")
     page = render_page([row(), other], ())
-    assert "\n- Measured on 2026-01-31 in 2 minutes, on 2 cores. [Title, of `it`](#title-of-it).\n" in page
-    assert "\n- Measured on 2026-02-01 in 0 minutes, on 4 cores. [Other](#other).\n" in page
+    assert "\n- Measured on 2026-01-31, in 2 minutes in all, on 2 cores. [Title, of `it`](#title-of-it).\n" in page
+    assert "\n- Measured on 2026-02-01, in 0 minutes in all, on 4 cores. [Other](#other).\n" in page
 
 
 def test_what_was_tried_is_the_last_part_of_the_page() -> None:

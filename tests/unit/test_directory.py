@@ -19,7 +19,7 @@ from aiagentchat.model import AgentName, EventId, RoomId, UserId
 from aiagentchat.space import directory as module
 from aiagentchat.space.content import CARD, ROSTER, Card, Roster, SpaceChild, parse_content
 from aiagentchat.space.directory import STATE_TYPES, Directory, DirectoryView
-from aiagentchat.space.names import Naming
+from aiagentchat.space.names import AccountNames, Naming
 from tests.unit.test_content import JSON, TEXT
 
 NAMING = Naming("example.org")
@@ -415,3 +415,20 @@ def test_an_agent_of_another_server_is_called_after_it_and_its_alias_is_of_its_s
     assert set(seen(confirmed(far))) == {"helper:far.org:8448"}
     elsewhere = dataclasses.replace(far, content=far.content | {"alias": "#bot:example.org"})
     assert confirmed(elsewhere).claims() == frozenset()
+
+
+def test_an_agent_is_this_daemons_as_long_as_its_account_is_logged_in() -> None:
+    users: dict[AgentName, UserId] = {}
+    directory, worker = Directory(AccountNames("example.org", None, lambda: users), ttl_s=300), UserId("@w:example.org")
+    content = {"name": A, "room_id": room_of(A), "alias": NAMING.alias(A), "daemon": worker}
+    directory.load([event(CARD, worker, content), child(A)])
+    for _ in range(2):
+        assert directory.card(A) is None
+        assert [each.user_id for each in directory.claims()] == [worker]
+        users[A] = worker
+        listed = directory.find(A)
+        assert listed is not None
+        assert listed.is_hosted
+        assert directory.claims() == frozenset()
+        assert seen(directory, frozenset({worker})) == {"a": "offline"}
+        del users[A]

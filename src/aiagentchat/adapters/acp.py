@@ -84,7 +84,7 @@ class AcpRunner:
         self._loop: asyncio.AbstractEventLoop  # once it runs
         self._listening: asyncio.Future[None]
         self._working: dict[str, asyncio.Task[None]] = {}
-        self._waiting: dict[str, deque[dict[str, Json]]] = {}  # as many as the daemon hands out ahead: `Inbox.follow`
+        self._waiting: dict[str, deque[dict[str, Json]]] = {}  # it grows no more than the daemon hands out ahead
         self._known: dict[str, None] = {}  # events in hand, or done with: they may come again on a new stream
         self._begun: list[Turn] = []
         self._turns: dict[str, Turn] = {}  # those of them that have a session
@@ -156,6 +156,7 @@ class AcpRunner:
         for waiting in self._waiting.values():
             for message in [each for each in waiting if each["event_id"] == event_id]:
                 waiting.remove(message)
+        self._vain.discard(event_id)
 
     def _stop(self, concerns: Callable[[dict[str, Json]], bool]) -> bool:
         """Stop the work at messages; return whether there was any."""

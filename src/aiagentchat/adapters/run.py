@@ -169,6 +169,7 @@ class Runner:
             for waiting in self._waiting.values():
                 for message in [each for each in list(waiting)[1:] if each["event_id"] == event_id]:
                     waiting.remove(message)  # not the first: that is being taken
+                    self._in_hand.discard(event_id)
 
     def _stop(self, concerns: Callable[[dict[str, Json]], bool]) -> bool:
         """Stop the work at messages; return whether there was any. The caller holds the lock."""

@@ -454,10 +454,11 @@ class AgentHost:
 
     def inboxes_of(self, room_id: RoomId, user_id: UserId | None = None) -> list[Inbox]:
         """Return the open inboxes that a room belongs to: all, or that of one user, where it is the broadcast room."""
-        is_common = room_id == self.manager.broadcast_id
-        if is_common and user_id is None:
-            return list(self.inboxes().values())
-        owner = self.names.agent_of(user_id or "") if is_common else self.owner_of(room_id)
+        owner = self.owner_of(room_id)
+        if room_id == self.manager.broadcast_id:
+            if user_id is None:
+                return list(self.inboxes().values())
+            owner = self.names.agent_of(user_id)
         agent = self._agents.get(owner or AgentName(""))
         return [agent.inbox] if agent is not None and agent.inbox is not None else []
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -108,13 +109,13 @@ class _Talk:
             if line.leaves:
                 return
             if line.body and self._outgoing.full():
-                said = f"cchat: not sent: {_MOST_UNSENT} lines before it are not stored yet; ↑ brings it back"
+                said = f"cchat: not sent: {_MOST_UNSENT} lines before it wait to be sent; ↑ brings it back"
                 self._call.out.line(said)
             elif line.body:
                 self._conversation.sending += 1
                 self._is_idle.clear()
                 key = self._unsent.pop((line.body, line.reply_to), None) or uuid.uuid4().hex
-                self._outgoing.put(_Outgoing(text, line.body, line.reply_to, key))
+                self._outgoing.put_nowait(_Outgoing(text, line.body, line.reply_to, key))
         raise self._failure
 
     def _note_typing(self, text: str) -> None:
@@ -236,7 +237,7 @@ class _Pipe:
         self._client = client
         self._news: queue.Queue[tuple[str, Json]] = queue.Queue(_MOST_NEWS)
         self._waiting: set[str] = set()
-        self._early: set[str] = set()  # answered before it was known what was asked
+        self._early: deque[str] = deque(maxlen=_MOST_NEWS)  # answered, perhaps before it was known what was asked
         self._operator: str | None = None
         self._until = float("inf")
 
@@ -264,14 +265,14 @@ class _Pipe:
             self._operator = data["operator"]
             threading.Thread(target=self._send, daemon=True).start()
         elif event == "sent":
-            self._waiting |= {data} - self._early
+            self._waiting |= {data}.difference(self._early)
         elif event == "end":
             self._until = time.monotonic() + self._call.args.timeout
         elif event == "message" and data["sender"]["user_id"] != self._operator:
             self._call.out.messages([data])
             self._call.out.flush()
             if data["in_reply_to"] is not None:
-                self._early.add(data["in_reply_to"]["event_id"])
+                self._early.append(data["in_reply_to"]["event_id"])
                 self._waiting.discard(data["in_reply_to"]["event_id"])
 
     def _listen(self, stream: EventStream) -> None:

@@ -41,7 +41,7 @@ _HELD_BACK_POLL_S = 5.0
 _HELD_BACK_POLLS = 103  # 515 s: Synapse holds back no longer than 512
 _RETRY_S = 2.0
 _LONGEST_RETRY_S = 30.0
-_REFUSED_S = 5.0
+_REFUSED_S = 10.0
 """An account that is refused is tried again so often: somebody may log it in anew."""
 
 

@@ -42,7 +42,7 @@ def render_sync_filter(
     """
     rooms = [room for room in (own_room, space, broadcast) if room is not None]
     with_state = [room for room in (own_room, space) if room is not None]
-    state = {*state_types, *_OWN_STATE}
+    state = {*_OWN_STATE, *(state_types if space is not None else ())}
     nothing: dict[str, object] = {"types": [], "limit": 0}
     return json.dumps(
         {

@@ -157,17 +157,28 @@ class _Parsed:
     def _take_card(self, event: RoomEvent, key: str, names: Names) -> bool:
         """Take a card that its subject wrote: such state can be written by that user alone, says the homeserver."""
         card = parse_content(Card, event.content) if key == event.sender else None
-        agent = names.agent_of(key)
+        return self._put_card(UserId(key), card, names)
+
+    def sort_anew(self, names: Names) -> None:
+        """Tell own cards from others' again: other users are this daemon's now."""
+        cards = {UserId(key): card for key, card in self.claims.items()}
+        cards |= {listed.user_id: listed.card for listed in self.own.values()}
+        self.own, self.claims = {}, {}
+        for user_id, card in cards.items():
+            self._put_card(user_id, card, names)
+
+    def _put_card(self, user_id: UserId, card: Card | None, names: Names) -> bool:
+        agent = names.agent_of(user_id)
         if agent is None:
-            if card is not None and server_of(card.alias) != server_of(event.sender):
+            if card is not None and server_of(card.alias) != server_of(user_id):
                 card = None  # an alias is its server's, and says something of that server's users alone
-            _put(self.claims, key, card)
+            _put(self.claims, user_id, card)
         else:
             if card is not None and (card.name != agent or card.alias != names.alias(agent)):
                 card = None
             listed = None
             if card is not None:
-                listed = Listed(agent, event.sender, card, is_hosted=card.daemon == names.daemon_of(agent))
+                listed = Listed(agent, user_id, card, is_hosted=card.daemon == names.daemon_of(agent))
             _put(self.own, agent, listed)
         return card is not None
 
@@ -201,6 +212,7 @@ class Directory:
         self._clock = clock
         self._lock = threading.Lock()
         self._parsed = _Parsed()
+        self._accounts = dict(names.accounts)
         self._confirmed: set[Claim] = set()
         self._indexed: _Index | None = None
         self._view: tuple[tuple[frozenset[UserId], frozenset[AgentName]], DirectoryView] | None = None
@@ -260,6 +272,14 @@ class Directory:
                 if event.type in (CARD, "m.space.child"):
                     self._indexed = None
 
+    def _follow_accounts(self) -> None:
+        """Sort the cards by the accounts that there are now: one may be logged in at any time. The lock is held."""
+        accounts = self._names.accounts
+        if accounts != self._accounts:
+            self._accounts = dict(accounts)
+            self._parsed.sort_anew(self._names)
+            self._forget_derived()
+
     def _forget_derived(self) -> None:
         self._view = None
         self._indexed = None
@@ -269,6 +289,7 @@ class Directory:
     def claims(self) -> frozenset[Claim]:
         """Return what the cards of others claim, true or not."""
         with self._lock:
+            self._follow_accounts()
             return frozenset(
                 Claim(UserId(user_id), RoomId(card.room_id), RoomAlias(card.alias))
                 for user_id, card in self._parsed.claims.items()
@@ -284,6 +305,7 @@ class Directory:
     def is_claimed(self, agent: AgentName, by: UserId) -> bool:
         """Whether a card of somebody else's has this name, and `by` is its user or daemon. It may not count yet."""
         with self._lock:
+            self._follow_accounts()
             return any(
                 card.name == agent and by in (user_id, card.daemon) for user_id, card in self._parsed.claims.items()
             )
@@ -291,6 +313,7 @@ class Directory:
     # --- who there is
 
     def _index(self) -> _Index:
+        self._follow_accounts()
         if self._indexed is None:
             self._indexed = self._build_index()
         return self._indexed
@@ -332,6 +355,7 @@ class Directory:
         `own`: the agents that have a session here; for this daemon's agents they stand for its roster, which follows.
         """
         with self._lock:
+            self._follow_accounts()
             if self._view is None or self._view[0] != (alive, own):
                 self._view = ((alive, own), self._render(alive, own))
             return self._view[1]
@@ -373,12 +397,14 @@ class Directory:
     def card(self, agent: AgentName) -> Card | None:
         """Return the card of an agent of this daemon, if it counts, whoever has the name now."""
         with self._lock:
+            self._follow_accounts()
             listed = self._parsed.own.get(agent)
             return None if listed is None else listed.card
 
     def own_cards(self) -> list[Card]:
         """Return the cards of this daemon's agents."""
         with self._lock:
+            self._follow_accounts()
             return [listed.card for listed in self._parsed.own.values()]
 
     def has_child(self, room_id: RoomId) -> bool:

@@ -49,6 +49,11 @@ class Names(Protocol):
         """The user whose list says whom the rooms are for: none of an agent; None: nobody is logged in who could."""
         ...
 
+    @property
+    def accounts(self) -> Mapping[AgentName, UserId]:
+        """The accounts that are logged in for agents, as it is now; none where users are derived."""
+        ...
+
     def user(self, agent: AgentName) -> UserId:
         """Return an agent's user id. Raises `AgentNotFoundError` where it has no account here."""
         ...
@@ -88,6 +93,10 @@ class Naming:
     @property
     def makes_space(self) -> bool:
         return "." not in self.prefix
+
+    @property
+    def accounts(self) -> Mapping[AgentName, UserId]:
+        return {}
 
     def user_localpart(self, agent: AgentName) -> str:
         """Return the localpart of an agent's user."""
@@ -147,6 +156,10 @@ class AccountNames:
         for user_id in self._users().values():
             return user_id
         raise AgentNotFoundError("no account is logged in here", hint="'cchat login --operator' logs yours in")
+
+    @property
+    def accounts(self) -> Mapping[AgentName, UserId]:
+        return self._users()
 
     def user(self, agent: AgentName) -> UserId:
         """Return the account that was logged in for an agent."""
