@@ -92,7 +92,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def _spread(series: Series) -> str:
-    if len(series.values) < 3:
+    if len(series.values) == 1:
         return "–"
     low, high = (amount(series.at(percent), "").strip() for percent in (10, 90))
     return f"{low} to {high}" + (f", {amount(series.at(99), '').strip()}" if len(series.values) >= 100 else "")
