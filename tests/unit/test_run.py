@@ -2,6 +2,7 @@
 
 import select
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,12 +83,14 @@ def run(monkeypatch: pytest.MonkeyPatch, gateway: Gateway, *code: str) -> list[H
     """Run a program for the gateway's messages; return what became of each."""
     monkeypatch.setattr(listening, "RETRY_S", 0.0)
     gateway.handled = []
-    program = Program((sys.executable, "-c", code[0] if code else "print(input().upper())"))
-    client = cast("GatewayClient", gateway)
-    files = FileStore(client, Path("unused"))
-    handled = gateway.handled.append
-    Runner(AGENT, program, client, files, lambda: {"token": "token"}, tell=lambda _: None, on_handled=handled).run()
+    runner_of(gateway, *code).run()
     return gateway.handled
+
+
+def runner_of(gateway: Gateway, code: str = "print(input().upper())") -> Runner:
+    program, client = Program((sys.executable, "-c", code)), cast("GatewayClient", gateway)
+    files, handled = FileStore(client, Path("unused")), gateway.handled.append
+    return Runner(AGENT, program, client, files, lambda: {"token": "token"}, tell=lambda _: None, on_handled=handled)
 
 
 def failures(handled: list[Handled]) -> list[str]:
@@ -182,3 +185,13 @@ def test_an_answer_that_is_too_long_is_one_message_with_its_file_or_without(
     (sent,) = gateway.sent
     assert sent.endswith(ending)
     assert gateway.acknowledged == ["$1"]
+
+
+def test_of_what_is_taken_back_before_its_turn_nothing_is_kept() -> None:
+    gateway = Gateway([])
+    gateway.handled = []
+    runner = runner_of(gateway)
+    runner._waiting["room"] = deque([message("$1"), message("$2")])
+    runner._in_hand = {"$1", "$2"}
+    runner._remove("$2")
+    assert ([each["event_id"] for each in runner._waiting["room"]], runner._in_hand) == (["$1"], {"$1"})
