@@ -90,7 +90,8 @@ async def test_a_good_answer_ends_what_was_said_of_a_failure(fake: FakeHomeserve
     client = fake.client(http, timeout_s=0.2)
     fake.always = Answer(503)
     await failure_within(2.0, client.whoami(), HomeserverUnavailableError)
-    assert (client.stats.last_failure, client.stats.last_success_at) == ("HTTP 503 M_UNKNOWN", None)
+    assert client.stats.last_failure in ("HTTP 503 M_UNKNOWN", "TimeoutError"), "its last try may be cut short"
+    assert client.stats.last_success_at is None
     fake.always = Answer(404, {"errcode": "M_NOT_FOUND"})
     await failure_within(2.0, client.whoami(), MatrixNotFoundError)
     assert client.stats.last_failure == ""
