@@ -68,3 +68,8 @@ def test_the_same_rooms_give_the_same_filter_whatever_their_ids_look_like(
     first, second = render(space, broadcast, own), render(space, broadcast, own)
     assert first == second
     assert first["room"]["rooms"] == [room for room in (own, space, broadcast) if room is not None]
+
+
+def test_who_does_not_follow_the_space_is_sent_none_of_its_types() -> None:
+    room = render(space=None)["room"]
+    assert {CARD, "m.space.child"}.isdisjoint({*room["timeline"]["types"], *room["state"]["types"]})

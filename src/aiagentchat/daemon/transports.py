@@ -337,7 +337,7 @@ class PollTransport:
         """Begin and end loops. One that stalls, or has other rooms now, begins anew from the position it is at."""
         followers: list[AgentName | None] = [*self._host.in_use]
         if self._operator is not None:
-            followers.insert(0, None)
+            followers.append(None)
         wanted = {agent: self._rooms(agent) for agent in followers}
         for agent, (rooms, loop) in list(self._loops.items()):
             if wanted.get(agent) != rooms or self._is_anew or self._is_stalled(agent):
@@ -418,8 +418,7 @@ class PollTransport:
         else:
             user_id, client, presence = self._host.names.user(agent), self._host.manager.client_of(agent), "online"
 
-        rooms = partial(self._rooms, agent)
-        return SyncSource(client, user_id, rooms, state_types=STATE_TYPES, presence=presence)
+        return SyncSource(client, user_id, partial(self._rooms, agent), state_types=STATE_TYPES, presence=presence)
 
     async def _hand_on(self, batch: EventBatch) -> None:
         if batch.events or batch.gaps or batch.skipped:
